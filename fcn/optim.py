@@ -1,0 +1,29 @@
+"""Which parameters learn at which rate, and what more images a step change (reference solver.prototxt)."""
+
+from torch import Tensor, nn
+
+BIAS_LR_FACTOR = 2.0  # lr_mult 2, decay_mult 0 for biases in every VGG net of the reference release
+
+
+def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, object]]:
+    """Optimizer groups: weights with (lr, weight_decay), biases and norms' vectors with (2 lr, 0), frozen ones left out.
+
+    Each carries its lr_factor, for a schedule to apply.
+    """
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    weights: list[Tensor] = [p for _, p in learned if p.ndim > 1]
+    vectors: list[Tensor] = [p for _, p in learned if p.ndim <= 1]
+    return [
+        {"params": weights, "lr": lr, "lr_factor": 1.0, "weight_decay": weight_decay},
+        {"params": vectors, "lr": BIAS_LR_FACTOR * lr, "lr_factor": BIAS_LR_FACTOR, "weight_decay": 0.0},
+    ]
+
+
+def batch_rule(lr: float, momentum: float, num_images: int) -> tuple[float, float]:
+    """(lr, momentum) for `num_images` a step that follow the run of 1 image a step.
+
+    Keeps the decay per image (momentum ** W) and each image's long-run contribution under a mean of gradients:
+    lr * W * (1 - momentum ** W) / (1 - momentum). The PAMI paper argues the same way.
+    """
+    decayed = momentum**num_images
+    return lr * num_images * (1 - decayed) / (1 - momentum), decayed

@@ -1,0 +1,43 @@
+"""What a backbone expects of its pixels. The preprocessing belongs to the weights, so the model does it itself."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class PixelConvention:
+    """mean and std per channel in R, G, B order on the scale 0..255; is_bgr: the weights take B, G, R."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    is_bgr: bool
+
+
+CONVENTIONS = {
+    # Caffe's ImageNet models: BGR, mean subtracted, no scaling (reference voc_layers.py lists B, G, R)
+    "caffe": PixelConvention((122.67892, 116.66877, 104.00699), (1.0, 1.0, 1.0), is_bgr=True),
+    # torchvision's: RGB in 0..1, mean (.485, .456, .406), std (.229, .224, .225)
+    "torchvision": PixelConvention((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), is_bgr=False),
+}
+
+
+class PixelNormalization(nn.Module):
+    """(N, 3, H, W) RGB, uint8 or float in 0..255 -> the float image that weights of this convention expect."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, convention: str):
+        super().__init__()
+        if convention not in CONVENTIONS:
+            raise ValueError(f"unknown pixel convention {convention!r}; known: {', '.join(CONVENTIONS)}")
+        chosen = CONVENTIONS[convention]
+        self.is_bgr = chosen.is_bgr
+        self.register_buffer("mean", torch.tensor(chosen.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(chosen.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = (image.to(self.mean.dtype) - self.mean) / self.std
+        return image.flip(1) if self.is_bgr else image

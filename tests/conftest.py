@@ -1,0 +1,23 @@
+"""What several tests need: the project's root and, where it is there, real data that is never committed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Photos of PASCAL VOC with their labels, at FCN_TEST_DATA or ../shared/data; skips where there are none."""
+    folder = Path(os.environ.get("FCN_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; set FCN_TEST_DATA to a folder that has them")
+    return folder

@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+
+from fcn import IGNORE_LABEL
+from fcn.loss import count_valid, mean_pixel_cross_entropy, pixel_cross_entropy
+from fcn.model import FCN
+
+
+def by_hand(score: torch.Tensor, label: torch.Tensor) -> float:
+    """-log softmax of the true class, added up pixel by pixel."""
+    total = 0.0
+    for n in range(label.shape[0]):
+        for y in range(label.shape[1]):
+            for x in range(label.shape[2]):
+                if (truth := int(label[n, y, x])) != IGNORE_LABEL:
+                    logits = score[n, :, y, x].tolist()
+                    total += math.log(sum(math.exp(z) for z in logits)) - logits[truth]
+    return total
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    label = torch.randint(0, 4, (2, 3, 5))
+    label[0, :2] = IGNORE_LABEL
+    return torch.randn(2, 4, 3, 5), label
+
+
+def test_the_loss_is_summed_over_pixels_and_averaged_over_images(batch):
+    score, label = batch
+    assert pixel_cross_entropy(score, label).item() == pytest.approx(by_hand(score, label) / 2, rel=1e-5)
+
+
+def test_the_mean_loss_counts_valid_pixels_only(batch):
+    score, label = batch
+    assert count_valid(label).item() == 20
+    assert mean_pixel_cross_entropy(score, label).item() == pytest.approx(
+        by_hand(score, label) / 20, rel=1e-5
+    )
+
+
+def test_the_mean_can_be_taken_over_more_pixels_than_these(batch):
+    score, label = batch
+    found = mean_pixel_cross_entropy(score, label, torch.tensor(50.0)).item()
+    assert found == pytest.approx(by_hand(score, label) / 50, rel=1e-5)
+
+
+def test_an_all_void_image_costs_nothing_and_teaches_nothing():
+    score = torch.randn(1, 4, 3, 5, requires_grad=True)
+    label = torch.full((1, 3, 5), IGNORE_LABEL)
+    for loss in (pixel_cross_entropy(score, label), mean_pixel_cross_entropy(score, label)):
+        assert loss.item() == 0
+        loss.backward()
+        assert not score.grad.any()
+
+
+def test_the_first_loss_of_a_21_class_net_is_ln_21_a_pixel():
+    score = FCN(21, 32, width=1 / 64)(torch.zeros(1, 3, 20, 30))
+    label = torch.randint(0, 21, (1, 20, 30))
+    assert mean_pixel_cross_entropy(score, label).item() == pytest.approx(3.0445, abs=1e-4)
+    assert pixel_cross_entropy(score, label).item() == pytest.approx(600 * math.log(21), rel=1e-5)
+
+
+def test_the_gradient_of_two_workers_averaged_is_that_of_the_whole_batch(batch):
+    """Caffe's semantics of the summed loss, and what DistributedDataParallel does with gradients."""
+    score, label = batch
+    whole = torch.autograd.grad(pixel_cross_entropy(score.requires_grad_(), label), score)[0]
+    halves = [
+        torch.autograd.grad(pixel_cross_entropy(score[i : i + 1], label[i : i + 1]), score)[0] for i in (0, 1)
+    ]
+    torch.testing.assert_close(sum(halves) / 2, whole)

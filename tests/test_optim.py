@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from fcn.model import FCN
+from fcn.optim import batch_rule, parameter_groups
+
+
+def test_biases_learn_twice_as_fast_without_decay_and_fixed_kernels_not_at_all():
+    model = FCN(3, 8, width=1 / 64)
+    weights, biases = parameter_groups(model, 1e-3, 5e-4)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert (weights["lr"], weights["weight_decay"]) == (1e-3, 5e-4)
+    assert (biases["lr"], biases["weight_decay"]) == (2e-3, 0)
+    assert {names[id(p)].rpartition(".")[2] for p in weights["params"]} == {"weight"}
+    assert {names[id(p)].rpartition(".")[2] for p in biases["params"]} == {"bias"}
+    grouped = {names[id(p)] for group in (weights, biases) for p in group["params"]}
+    assert set(names.values()) - grouped == {"upscore2.weight", "upscore_pool4.weight", "upscore8.weight"}
+
+
+def test_batch_norms_scales_do_not_decay():
+    model = FCN(3, 32, width=1 / 64, batch_norm=True)
+    names = {id(p): name for name, p in model.named_parameters()}
+    weights, _ = parameter_groups(model, 1.0, 0.1)
+    assert not any("bn" in names[id(p)] for p in weights["params"])
+
+
+@pytest.mark.parametrize(
+    ("images", "factor", "momentum"), [(1, 1, 0.99), (2, 3.98, 0.9801), (4, 15.8, 0.9606), (8, 61.8, 0.9227)]
+)
+def test_the_batch_rule_gives_the_derived_figures(images, factor, momentum):
+    lr, found = batch_rule(1e-10, 0.99, images)
+    assert lr / 1e-10 == pytest.approx(factor, rel=3e-3)  # given to three digits
+    assert found == pytest.approx(momentum, abs=5e-5)
+
+
+def test_under_a_constant_gradient_the_batch_rule_moves_as_far_per_image():
+    def moved(num_images: int, steps: int) -> float:
+        lr, momentum = batch_rule(1e-3, 0.9, num_images)
+        weight = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=lr, momentum=momentum)
+        for _ in range(steps):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        return -weight.item()
+
+    # In the long run, images of a step count alike: slopes over the last 400 images
+    one = moved(1, 2000) - moved(1, 1600)
+    four = moved(4, 500) - moved(4, 400)
+    assert four == pytest.approx(one, rel=1e-6)
