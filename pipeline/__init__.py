@@ -1,0 +1,1 @@
+"""Everything around the networks: configuration, data, training driver, evaluation, tracking."""

@@ -1,0 +1,168 @@
+"""The Semantic Boundaries Dataset in its published layout: benchmark_RELEASE/dataset/{img,cls,*.txt}.
+
+Hariharan et al., ICCV 2011: VOC's classes on 11355 of VOC's images. A label is the MATLAB struct field
+GTcls.Segmentation; as published it has no void.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets import Sample
+from pipeline.datasets.files import (
+    MAX_BYTES,
+    REMEDY,
+    check_key,
+    check_label,
+    jpeg_size,
+    read_bytes,
+    read_ids,
+    require_folder,
+)
+from pipeline.errors import DatasetError
+
+# train_noval, published beside the archive, holds none of VOC2012's val; train and val overlap it.
+PUBLISHED_COUNTS = {"sbd/train": 8498, "sbd/val": 2857, "sbd/train_noval": 5623}
+
+# Types of data elements (mi) and classes of arrays (mx), from "MAT-File Format", the MathWorks.
+_MI_UINT8, _MI_MATRIX, _MI_COMPRESSED = 2, 14, 15
+_MX_STRUCT, _MX_UINT8 = 2, 9
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # begins the body of a MATLAB 7.3 file
+
+
+def root(raw: Path) -> Path:
+    """The folder that holds img and cls, where the archive unpacks it; not checked to exist."""
+    return raw / "benchmark_RELEASE" / "dataset"
+
+
+def ids(root: Path, split: str) -> list[str]:
+    """The ids of <split>.txt, in its order."""
+    require_folder(root, "sbd")
+    return read_ids(root, split, "sbd")
+
+
+def files(root: Path, key: str) -> tuple[Path, Path]:
+    """Where an id's image and label lie; not checked to exist."""
+    return root / "img" / f"{key}.jpg", root / "cls" / f"{key}.mat"
+
+
+def sample(root: Path, key: str, num_classes: int) -> Sample:
+    """One image and its label, both decoded in full and found to fit each other; DatasetError if not."""
+    require_folder(root, "sbd")
+    check_key(key, "sbd")
+    image, mat = files(root, key)
+    jpeg = read_bytes(image, f"sbd {key}")
+    size = jpeg_size(jpeg, f"sbd {key}: {image}")
+    label = decode_mat(read_bytes(mat, f"sbd {key}"), f"sbd {key}: {mat}")
+    check_label(label, size, num_classes, f"sbd {key}: {mat}")
+    return Sample(key, jpeg, label)
+
+
+def samples(root: Path, split: str, num_classes: int) -> Iterator[Sample]:
+    """Every sample of a split, in the list's order; the list is checked at once, each sample on its turn."""
+    return (sample(root, key, num_classes) for key in ids(root, split))
+
+
+def decode_mat(mat: bytes, where: str = "label") -> NDArray[np.uint8]:
+    """(H, W) uint8: GTcls.Segmentation of a MATLAB 5 file's bytes, deflated or not.
+
+    Read here, and only what leads to that field: scipy's loadmat (1.17) ends the process with a segmentation
+    fault on some damaged files, and its whosmat does not see how large the fields of a struct are.
+    """
+    if mat.startswith(b"MATLAB 7.3") or _HDF5 in mat[:1024]:
+        raise DatasetError(f"{where}: a MATLAB 7.3 file (HDF5), not readable here; save it with -v7")
+    order = {b"IM": "<", b"MI": ">"}.get(mat[126:128])
+    if order is None:
+        raise DatasetError(f"{where}: not a MATLAB 5 file, it begins with {mat[:8]!r}; {REMEDY}")
+    try:
+        truth = _variable(mat[128:], "GTcls", order)
+        label = _field(truth, "Segmentation", order)
+        if label.kind != _MX_UINT8 or len(label.shape) != 2 or min(label.shape) < 1:
+            raise ValueError(
+                f"Segmentation has MATLAB class {label.kind}, shape {label.shape}; expected uint8, 2-D"
+            )
+        kind, values = next(label.content)
+        if kind != _MI_UINT8 or len(values) != math.prod(label.shape):
+            raise ValueError(f"Segmentation has {len(values)} values of type {kind} for shape {label.shape}")
+    except (ValueError, StopIteration, struct.error, zlib.error) as error:
+        reason = str(error) or "it ends too early"
+        raise DatasetError(f"{where}: damaged or not SBD's MATLAB file: {reason}; {REMEDY}") from error
+    columns = np.frombuffer(values, np.uint8).reshape(label.shape, order="F")  # as MATLAB stores them
+    return np.ascontiguousarray(columns)
+
+
+class _Matrix(NamedTuple):
+    """One MATLAB array: what it says of itself, and its remaining elements."""
+
+    kind: int
+    shape: tuple[int, ...]
+    name: str
+    content: Iterator[tuple[int, bytes]]
+
+
+def _matrix(data: bytes, order: str) -> _Matrix:
+    content = _elements(data, order)
+    (_, flags), (_, shape), (_, name) = next(content), next(content), next(content)
+    kind = struct.unpack(f"{order}II", flags)[0] & 0xFF
+    return _Matrix(kind, struct.unpack(f"{order}{len(shape) // 4}i", shape), name.decode("latin-1"), content)
+
+
+def _variable(data: bytes, name: str, order: str) -> _Matrix:
+    """The variable of that name among the file's, unpacked; ValueError if there is none."""
+    found = []
+    for kind, content in _elements(data, order):
+        if kind == _MI_COMPRESSED:
+            kind, content = next(_elements(_inflated(content), order))
+        if kind == _MI_MATRIX:
+            matrix = _matrix(content, order)
+            if matrix.name == name:
+                return matrix
+            found.append(matrix.name)
+    raise ValueError(f"no variable {name}, found {found}")
+
+
+def _field(matrix: _Matrix, name: str, order: str) -> _Matrix:
+    """A field of a 1x1 struct; ValueError if it is another array or has no such field."""
+    if matrix.kind != _MX_STRUCT or matrix.shape != (1, 1):
+        raise ValueError(
+            f"{matrix.name} has MATLAB class {matrix.kind}, shape {matrix.shape}; expected a 1x1 struct"
+        )
+    (_, width), (_, names) = next(matrix.content), next(matrix.content)
+    (step,) = struct.unpack(f"{order}i", width)
+    if step < 1:
+        raise ValueError(f"{matrix.name} has field names of {step} characters")
+    padded = (names[start : start + step] for start in range(0, len(names), step))
+    fields = [field.partition(b"\0")[0].decode("latin-1") for field in padded]
+    for field, (kind, content) in zip(fields, matrix.content, strict=False):
+        if field == name and kind == _MI_MATRIX:
+            return _matrix(content, order)
+    raise ValueError(f"{matrix.name} has no field {name}, found {fields}")
+
+
+def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """(type, content) of each data element; one that claims more than there is ends in ValueError."""
+    start = 0
+    while start < len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, start)
+        begin, end = start + 8, start + 8 + size
+        if kind >> 16:  # the short form: four bytes of content in place of the size
+            kind, size, begin, end = kind & 0xFFFF, kind >> 16, start + 4, start + 8
+        content = data[begin : begin + size]
+        if len(content) < size or begin + size > end:
+            raise ValueError(f"an element claims {size} bytes, {len(content)} are there")
+        yield kind, content
+        start = end if kind == _MI_COMPRESSED else end + -end % 8
+
+
+def _inflated(data: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    inflated = stream.decompress(data, MAX_BYTES)  # 389 KB can claim 400 MB
+    if not stream.eof:
+        raise ValueError(f"a variable is cut short, or unpacks to more than {MAX_BYTES} bytes")
+    return inflated

@@ -1,0 +1,48 @@
+"""What a user can cause, and how a command ends because of it."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake outside this code: the message says what was expected, what came, where, and the remedy."""
+
+
+class ConfigError(UserError):
+    """params.yaml or a profile does not say what the pipeline needs."""
+
+
+class DownloadError(UserError):
+    """A file could not be fetched whole and verified."""
+
+
+class ArchiveError(UserError):
+    """An archive is damaged, too large, or tries to write outside its folder."""
+
+
+class DatasetError(UserError):
+    """A data set on disk lacks a file, or holds one that cannot be used."""
+
+
+class ShardError(UserError):
+    """A shard or its manifest is missing, damaged or of another data set."""
+
+
+class CheckpointError(UserError):
+    """A model or checkpoint file is missing, damaged or of another network."""
+
+
+USER_MISTAKE = 2  # exit code, as argparse uses it
+INTERRUPTED = 130  # exit code, as shells use it for Ctrl-C
+
+
+def exit_cleanly(command: Callable[[], object]) -> None:
+    """Runs a command; a user's mistake ends it with one message and exit code 2, Ctrl-C with 130, never a traceback."""
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
