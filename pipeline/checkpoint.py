@@ -1,0 +1,129 @@
+"""Files of weights: one schema, written whole or not at all, hashed, never unpickled.
+
+torch.load's own checks accept most single-bit flips, so every file carries the sha256 of its content.
+"""
+
+import hashlib
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+
+FORMAT = "fcn/1"
+KEPT = 3  # working checkpoints of a run: the newest may be damaged, and the one before it too
+
+
+def save(path: Path, kind: str, content: Mapping[str, Any]) -> str:
+    """Writes a file of nested dicts, lists, numbers, strings and tensors; returns the sha256 of its content.
+
+    kind: what it is ("model", "backbone", "training"), checked when it is loaded.
+    """
+    digest = content_digest(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        torch.save({"format": FORMAT, "kind": kind, "sha256": digest, "content": dict(content)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return digest
+
+
+def load(path: Path, kind: str) -> tuple[dict[str, Any], str]:
+    """(content, its sha256) of a file that `save` wrote, tensors on the CPU; CheckpointError if it is anything else."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; `dvc repro` makes it")
+    try:
+        file = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be loaded as weights alone: {reason}") from error
+    if not isinstance(file, dict) or file.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no file of format {FORMAT!r}; it was not written by this project")
+    if file.get("kind") != kind:
+        raise CheckpointError(f"{path} holds a {file.get('kind')}, expected a {kind}")
+    found = content_digest(file["content"])
+    if found != file.get("sha256"):
+        raise CheckpointError(
+            f"{path} is damaged: its content has sha256 {found}, it was {file.get('sha256')}"
+        )
+    return file["content"], found
+
+
+def content_digest(content: Any) -> str:
+    """sha256 (hex) over nested dicts, lists, tuples, strings, numbers, None and tensors: values, dtypes and shapes."""
+    digest = hashlib.sha256()
+    _feed(digest, content)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    match value:
+        case Mapping():
+            digest.update(b"{%d" % len(value))
+            for key, item in value.items():
+                _feed(digest, key)
+                _feed(digest, item)
+        case list() | tuple():
+            digest.update(b"[%d" % len(value))
+            for item in value:
+                _feed(digest, item)
+        case Tensor():
+            digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        case float():
+            digest.update(b"f" + struct.pack("<d", value))
+        case bool() | int() | None:
+            digest.update(repr(value).encode() + b";")
+        case str():
+            encoded = value.encode()
+            digest.update(b"s%d:" % len(encoded) + encoded)
+        case _:
+            raise TypeError(f"a checkpoint holds no {type(value).__name__}")
+
+
+def save_step(folder: Path, step: int, content: Mapping[str, Any]) -> None:
+    """Adds a run's working checkpoint and removes all but the newest KEPT."""
+    save(_step_path(folder, step), "training", content)
+    for old in _steps(folder)[KEPT:]:
+        old.unlink()
+
+
+def latest_step(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The newest undamaged working checkpoint of a run, or None if there is none yet.
+
+    A damaged one is named and passed over. CheckpointError if it belongs to another configuration than `identity`.
+    """
+    for path in _steps(folder):
+        try:
+            content, _ = load(path, "training")
+        except CheckpointError as error:
+            print(f"{error}; falling back to the checkpoint before it", flush=True)
+            continue
+        if content["identity"] != identity:
+            raise CheckpointError(
+                f"{path} belongs to run {content['identity']}, this is {identity}; remove {folder}"
+            )
+        return content
+    return None
+
+
+def load_step(folder: Path, step: int) -> dict[str, Any]:
+    """The working checkpoint of a step."""
+    return load(_step_path(folder, step), "training")[0]
+
+
+def _step_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.pt"
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.pt"), reverse=True)

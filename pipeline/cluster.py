@@ -1,0 +1,104 @@
+"""Ray: the workers a function runs on, here or on a cluster. No other module imports it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+# Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line twice
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how late the end of a run is noticed; 2 by default
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new behaviour, without the warning
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from pipeline.errors import UserError
+from pipeline.place import Place
+
+COLLECTIVE_TIMEOUT_S = (
+    300  # a worker that waits longer for the others is hanging, not slow (Ray's default: 1800)
+)
+
+
+Worker = Callable[[Any, Place], None]
+
+
+def run_workers(
+    worker: Worker,
+    job: Any,
+    *,
+    name: str,
+    storage: Path,
+    num_workers: int,
+    use_gpu: bool,
+    cpus_per_worker: int,
+    max_failures: int,
+) -> None:
+    """Runs worker(job, place) on num_workers processes joined in a torch process group, until all have returned.
+
+    On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. If a worker dies all are started again,
+    up to max_failures times. storage: absolute, shared by all nodes. UserError if the workers failed for good.
+    """
+    _connect(num_workers * cpus_per_worker)
+    trainer = TorchTrainer(
+        _inside_worker,
+        train_loop_config={"worker": worker, "job": job, "mistake": str(_mistake_file(storage, name))},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker=_resources(use_gpu, cpus_per_worker),
+        ),
+        run_config=RunConfig(
+            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=max_failures)
+        ),
+    )
+    mistake = _mistake_file(storage, name)
+    mistake.unlink(missing_ok=True)
+    try:
+        trainer.fit()
+    except TrainingFailedError:
+        if not mistake.exists():
+            raise
+    finally:
+        ray.shutdown()
+    if mistake.exists():
+        raise UserError(mistake.read_text(encoding="utf-8"))
+
+
+def _connect(num_cpus: int) -> None:
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address)
+    else:
+        # "local": never a cluster that somebody happens to run on this machine
+        ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1))
+
+
+def _resources(use_gpu: bool, cpus: int) -> dict[str, float]:
+    return {"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
+
+
+def _inside_worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    mistake = Path(config["mistake"])
+    if mistake.exists():  # the group was started again although that cannot mend what the user has to
+        return
+    try:
+        config["worker"](
+            config["job"], Place(context.get_world_rank(), context.get_world_size(), get_device())
+        )
+    except UserError as error:
+        mistake.parent.mkdir(parents=True, exist_ok=True)
+        mistake.write_text(str(error), encoding="utf-8")
+        raise
+
+
+def _mistake_file(storage: Path, name: str) -> Path:
+    """Where a worker leaves the message of a mistake that only the user can mend."""
+    return storage / name / "mistake.txt"

@@ -1,0 +1,249 @@
+"""params.yaml names a profile; profiles/<name>.yaml holds its values. Read once, validated, frozen."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.errors import ConfigError
+
+PARAMS = Path("params.yaml")
+PROFILES = Path("profiles")
+CHAIN = ("fcn32s", "fcn16s", "fcn8s")  # each starts from the one before it, the first from the backbone
+STRIDE = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd)/[A-Za-z0-9_]+$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Drawing(Section):
+    """The sample data set: so many images of image_size x image_size pixels, drawn from a seed."""
+
+    num_train: PositiveInt
+    num_val: PositiveInt
+    image_size: Annotated[int, Field(ge=48, le=1024)]
+    seed: NonNegativeInt
+
+
+class Archive(Section):
+    """A published archive: mirrors in the order to try, and a checksum "md5:..." or "sha256:..."."""
+
+    urls: Annotated[list[str], Field(min_length=1)]
+    checksum: str
+    max_size_gb: PositiveFloat = 4.0
+
+
+class Split(Section):
+    """Ids of the listed splits in order, the first with an id gives its label; then without those of `exclude`.
+
+    count: how many there must be, where a number is published.
+    """
+
+    include: Annotated[list[SplitName], Field(min_length=1)]
+    exclude: list[SplitName] = []
+    count: PositiveInt | None = None
+
+
+class Splits(Section):
+    train: Split
+    val: Split
+
+
+class Source(Section):
+    """Where the images come from: exactly one of the three.
+
+    local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack.
+    """
+
+    sample: Drawing | None = None
+    archives: dict[str, Archive] = {}
+    local: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Source":
+        given = [name for name in ("sample", "archives", "local") if getattr(self, name)]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"exactly one of sample, archives and local must be given, found {found}")
+        return self
+
+
+class Data(Section):
+    """classes: names in label order, background first.
+
+    allow_partial: use those ids of a list whose files are there, instead of refusing an incomplete data set.
+    """
+
+    source: Source
+    allow_partial: bool
+    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
+    splits: Splits
+
+    @model_validator(mode="after")
+    def _has_distinct_classes(self) -> "Data":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must differ from each other")
+        return self
+
+
+class Shards(Section):
+    """samples_per_shard images in a tar; seed: of the order they are written in."""
+
+    samples_per_shard: PositiveInt
+    seed: NonNegativeInt
+
+
+class Model(Section):
+    """What fcn.FCN takes besides num_classes and stride."""
+
+    backbone: str
+    padding: Literal["reference", "tight"] = "reference"
+    learn_upscore: bool = False
+    at_once: bool = False
+    width: PositiveFloat = 1.0
+    batch_norm: bool = False
+    fc6_kernel: Annotated[int, Field(gt=0, lt=16)] = 7
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    pixels: Literal["caffe", "torchvision"] = "caffe"
+
+
+class Backbone(Section):
+    """What the chain begins from: published weights, or, without them, random ones from the seed."""
+
+    weights: Archive | None = None
+    seed: NonNegativeInt = 0
+
+
+class Optimizer(Section):
+    name: Literal["sgd", "adamw"]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
+class Train(Section):
+    """What the nets of a chain share.
+
+    batch_size: images a step over all workers.   loss: "sum" over pixels, as the reference, or "mean" over valid ones.
+    sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule of lr over the run.
+    num_workers: processes, a GPU each if use_gpu.   loader_workers: processes that read ahead, for each of them.
+    precision: of the forward pass; bfloat16 only where the hardware has it.
+    max_failures: how often a run starts again from its last checkpoint after a worker died.
+    """
+
+    num_workers: PositiveInt
+    use_gpu: bool = False
+    cpus_per_worker: PositiveInt = 1
+    loader_workers: NonNegativeInt = 0
+    batch_size: PositiveInt
+    loss: Literal["sum", "mean"]
+    optimizer: Optimizer
+    schedule: Literal["fixed", "poly"] = "fixed"
+    sampling: Literal["epochs", "replacement"] = "epochs"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: NonNegativeInt
+    log_every: PositiveInt
+    checkpoint_every: PositiveInt
+    max_failures: NonNegativeInt = 2
+
+    @model_validator(mode="after")
+    def _divides_evenly(self) -> "Train":
+        if self.batch_size % self.num_workers:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of num_workers {self.num_workers}, "
+                "so that every worker takes as many images"
+            )
+        return self
+
+
+class Net(Section):
+    lr: PositiveFloat
+    iterations: PositiveInt
+
+
+class Nets(Section):
+    fcn32s: Net
+    fcn16s: Net
+    fcn8s: Net
+
+
+class Evaluate(Section):
+    """num_figures: images drawn beside label and prediction."""
+
+    num_figures: PositiveInt = 6
+    use_gpu: bool = False
+
+
+class Profile(Section):
+    data: Data
+    shards: Shards
+    model: Model
+    backbone: Backbone
+    train: Train
+    nets: Nets
+    evaluate: Evaluate
+
+    def net(self, name: str) -> Net:
+        """The recipe of one net of CHAIN."""
+        return getattr(self.nets, name)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Params(Section):
+    profile: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+def load(root: Path = Path()) -> tuple[str, Profile]:
+    """(name, values) of the profile that root/params.yaml names. ConfigError says which key is wrong and why."""
+    params = _validated(Params, root / PARAMS)
+    path = root / PROFILES / f"{params.profile}.yaml"
+    if not path.exists():
+        known = sorted(file.stem for file in (root / PROFILES).glob("*.yaml"))
+        raise ConfigError(
+            f"{PARAMS}: unknown profile {params.profile!r}; known: {', '.join(known) or 'none'}"
+        )
+    return params.profile, _validated(Profile, path)
+
+
+def _validated(section: type[S], path: Path) -> S:
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing; run from the project's root, where {PARAMS} lies") from None
+    except (MarkedYAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(path, detail) for detail in error.errors())) from None
+
+
+def _sentence(path: Path, detail) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "the file"
+    given = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            return (
+                f"{path}: unknown key {where}; remove it, or see profiles/sample.yaml for the keys there are"
+            )
+        case "missing":
+            return f"{path}: {where} is missing"
+        case "float_type" | "int_type":
+            return f"{path}: {where} must be {_KINDS[detail['type']]}, got {given!r}"
+    reason = re.sub(r"^(Value error, |Input should be )", "", detail["msg"])
+    if detail["type"] == "value_error":
+        return f"{path}: {where}: {reason}"
+    return f"{path}: {where} must be {reason}, got {given!r}"
+
+
+_KINDS = {"float_type": "a number", "int_type": "a whole number"}

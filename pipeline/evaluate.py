@@ -1,0 +1,90 @@
+"""Scoring a model on a split, and the JSON the numbers live in."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fcn.metrics import ConfusionMatrix, Scores
+from fcn.model import FCN
+from pipeline import checkpoint
+from pipeline.errors import CheckpointError, ShardError
+from pipeline.progress import bar
+from pipeline.shards import Shards
+from pipeline.stream import Samples
+
+
+def load_model(path: Path, device: torch.device) -> tuple[FCN, dict[str, Any], str]:
+    """(the net in evaluation mode, what its file says besides weights, the sha256 of the file's content)."""
+    content, digest = checkpoint.load(path, "model")
+    try:
+        model = FCN(**content["model"])
+        model.load_state_dict(content["state_dict"])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit the networks of this version: {error}") from error
+    return model.to(device).eval(), {key: content[key] for key in ("model", "classes", "lineage")}, digest
+
+
+@torch.inference_mode()
+def predict(model: FCN, image: torch.Tensor) -> torch.Tensor:
+    """image: (N, 3, H, W) uint8 on the model's device -> (N, H, W) int64, each pixel's best class."""
+    return model(image).argmax(1)
+
+
+def score_split(model: FCN, shards: Shards, device: torch.device) -> ConfusionMatrix:
+    """One confusion matrix over every image of the shards, each seen once and at its own size."""
+    if len(shards) == 0:
+        raise ShardError(f"{shards.folder} holds no image to evaluate on")
+    confusion = ConfusionMatrix(model.num_classes, device)
+    samples = Samples(shards)
+    with bar(len(shards), "evaluate") as progress:
+        for index in range(len(shards)):
+            image, label, _ = samples[index]
+            confusion.update(predict(model, image.to(device)), label.to(device))
+            progress.update()
+    return confusion
+
+
+def as_json(scores: Scores, classes: Sequence[str], num_images: int) -> dict[str, Any]:
+    """Scores as JSON holds them: nan becomes null, class_iu goes by name."""
+
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    values = {key: number(value) for key, value in asdict(scores).items() if key != "class_iu"}
+    class_iu = {name: number(value) for name, value in zip(classes, scores.class_iu, strict=True)}
+    return values | {"class_iu": class_iu, "num_images": num_images}
+
+
+def as_metrics(values: dict[str, Any]) -> dict[str, float]:
+    """The JSON's numbers under MLflow's names: mean_iu ... and iu/<class>; what could not be scored is left out."""
+    flat = {key: value for key, value in values.items() if key != "class_iu"}
+    flat |= {f"iu/{name}": value for name, value in values["class_iu"].items()}
+    return {key: float(value) for key, value in flat.items() if value is not None}
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def figure_samples(
+    model: FCN, shards: Shards, num: int, device: torch.device
+) -> list[tuple[str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]]:
+    """(key, image (H, W, 3), label (H, W), prediction (H, W)) of `num` samples spread evenly over the split."""
+    samples, chosen = Samples(shards), np.linspace(0, len(shards) - 1, min(num, len(shards)), dtype=int)
+    rows = []
+    for index in chosen.tolist():
+        image, label, (key,) = samples[index]
+        prediction = predict(model, image.to(device))[0].to("cpu", torch.uint8)
+        rows.append((key, image[0].permute(1, 2, 0).numpy(), label[0].numpy(), prediction.numpy()))
+    return rows

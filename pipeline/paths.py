@@ -1,0 +1,32 @@
+"""Where a profile's results lie, relative to the project's root (dvc.yaml names the same places)."""
+
+from pathlib import Path
+
+DOWNLOADS = Path(
+    "downloads"
+)  # archives and `.part` files: outside DVC's outs, which it empties before a stage runs
+RUNS = Path("runs")  # working checkpoints: outside DVC's outs for the same reason
+
+
+def raw(profile: str) -> Path:
+    return Path("data", profile, "raw")
+
+
+def shards(profile: str, split: str) -> Path:
+    return Path("data", profile, "shards", split)
+
+
+def model(profile: str, net: str) -> Path:
+    return Path("models", profile, f"{net}.pt")
+
+
+def metrics(profile: str, net: str) -> Path:
+    return Path("metrics", profile, f"{net}.json")
+
+
+def figures(profile: str, net: str) -> Path:
+    return Path("figures", profile, f"{net}.png")
+
+
+def report(profile: str) -> Path:
+    return Path("reports", profile)

@@ -1,0 +1,35 @@
+"""Where a worker runs, and how it adds up numbers with the others."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rank 0..world-1 among the workers of a torch process group, on its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of every worker's value, on every worker. All must call it."""
+        if self.world == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    def agree(self, number: int) -> int:
+        """The first worker's number, on every worker. All must call it; it ends when all have."""
+        return int(self.total(torch.tensor(number if self.is_first else 0, device=self.device)))
+
+
+ALONE = Place(0, 1, torch.device("cpu"))

@@ -1,0 +1,176 @@
+"""MLflow: runs, curves and figures. No other module imports it, and no failure of it stops a stage."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# By default a dead server holds a call up for four minutes; the curves are on disk and can wait
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from pipeline import spool
+
+POLL_S = 2.0  # between two looks at the curves: what the UI lags behind
+MAX_METRICS = 1000  # MLflow's limit for one call
+MAX_PARAM_LENGTH = 6000  # MLflow's limit
+OUTAGE = (MlflowException, OSError)  # what an unreachable or failing server raises
+
+
+class Tracker:
+    """Experiment fcn-<profile> on the server MLFLOW_TRACKING_URI names, else in mlflow.db at the project's root."""
+
+    def __init__(self, profile: str, root: Path):
+        self.experiment = f"fcn-{profile}"
+        self.root = root.resolve()
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        self.client = MlflowClient(self.uri)
+
+    def open_run(self, name: str, tag: str, value: str, params: Mapping[str, Any]) -> str:
+        """The id of the newest run whose `tag` has this value, else of a new one, with these params and that tag."""
+        experiment_id = self._experiment_id()
+        found = self.client.search_runs(
+            [experiment_id], f"tags.{tag} = '{value}'", order_by=["attributes.start_time DESC"], max_results=1
+        )
+        if found:
+            return found[0].info.run_id
+        tags = {tag: value} | git_tags(self.root)
+        run_id = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+        flat = flattened(params).items()
+        self.client.log_batch(run_id, params=[Param(key, str(v)[:MAX_PARAM_LENGTH]) for key, v in flat])
+        return run_id
+
+    def log(
+        self, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str], figures: Sequence[Path] = ()
+    ) -> None:
+        """Adds final numbers, tags and, in the artifact folder "figures", pictures to a run, and ends it."""
+        now = time.time_ns() // 1_000_000
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        for figure in figures:
+            self.client.log_artifact(run_id, str(figure), "figures")
+        self.client.set_terminated(run_id)
+
+    def last_step(self, run_id: str, metric: str) -> int:
+        """The step of the last point of a curve, -1 if it has none."""
+        return max((point.step for point in self.client.get_metric_history(run_id, metric)), default=-1)
+
+    def _experiment_id(self) -> str:
+        if found := self.client.get_experiment_by_name(self.experiment):
+            return found.experiment_id
+        # Beside the database, wherever the stage was started; a server has a place of its own
+        local = (self.root / "mlartifacts" / self.experiment).as_uri()
+        return self.client.create_experiment(
+            self.experiment, artifact_location=local if self.uri.startswith("sqlite:") else None
+        )
+
+
+class Follower:
+    """Replays a run's curves to MLflow while it trains, each point once, from a thread of its own."""
+
+    def __init__(self, tracker: Tracker, curves: Path, name: str, attempt: str, params: Mapping[str, Any]):
+        self._tracker, self._curves, self._name, self._attempt, self._params = (
+            tracker,
+            curves,
+            name,
+            attempt,
+            params,
+        )
+        self._run_id: str | None = None
+        self._step = -1
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def _follow(self) -> None:
+        was_down = False
+        while not self._stopping.wait(POLL_S):
+            try:
+                self.replay()
+                was_down = False
+            except OUTAGE as error:
+                if not was_down:
+                    warn(f"{error}; training goes on, the curves wait in {self._curves}")
+                was_down = True
+
+    def replay(self) -> str:
+        """Brings MLflow up to date with the curves on disk; the run's id."""
+        if self._run_id is None:
+            run_id = self._tracker.open_run(self._name, "fcn.attempt", self._attempt, self._params)
+            self._step = self._tracker.last_step(run_id, "loss")
+            self._run_id = run_id
+        points = spool.read(self._curves, after_step=self._step)
+        while points:
+            now, points = _split(points)
+            metrics = [
+                Metric(key, v, point.time_ms, point.step) for point in now for key, v in point.values.items()
+            ]
+            self._tracker.client.log_batch(self._run_id, metrics=metrics)
+            self._step = now[-1].step
+        return self._run_id
+
+    def __enter__(self) -> "Follower":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+def _split(points: list[spool.Point]) -> tuple[list[spool.Point], list[spool.Point]]:
+    """As many whole points as one call takes, and the rest."""
+    fit = max(1, MAX_METRICS // max(len(point.values) for point in points))
+    return points[:fit], points[fit:]
+
+
+@contextmanager
+def outage_only_warns(what: str) -> Iterator[None]:
+    """Lets a stage succeed whose tracking fails; `what` says where the result is kept instead."""
+    try:
+        yield
+    except OUTAGE as error:
+        warn(f"{error}; {what}")
+
+
+def warn(message: str) -> None:
+    print(f"warning: tracking: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def git_tags(root: Path) -> dict[str, str]:
+    """The commit the checkout is at and whether files differ from it; nothing outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    # The first is MLflow's own name, which its UI shows as the run's version
+    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        )
+    return flat

@@ -1,0 +1,245 @@
+"""The training loop: what each worker runs, read from top to bottom."""
+
+import hashlib
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fcn.loss import count_valid, mean_pixel_cross_entropy, pixel_cross_entropy
+from fcn.model import FCN
+from fcn.optim import parameter_groups
+from fcn.surgery import transplant
+from pipeline import checkpoint, spool
+from pipeline.errors import CheckpointError, UserError
+from pipeline.place import Place
+from pipeline.shards import open_shards
+from pipeline.stream import Batch, Order, loader
+
+FINAL = "final.pt"
+CURVES = "curves.jsonl"
+POLY_POWER = 0.9  # Chen et al., DeepLab
+
+
+@dataclass(frozen=True)
+class Job:
+    """All a worker has to know; plain values and absolute paths, so that it can run anywhere.
+
+    identity: the run's name, which changes with anything that changes its result.   model: FCN's arguments.
+    parent: the file it starts from, a backbone for the first net of a chain, else the coarser net.
+    shards: of the training split.   folder: of working checkpoints, curves and the final model, shared by all workers.
+    lineage: what the final model says of where it comes from.   The rest: see profiles and config.Train.
+    """
+
+    identity: str
+    net: str
+    model: dict[str, Any]
+    classes: tuple[str, ...]
+    parent: Path
+    shards: Path
+    folder: Path
+    lineage: dict[str, Any]
+    iterations: int
+    lr: float
+    batch_size: int
+    loss: str
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    schedule: str
+    sampling: str
+    precision: str
+    seed: int
+    loader_workers: int
+    log_every: int
+    checkpoint_every: int
+
+
+def train_worker(job: Job, place: Place) -> None:
+    """Trains from the newest checkpoint, or from the parent, to the last iteration; the first worker writes files."""
+    torch.set_flush_denormal(True)
+    shards = open_shards(job.shards)
+    model = start_model(job).to(place.device)
+    optimizer = make_optimizer(job, model)
+    start = resume(job, model, optimizer, place)
+    trained = DistributedDataParallel(model) if place.world > 1 else model
+    order = Order(len(shards), job.seed, job.sampling)
+    batches = order.batches(job.batch_size, range(start, job.iterations), place.rank, place.world)
+    meter = Meter(job, place, start)
+    trained.train()
+    for step, batch in enumerate(
+        loader(shards, batches, job.loader_workers, pin=place.device.type == "cuda"), start=start
+    ):
+        # The random state of dropout is a function of the step, so a resumed run needs none of it saved
+        torch.manual_seed(_step_seed(job.seed, step, place.rank))
+        lr = learning_rate(job, step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_factor"]
+        loss, num_pixels = step_loss(job, trained, batch, place)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        meter.add(batch, loss.detach() * num_pixels, lr)
+        done = step + 1
+        if done % job.log_every == 0 or done % job.checkpoint_every == 0 or done == job.iterations:
+            meter.log(done)
+        if done % job.checkpoint_every == 0 and place.is_first:
+            save_step(job, done, model, optimizer)
+    if place.is_first:
+        save_final(job, model)
+    if place.world > 1:
+        place.agree(0)  # no worker leaves before the file is there
+
+
+def start_model(job: Job) -> FCN:
+    """The net as it is before its first step: parameters of its parent, new layers as their kind begins."""
+    torch.manual_seed(job.seed)
+    model = FCN(**job.model)
+    try:
+        if model.stride == 32 or model.at_once:
+            content, _ = checkpoint.load(job.parent, "backbone")
+            model.backbone.load_state_dict(content["state_dict"])
+        else:
+            content, _ = checkpoint.load(job.parent, "model")
+            transplant(model, content["state_dict"])
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise CheckpointError(f"{job.parent} does not fit {job.net}: {error}") from error
+    return model
+
+
+def make_optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, job.lr, job.weight_decay)
+    if job.optimizer == "adamw":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=job.momentum)
+
+
+def learning_rate(job: Job, step: int) -> float:
+    """The rate of weights at a step, 0 <= step < iterations; biases have their factor on top."""
+    return job.lr * (1 - step / job.iterations) ** POLY_POWER if job.schedule == "poly" else job.lr
+
+
+def step_loss(job: Job, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, Tensor]:
+    """(loss, n): loss * n is the cross entropy summed over this worker's pixels.
+
+    The mean of the workers' gradients is that of the whole batch: for "mean", every worker divides by the mean number
+    of valid pixels a worker has, however unevenly void is spread.
+    """
+    image = batch.image.to(place.device, non_blocking=True)
+    label = batch.label.to(place.device, non_blocking=True).long()
+    with autocast(job.precision, place.device):
+        score = model(image)
+    if job.loss == "sum":
+        return pixel_cross_entropy(score, label), torch.tensor(len(label), device=place.device)
+    num_pixels = place.total(count_valid(label)) / place.world
+    return mean_pixel_cross_entropy(score, label, num_pixels), num_pixels
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> int:
+    """Loads the newest checkpoint the first worker found good; returns the number of steps already done."""
+    content = checkpoint.latest_step(job.folder, job.identity) if place.is_first else None
+    step = place.agree(content["step"] if content else 0)
+    if step == 0:
+        return 0
+    if content is None:
+        content = checkpoint.load_step(job.folder, step)
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    if place.is_first:
+        print(f"{job.net}  going on from step {step}", flush=True)
+    return step
+
+
+def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    checkpoint.save_step(
+        job.folder,
+        done,
+        {
+            "identity": job.identity,
+            "step": done,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
+    )
+
+
+def save_final(job: Job, model: nn.Module) -> None:
+    content = {
+        "model": job.model,
+        "classes": list(job.classes),
+        "lineage": job.lineage,
+        "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
+    }
+    checkpoint.save(job.folder / FINAL, "model", content)
+
+
+@dataclass
+class Meter:
+    """Adds up what happened since the last line, and writes the line: to the terminal and to the curves on disk."""
+
+    job: Job
+    place: Place
+    done: int
+    loss: Tensor = field(init=False)
+    keys: list[str] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+    lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.loss = self._nothing()
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(2, dtype=torch.float64, device=self.place.device)  # summed loss, valid pixels
+
+    def add(self, batch: Batch, summed_loss: Tensor, lr: float) -> None:
+        self.loss += torch.stack(
+            [summed_loss.double(), count_valid(batch.label).to(summed_loss.device).double()]
+        )
+        self.keys += batch.keys
+        self.lr = lr
+
+    def log(self, done: int) -> None:
+        """Every worker calls it at the same steps. UserError if the loss is no number any more."""
+        summed, pixels = self.place.total(self.loss).tolist()
+        loss = summed / max(pixels, 1)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.job.net}: the loss is {loss} after one of steps {self.done + 1}..{done}, "
+                f"images {', '.join(self.keys)}; lower nets.{self.job.net}.lr (now {self.job.lr}) or look at these "
+                f"images; the last good checkpoint is kept in {self.job.folder}"
+            )
+        elapsed = time.perf_counter() - self.since
+        num_steps = done - self.done
+        rate = num_steps * self.job.batch_size / elapsed
+        if self.place.is_first:
+            left = (self.job.iterations - done) * elapsed / num_steps
+            print(
+                f"{self.job.net}  {done}/{self.job.iterations}  loss {loss:.4f}  {rate:.1f} images/s  "
+                f"{_clock(left)} left",
+                flush=True,
+            )
+            values = {"loss": loss, "lr": self.lr, "images_per_s": rate}
+            spool.append(self.job.folder / CURVES, done, values)
+        self.loss, self.keys, self.since, self.done = self._nothing(), [], time.perf_counter(), done
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
