@@ -1,0 +1,1 @@
+"""The steps dvc.yaml runs: one file per stage."""

@@ -1,0 +1,28 @@
+"""Writes models/<profile>/backbone.pt, what the first net of the chain starts from."""
+
+from pathlib import Path
+
+from pipeline import backbone, config, paths
+from pipeline.download import fetch
+from pipeline.errors import exit_cleanly
+
+
+def main() -> None:
+    profile_name, profile = config.load()
+    dest, model = paths.model(profile_name, "backbone"), profile.model.model_dump()
+    weights = profile.backbone.weights
+    if weights is None:
+        backbone.write_random(dest, model, profile.backbone.seed)
+        return
+    path = fetch(
+        weights.urls,
+        paths.DOWNLOADS / Path(weights.urls[0]).name,
+        checksum=weights.checksum,
+        part_dir=paths.DOWNLOADS,
+        max_bytes=int(weights.max_size_gb * 1e9),
+    )
+    backbone.write_pretrained(dest, model, path)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

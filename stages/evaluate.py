@@ -1,0 +1,40 @@
+"""Scores one net on the validation split: python -m stages.evaluate fcn32s|fcn16s|fcn8s.
+
+Writes metrics/<profile>/<net>.json and figures/<profile>/<net>.png, then adds both to the net's MLflow run.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pipeline import config, evaluate, paths, report, tracking
+from pipeline.errors import exit_cleanly
+from pipeline.shards import open_shards
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("net", choices=config.CHAIN)
+    net = parser.parse_args().net
+    profile_name, profile = config.load()
+    device = torch.device("cuda" if profile.evaluate.use_gpu else "cpu")
+    shards = open_shards(paths.shards(profile_name, "val"))
+    model, about, digest = evaluate.load_model(paths.model(profile_name, net), device)
+
+    scores = evaluate.score_split(model, shards, device).scores()
+    values = evaluate.as_json(scores, shards.classes, len(shards))
+    evaluate.write_json(paths.metrics(profile_name, net), values)
+
+    figure = paths.figures(profile_name, net)
+    rows = evaluate.figure_samples(model, shards, profile.evaluate.num_figures, device)
+    report.draw_predictions(rows, shards.classes, f"{net}: mean IU {scores.mean_iu:.3f}", figure)
+
+    with tracking.outage_only_warns(f"the scores are kept in {paths.metrics(profile_name, net)}"):
+        tracker = tracking.Tracker(profile_name, Path.cwd())
+        run = tracker.open_run(net, "model_sha256", digest, about["lineage"])
+        tracker.log(run, evaluate.as_metrics(values), {"val_digest": shards.digest}, [figure])
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
