@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ConfigError
 
@@ -18,11 +18,13 @@ STRIDE = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and numpy both take
+ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd)/[A-Za-z0-9_]+$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Drawing(Section):
@@ -31,7 +33,7 @@ class Drawing(Section):
     num_train: PositiveInt
     num_val: PositiveInt
     image_size: Annotated[int, Field(ge=48, le=1024)]
-    seed: NonNegativeInt
+    seed: Seed
 
 
 class Archive(Section):
@@ -45,7 +47,7 @@ class Archive(Section):
 class Split(Section):
     """Ids of the listed splits in order, the first with an id gives its label; then without those of `exclude`.
 
-    count: how many there must be, where a number is published.
+    count: how many there must be, where a number is published; not held with allow_partial.
     """
 
     include: Annotated[list[SplitName], Field(min_length=1)]
@@ -65,7 +67,7 @@ class Source(Section):
     """
 
     sample: Drawing | None = None
-    archives: dict[str, Archive] = {}
+    archives: dict[ArchiveName, Archive] = {}
     local: str | None = None
 
     @model_validator(mode="after")
@@ -99,7 +101,7 @@ class Shards(Section):
     """samples_per_shard images in a tar; seed: of the order they are written in."""
 
     samples_per_shard: PositiveInt
-    seed: NonNegativeInt
+    seed: Seed
 
 
 class Model(Section):
@@ -120,7 +122,7 @@ class Backbone(Section):
     """What the chain begins from: published weights, or, without them, random ones from the seed."""
 
     weights: Archive | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class Optimizer(Section):
@@ -149,7 +151,7 @@ class Train(Section):
     schedule: Literal["fixed", "poly"] = "fixed"
     sampling: Literal["epochs", "replacement"] = "epochs"
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: NonNegativeInt
+    seed: Seed
     log_every: PositiveInt
     checkpoint_every: PositiveInt
     max_failures: NonNegativeInt = 2
@@ -220,30 +222,61 @@ def _validated(section: type[S], path: Path) -> S:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing; run from the project's root, where {PARAMS} lies") from None
-    except (MarkedYAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no day of any calendar
+        raise ConfigError(f"{path} is not YAML: {_complaint(error)}") from None
+    if values is None:
+        raise ConfigError(f"{path} is empty; it must give {', '.join(section.model_fields)}")
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(path, detail) for detail in error.errors())) from None
+        raise ConfigError("\n".join(_sentence(section, path, detail) for detail in error.errors())) from None
 
 
-def _sentence(path: Path, detail) -> str:
+def _complaint(error: Exception) -> str:
+    """What is wrong and in which line, without the parser's drawing of the place."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
+
+
+def _sentence(section: type[Section], path: Path, detail: Any) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "the file"
-    given = detail["input"]
+    given, reason = detail["input"], detail["msg"]
     match detail["type"]:
-        case "extra_forbidden":
-            return (
-                f"{path}: unknown key {where}; remove it, or see profiles/sample.yaml for the keys there are"
-            )
+        case "extra_forbidden" | "invalid_key":
+            known = ", ".join(_keys_beside(section, detail["loc"]))
+            return f"{path}: unknown key {where}; known there: {known}"
         case "missing":
-            return f"{path}: {where} is missing"
-        case "float_type" | "int_type":
-            return f"{path}: {where} must be {_KINDS[detail['type']]}, got {given!r}"
-    reason = re.sub(r"^(Value error, |Input should be )", "", detail["msg"])
-    if detail["type"] == "value_error":
-        return f"{path}: {where}: {reason}"
-    return f"{path}: {where} must be {reason}, got {given!r}"
+            return f"{path}: {where} is missing; add it"
+        case "value_error":
+            return f"{path}: {where}: {reason.removeprefix('Value error, ')}"
+        case "string_pattern_mismatch":
+            return f"{path}: {where} must match {detail['ctx']['pattern']}, got {given!r}"
+        case "too_short" | "too_long":
+            reason = re.sub(r".*should have (.*) after validation.*", r"\1", reason)
+            return f"{path}: {where} must have {reason}, got {given!r}"
+    kind = _KINDS.get(detail["type"]) or reason.removeprefix("Input should be ")
+    return f"{path}: {where} must be {kind}, got {given!r}"
 
 
-_KINDS = {"float_type": "a number", "int_type": "a whole number"}
+def _keys_beside(section: type[Section], where: tuple[str | int, ...]) -> list[str]:
+    """The keys that may stand in the section which the last part of `where` is in."""
+    for part in where[:-1]:
+        field = section.model_fields.get(str(part))  # None: the name of an archive, not a key of ours
+        annotation = field.annotation if field else None
+        for kind in (annotation, *get_args(annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                section = kind
+    return list(section.model_fields)
+
+
+_KINDS = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a section of keys and values",
+    "model_type": "a section of keys and values",
+}

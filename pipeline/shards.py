@@ -1,24 +1,27 @@
 """WebDataset tars with a Parquet manifest: written byte for byte the same each time, read back from any sample.
 
 A shard holds <key>.jpg and <key>.png for each sample, one after the other. manifest.parquet has a row a sample, in
-the shards' order, and in its metadata what every shard must weigh and hash to.
+the shards' order, and in its metadata what every shard must weigh and hash to. It is sealed: it holds the sha256 of
+its own bytes, since Parquet's checksums leave out the part that says what the rest means.
 """
 
 import hashlib
 import json
 import os
-import shutil
+import re
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset
 from tqdm import tqdm
+from webdataset.writer import TarWriter
 
 from fcn import IGNORE_LABEL
 from pipeline.datasets import Sample
@@ -30,6 +33,8 @@ MANIFEST = "manifest.parquet"
 FORMAT = "fcn-shards/1"
 MEMBERS = ("jpg", "png")
 REMEDY = "run `dvc repro -f shard` to write it again"
+_BLANK = '"seal": "' + "0" * 64 + '"'  # how the seal reads in the header while the digest is taken
+_SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"')
 
 
 def write_shards(
@@ -47,31 +52,33 @@ def write_shards(
     load: gives the sample of a key; called once for each. Everything is written beside dest and renamed at the end.
     The same keys, samples and seed give the same bytes.
     """
+    assert len(set(keys)) == len(keys) > 0, len(keys)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(keys))
     ordered = [sorted(keys)[i] for i in order]
-    building = dest.with_name(f".{dest.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    rows: list[dict[str, object]] = []
-    shards: list[dict[str, object]] = []
-    with bar(len(ordered), f"shard {split}") as progress:
-        for start in range(0, len(ordered), samples_per_shard):
-            path = building / f"shard-{len(shards):06d}.tar"
-            rows += _write_shard(
-                path, ordered[start : start + samples_per_shard], load, len(classes), progress
-            )
-            shards.append({"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256_of(path)})
-    header = {"format": FORMAT, "split": split, "classes": list(classes), "shards": shards}
-    _write_manifest(building / MANIFEST, rows, header)
-    shutil.rmtree(dest, ignore_errors=True)
-    building.rename(dest)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as scratch:
+        building = Path(scratch, "new")
+        building.mkdir()
+        rows: list[dict[str, Any]] = []
+        shards: list[dict[str, Any]] = []
+        with bar(len(ordered), f"shard {split}") as progress:
+            for start in range(0, len(ordered), samples_per_shard):
+                path = building / f"shard-{len(shards):06d}.tar"
+                part = ordered[start : start + samples_per_shard]
+                rows += _write_shard(path, part, load, len(classes), progress)
+                shards.append({"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256_of(path)})
+        header = {"format": FORMAT, "split": split, "classes": list(classes), "shards": shards}
+        _write_manifest(building / MANIFEST, rows, header)
+        if dest.exists():
+            dest.rename(Path(scratch, "old"))
+        building.rename(dest)
 
 
 def _write_shard(
     path: Path, keys: Sequence[str], load: Callable[[str], Sample], num_classes: int, progress: "tqdm[None]"
-) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    with path.open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
         for key in keys:
             sample = load(key)
             members = {"jpg": sample.jpeg, "png": encode_label(sample.label)}
@@ -94,17 +101,32 @@ def _write_shard(
     return rows
 
 
-def _write_manifest(path: Path, rows: list[dict[str, object]], header: dict[str, object]) -> None:
+def _write_manifest(path: Path, rows: list[dict[str, Any]], header: dict[str, Any]) -> None:
     schema = pa.schema(
         [("key", pa.string()), ("split", pa.string()), ("shard", pa.string())]
         + [(f"{kind}_{what}", pa.int64()) for kind in MEMBERS for what in ("offset", "size")]
         + [(f"{kind}_sha256", pa.binary(32)) for kind in MEMBERS]
         + [("height", pa.int32()), ("width", pa.int32())]
-        + [("class_pixels", pa.list_(pa.int64())), ("void_pixels", pa.int64())],
-        metadata={"fcn": json.dumps(header, sort_keys=True)},
+        + [("class_pixels", pa.list_(pa.int64())), ("void_pixels", pa.int64())]
     )
     table = pa.Table.from_pylist([row | {"split": header["split"]} for row in rows], schema)
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    # Without Arrow's own schema, which would repeat the header in another coding: the seal is to be there once
+    with pq.ParquetWriter(
+        path, schema, compression="zstd", write_page_checksum=True, store_schema=False
+    ) as file:
+        file.write_table(table)
+        file.add_key_value_metadata({"fcn": json.dumps(header | {"seal": "0" * 64}, sort_keys=True)})
+    data = path.read_bytes()
+    assert data.count(_BLANK.encode()) == 1
+    seal = f'"seal": "{hashlib.sha256(data).hexdigest()}"'
+    path.write_bytes(data.replace(_BLANK.encode(), seal.encode()))
+
+
+def _is_sealed(manifest: bytes | bytearray) -> bool:
+    """Whether a manifest's bytes are those that were written."""
+    seals = _SEAL.findall(manifest)
+    blank = _SEAL.sub(_BLANK.encode(), manifest)
+    return [hashlib.sha256(blank).hexdigest().encode()] == seals
 
 
 @dataclass(frozen=True)
@@ -137,16 +159,18 @@ class Shards:
         """(jpg, png) bytes of sample `index`; ShardError if they are not those that were written."""
         columns = self._columns
         path = self.folder / columns["shard"][index]
-        with path.open("rb") as shard:
-            parts = []
-            for kind in MEMBERS:
-                data = os.pread(
-                    shard.fileno(), columns[f"{kind}_size"][index], columns[f"{kind}_offset"][index]
-                )
-                if hashlib.sha256(data).digest() != columns[f"{kind}_sha256"][index]:
-                    name = f"{self.keys[index]}.{kind}"
-                    raise ShardError(f"{path}: {name} is not what the manifest recorded; {REMEDY}")
-                parts.append(data)
+        parts = []
+        try:
+            with path.open("rb") as shard:
+                for kind in MEMBERS:
+                    size, offset = columns[f"{kind}_size"][index], columns[f"{kind}_offset"][index]
+                    parts.append(os.pread(shard.fileno(), size, offset))
+        except OSError as error:
+            raise ShardError(f"{path} cannot be read: {error.strerror}; {REMEDY}") from error
+        for kind, data in zip(MEMBERS, parts, strict=True):
+            if hashlib.sha256(data).digest() != columns[f"{kind}_sha256"][index]:
+                name = f"{self.keys[index]}.{kind}"
+                raise ShardError(f"{path}: {name} is not what the manifest recorded; {REMEDY}")
         return parts[0], parts[1]
 
     @cached_property
@@ -160,8 +184,11 @@ def open_shards(folder: Path) -> Shards:
     path = folder / MANIFEST
     if not path.is_file():
         raise ShardError(f"{path} is missing; run `dvc repro shard` first")
+    manifest = path.read_bytes()
+    if not _is_sealed(manifest):  # before a parser sees it
+        raise ShardError(f"{path} is damaged: its bytes do not match the sha256 in it; {REMEDY}")
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(manifest))
         header = json.loads((table.schema.metadata or {})[b"fcn"])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ShardError(f"{path} is damaged ({error}); {REMEDY}") from error

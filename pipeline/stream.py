@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fcn import IGNORE_LABEL
 from pipeline.datasets.files import decode_label
+from pipeline.errors import UserError
 from pipeline.shards import Shards
 
 
@@ -107,12 +108,34 @@ def collate(samples: Sequence[Batch]) -> Batch:
 
 def loader(
     shards: Shards, batches: Iterable[list[int]], num_workers: int = 0, pin: bool = False
-) -> DataLoader[Batch]:
+) -> Iterator[Batch]:
     """Reads, decodes and collates the given batches of indices, in their order; num_workers processes read ahead."""
-    return DataLoader(
-        Samples(shards),
-        batch_sampler=batches,  # pyright: ignore[reportArgumentType]  # any iterable serves
-        collate_fn=collate,
+    reading = DataLoader(
+        _Batches(Samples(shards)),
+        sampler=batches,  # pyright: ignore[reportArgumentType]  # any iterable serves
+        batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=num_workers,
         pin_memory=pin,
     )
+    for batch in reading:
+        if isinstance(batch, UserError):
+            raise batch
+        yield Batch(batch.image, batch.label, tuple(batch.keys))  # pinning makes keys a list
+
+
+class _Batches(Dataset[Batch | UserError]):
+    """Batches by their indices. An error is handed on: torch would put the reading process's stack in its message."""
+
+    def __init__(self, samples: Samples):
+        self.samples = samples
+
+    def __getitem__(self, indices: list[int]) -> Batch | UserError:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            return collate([self.samples[index] for index in indices])
+        except UserError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -19,7 +19,7 @@ from pipeline.errors import DatasetError
 
 MAX_PIXELS = 2**26  # 67 million, an 8-bit label of 64 MiB; lower than Pillow's own limit, which only warns
 MAX_BYTES = 2**27  # of one file, or of what a compressed one unpacks to; holds any image of MAX_PIXELS
-REMEDY = "run `dvc repro -f download`, or check data.local"
+REMEDY = "run `dvc repro -f download`, or check data.source.local"
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key names files and tar members: no '.', no '/', nothing to escape
 

@@ -46,7 +46,8 @@ def resolve(
 
     An id in several lists takes image and label from the first.   count: how many ids there must be.
     checks_published: hold every list against its published length.
-    allow_partial: keep the ids whose files are there, and say how many are not, instead of refusing the rest later.
+    allow_partial: keep the ids whose files are there, and say how many are not, instead of refusing the rest later
+    or holding their number against `count`.
     """
     sources: dict[str, str] = {}
     for name in include:
@@ -62,12 +63,12 @@ def resolve(
         print(f"{what}: {len(sources)} of {listed} listed images are there (data.allow_partial)", flush=True)
     if not sources:
         raise DatasetError(
-            f"{what}: no image left in {raw}; run `dvc repro -f download`, or check data.local"
+            f"{what}: no image left in {raw}; run `dvc repro -f download`, or check data.source.local"
         )
-    if count is not None and len(sources) != count:
+    if count is not None and not allow_partial and len(sources) != count:
         raise DatasetError(
             f"{what}: expected {count} images, found {len(sources)} in {raw}; "
-            "run `dvc repro -f download`, or mend data.splits in the profile"
+            "run `dvc repro -f download`, mend data.splits in the profile, or set data.allow_partial"
         )
     return Split(raw, sources, num_classes)
 
