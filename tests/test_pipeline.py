@@ -1,0 +1,155 @@
+"""The whole chain as a user runs it: `dvc repro` with real DVC, Ray and MLflow, on four drawn images."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from fcn.model import FCN
+from pipeline import checkpoint
+from tests.project_copy import Project
+
+CHAIN = ["fcn32s", "fcn16s", "fcn8s"]
+
+
+def tiny(profile: dict) -> dict:
+    """The sample profile on four training images, for a few steps."""
+    profile["data"]["source"]["sample"] = {"num_train": 4, "num_val": 2, "image_size": 48, "seed": 1}
+    profile["model"]["width"] = 0.03125
+    profile["shards"]["samples_per_shard"] = 3
+    profile["train"] |= {"batch_size": 2, "log_every": 1, "checkpoint_every": 2}
+    for net in CHAIN:
+        profile["nets"][net]["iterations"] = 4
+    profile["evaluate"]["num_figures"] = 2
+    return profile
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.use_profile("tiny", tiny(project.profile("sample")))
+    project.log = project.run("dvc", "repro")
+    return project
+
+
+def models(project: Project) -> dict[str, dict]:
+    folder = project.folder / "models" / "tiny"
+    return {net: checkpoint.load(folder / f"{net}.pt", "model")[0] for net in CHAIN}
+
+
+def test_every_net_is_trained_and_scored(project):
+    for net in CHAIN:
+        scores = json.loads((project.folder / "metrics" / "tiny" / f"{net}.json").read_text("utf-8"))
+        assert {"pixel_acc", "mean_acc", "mean_iu", "fw_iu", "class_iu", "num_images"} <= set(scores)
+        assert scores["num_images"] == 2
+        assert 0 <= scores["mean_iu"] <= scores["pixel_acc"] <= 1
+    report = (project.folder / "reports" / "tiny" / "README.md").read_text("utf-8")
+    assert f"| fcn8s | {scores['mean_iu']:.3f} |" in report
+
+
+def test_each_net_names_the_one_it_started_from(project):
+    files = models(project)
+    assert [files[net]["lineage"]["parent"] for net in CHAIN] == ["backbone", "fcn32s", "fcn16s"]
+    assert files["fcn8s"]["lineage"]["chain"] == files["fcn32s"]["lineage"]["identity"]
+    for net, stride in zip(CHAIN, (32, 16, 8), strict=True):
+        model = FCN(**files[net]["model"])
+        assert model.stride == stride
+        model.load_state_dict(files[net]["state_dict"])
+
+
+def test_workers_show_step_loss_rate_and_time_left(project):
+    assert "fcn8s  4/4  loss " in project.log
+    assert " images/s  0:00 left" in project.log
+
+
+def test_mlflow_has_a_run_for_each_net_with_curve_scores_params_tags_and_figure(project):
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("fcn-tiny")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == sorted(CHAIN)
+    commit = project.run("git", "rev-parse", "HEAD").strip()
+    for net in CHAIN:
+        run = runs[net]
+        scores = json.loads((project.folder / "metrics" / "tiny" / f"{net}.json").read_text("utf-8"))
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["mean_iu"] == pytest.approx(scores["mean_iu"])
+        assert run.data.metrics["iu/background"] == pytest.approx(scores["class_iu"]["background"])
+        curve = client.get_metric_history(run.info.run_id, "loss")
+        assert [point.step for point in curve] == [1, 2, 3, 4]
+        assert run.data.params["train.batch_size"] == "2"
+        assert run.data.tags["git_commit"] == commit
+        assert run.data.tags["parent"] in ("backbone", "fcn32s", "fcn16s")
+        assert len(run.data.tags["data_digest"]) == 64
+        assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == [
+            f"figures/{net}.png"
+        ]
+    # score_fr begins at zero, so the first loss is ln 5 per pixel
+    first = client.get_metric_history(runs["fcn32s"].info.run_id, "loss")[0].value
+    assert first == pytest.approx(torch.log(torch.tensor(5.0)).item(), abs=1e-4)
+
+
+def test_a_second_repro_does_nothing(project):
+    assert project.will_run() == []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "stages"),
+    [
+        ("evaluate", "num_figures", ["evaluate@fcn32s", "evaluate@fcn16s", "evaluate@fcn8s"]),
+        ("train", "seed", ["train@fcn32s", "train@fcn16s", "train@fcn8s"]),
+        ("train", "max_failures", ["train@fcn32s", "train@fcn16s", "train@fcn8s"]),
+        ("shards", "samples_per_shard", ["shard"]),
+        ("backbone", "seed", ["backbone"]),
+    ],
+)
+def test_a_changed_value_concerns_the_stages_that_read_it(project, section, key, stages):
+    """--dry names those whose parameters changed; what comes after them runs if their outputs differ."""
+    profile = project.profile("tiny")
+    before = project.profile("tiny")
+    profile[section][key] = profile[section].get(key, 2) + 1
+    project.use_profile("tiny", profile)
+    assert sorted(project.will_run()) == sorted(stages)
+    project.use_profile("tiny", before)
+
+
+def test_a_new_seed_of_the_shards_shards_again(project):
+    profile = project.profile("tiny")
+    manifest = project.folder / "data" / "tiny" / "shards" / "train" / "manifest.parquet"
+    before = manifest.read_bytes()
+    profile["shards"]["seed"] += 1
+    project.use_profile("tiny", profile)
+    assert project.run("dvc", "repro", "shard").count("Running stage") == 1
+    assert manifest.read_bytes() != before
+    profile["shards"]["seed"] -= 1
+    project.use_profile("tiny", profile)
+    project.run("dvc", "repro", "shard")
+    assert manifest.read_bytes() == before
+
+
+def test_results_are_seen_by_dvc_and_not_by_git(project):
+    assert "mean_iu" in project.run("dvc", "metrics", "show")
+    assert "train@fcn32s" in project.run("dvc", "dag")
+    changed = {line.split()[-1] for line in project.run("git", "status", "--porcelain").splitlines()}
+    assert changed == {"params.yaml", "profiles/tiny.yaml", "dvc.lock"}
+
+
+def test_the_pipeline_lies_where_the_stages_look(project):
+    """What ran is the copy, not the checkout the tests run from."""
+    assert (project.folder / "runs" / "tiny").is_dir()
+    assert not Path("runs", "tiny").exists()
+
+
+def test_another_learning_rate_retrains_its_net_and_what_starts_from_it(project):
+    profile = project.profile("tiny")
+    before = models(project)
+    profile["nets"]["fcn16s"]["lr"] *= 2
+    project.use_profile("tiny", profile)
+    log = project.run("dvc", "repro")
+    ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
+    assert ran[:4] == ["train@fcn16s", "train@fcn8s", "evaluate@fcn16s", "evaluate@fcn8s"]
+    assert ran[4:] in ([], ["report"])  # after so few steps the scores may have come out the same
+    after = models(project)
+    assert [before[net]["lineage"] == after[net]["lineage"] for net in CHAIN] == [True, False, False]
+    assert project.will_run() == []
