@@ -20,6 +20,8 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and numpy both take
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+# No user:password@, which would end up in dvc.lock and MLflow
+Url = Annotated[str, StringConstraints(pattern=r"^(https?|file)://[^@\s]*$")]
 SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd)/[A-Za-z0-9_]+$")]
 
 
@@ -39,8 +41,8 @@ class Drawing(Section):
 class Archive(Section):
     """A published archive: mirrors in the order to try, and a checksum "md5:..." or "sha256:..."."""
 
-    urls: Annotated[list[str], Field(min_length=1)]
-    checksum: str
+    urls: Annotated[list[Url], Field(min_length=1)]
+    checksum: Annotated[str, StringConstraints(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64})$")]
     max_size_gb: PositiveFloat = 4.0
 
 

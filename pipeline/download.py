@@ -148,6 +148,14 @@ class _Rules:
     patience: Patience
 
 
+def fetch_published(folder: Path, *, urls: Sequence[str], checksum: str, max_size_gb: float) -> Path:
+    """Brings a file to `folder` under the name its first URL ends in, as a profile describes it; see `fetch`."""
+    dest = (
+        folder / Path(urlsplit(urls[0]).path).name
+    )  # a query, which may hold a secret, is no part of a name
+    return fetch(urls, dest, checksum=checksum, part_dir=folder, max_bytes=int(max_size_gb * 1e9))
+
+
 def fetch(
     urls: Sequence[str],
     dest: Path,

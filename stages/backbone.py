@@ -1,9 +1,7 @@
 """Writes models/<profile>/backbone.pt, what the first net of the chain starts from."""
 
-from pathlib import Path
-
 from pipeline import backbone, config, paths
-from pipeline.download import fetch
+from pipeline.download import fetch_published
 from pipeline.errors import exit_cleanly
 
 
@@ -14,13 +12,7 @@ def main() -> None:
     if weights is None:
         backbone.write_random(dest, model, profile.backbone.seed)
         return
-    path = fetch(
-        weights.urls,
-        paths.DOWNLOADS / Path(weights.urls[0]).name,
-        checksum=weights.checksum,
-        part_dir=paths.DOWNLOADS,
-        max_bytes=int(weights.max_size_gb * 1e9),
-    )
+    path = fetch_published(paths.DOWNLOADS, **weights.model_dump())
     backbone.write_pretrained(dest, model, path)
 
 

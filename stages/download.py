@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.archive import extract
-from pipeline.datasets import local, sample
-from pipeline.download import fetch
+from pipeline.datasets import local, published, sample
+from pipeline.download import fetch_published
 from pipeline.errors import exit_cleanly
 
 
@@ -19,16 +18,9 @@ def main() -> None:
     elif source.local:
         local.copy(Path(source.local).expanduser(), raw)
     else:
-        for name, archive in source.archives.items():
-            path = fetch(
-                archive.urls,
-                paths.DOWNLOADS / Path(archive.urls[0]).name,
-                checksum=archive.checksum,
-                part_dir=paths.DOWNLOADS,
-                max_bytes=int(archive.max_size_gb * 1e9),
-            )
-            extract(path, raw.with_name(f"{name}.unpacked"))
-            local.merge(raw.with_name(f"{name}.unpacked"), raw)
+        archives = source.archives.values()
+        files = [fetch_published(paths.DOWNLOADS, **archive.model_dump()) for archive in archives]
+        published.unpack(files, raw)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,21 @@ WRONG: list[tuple[str, Any, str]] = [
     ("data.source.local", ["x"], "must be text, got ['x']"),
     ("backbone.weights", ARCHIVE | {"urls": []}, "backbone.weights.urls must have at least 1 item, got []"),
     (SOURCE, {"archives": {"a": ARCHIVE | {"max_size_gb": 0}}}, "max_size_gb must be greater than 0, got 0"),
-    (SOURCE, {"archives": {"a": {"urls": ["x"]}}}, "data.source.archives.a.checksum is missing; add it"),
+    (
+        SOURCE,
+        {"archives": {"a": {"urls": ["https://example.org/x"]}}},
+        "data.source.archives.a.checksum is missing; add it",
+    ),
+    (
+        SOURCE,
+        {"archives": {"a": ARCHIVE | {"urls": ["https://me:secret@example.org/x"]}}},
+        "urls.0 must match",
+    ),
+    (
+        SOURCE,
+        {"archives": {"a": ARCHIVE | {"checksum": "md5:123"}}},
+        r"must match ^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64})$, got 'md5:123'",
+    ),
     (SOURCE, {"archives": {"../a": ARCHIVE}}, "must match ^[A-Za-z0-9_-]+$, got '../a'"),
 ]
 

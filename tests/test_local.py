@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import local
+from pipeline.datasets import local, published
 from pipeline.errors import DatasetError
 
 FILES = {
@@ -169,23 +169,23 @@ def test_archives_that_share_folders_are_put_together(tmp_path: Path, raw: Path)
     trainval = {"VOCdevkit/VOC2012/JPEGImages/a.jpg": b"a", "VOCdevkit/VOC2012/train.txt": b"a\n"}
     test = {"VOCdevkit/VOC2012/JPEGImages/t.jpg": b"t", "readme.txt": b"at the top"}
     for name, files in (("trainval", trainval), ("test", test)):
-        local.merge(write(tmp_path / f"{name}.unpacked", files), raw)
+        published.merge(write(tmp_path / f"{name}.unpacked", files), raw)
         assert not (tmp_path / f"{name}.unpacked").exists()
     assert read(raw) == trainval | test
 
 
 def test_an_archive_with_a_file_at_its_top_can_be_the_first(tmp_path: Path, raw: Path):
-    local.merge(write(tmp_path / "unpacked", {"readme.txt": b"first"}), raw)
+    published.merge(write(tmp_path / "unpacked", {"readme.txt": b"first"}), raw)
     assert read(raw) == {"readme.txt": b"first"}
 
 
 def test_empty_folders_of_an_archive_are_kept(tmp_path: Path, raw: Path):
     (tmp_path / "unpacked" / "VOCdevkit" / "local").mkdir(parents=True)
-    local.merge(tmp_path / "unpacked", raw)
+    published.merge(tmp_path / "unpacked", raw)
     assert (raw / "VOCdevkit" / "local").is_dir()
 
 
 def test_of_a_file_in_two_archives_the_later_one_stays(tmp_path: Path, raw: Path):
     for content in (b"first", b"second"):
-        local.merge(write(tmp_path / "unpacked", {"VOCdevkit/list.txt": content}), raw)
+        published.merge(write(tmp_path / "unpacked", {"VOCdevkit/list.txt": content}), raw)
     assert read(raw) == {"VOCdevkit/list.txt": b"second"}

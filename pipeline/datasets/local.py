@@ -43,17 +43,5 @@ def copy(local: Path, raw: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def merge(unpacked: Path, raw: Path) -> None:
-    """Moves an unpacked archive's folders into raw, beside those of other archives."""
-    raw.mkdir(parents=True, exist_ok=True)
-    for path in sorted(unpacked.rglob("*")):
-        target = raw / path.relative_to(unpacked)
-        if path.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            os.replace(path, target)
-    shutil.rmtree(unpacked)
-
-
 def _any_of(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
