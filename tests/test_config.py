@@ -198,7 +198,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         SOURCE,
         {"archives": {"a": ARCHIVE | {"urls": ["https://me:secret@example.org/x"]}}},
-        "urls.0 must match",
+        "archives.a.urls.0: must be an https, http or file URL without user:password@",
     ),
     (
         SOURCE,
