@@ -1,6 +1,7 @@
 """The file a chain begins from: an ImageNet classifier's trunk, or random weights for small experiments."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -8,29 +9,46 @@ import torch
 from fcn.imagenet import vgg16_from_torchvision
 from fcn.model import FCN
 from pipeline import checkpoint
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, ConfigError
 
-CONVERTERS = {"vgg16": vgg16_from_torchvision}  # from published weights, by backbone
+# From published weights, by backbone; and the pixels they were trained with
+CONVERTERS = {"vgg16": (vgg16_from_torchvision, "torchvision")}
 
 
 def write_random(dest: Path, model: dict[str, Any], seed: int) -> None:
     """Writes the trunk of FCN(**model) with the initial weights of its kind, drawn from the seed."""
     torch.manual_seed(seed)
-    _write(dest, FCN(**model), f"random, seed {seed}")
+    _write(dest, _net(model), f"random, seed {seed}")
 
 
 def write_pretrained(dest: Path, model: dict[str, Any], weights: Path) -> None:
     """Writes the trunk of FCN(**model) with published weights; CheckpointError if they do not fit it."""
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        net = FCN(**model)
-        net.backbone.load_state_dict(CONVERTERS[model["backbone"]](state))
-    except Exception as error:
+    name = model["backbone"]
+    if name not in CONVERTERS:
         raise CheckpointError(
-            f"{weights} does not fit backbone {model['backbone']!r} as the profile's model section describes it: "
-            f"{str(error).splitlines()[0]}"
+            f"no published weights can be cast into backbone {name!r}; known: {', '.join(CONVERTERS)}"
+        )
+    convert, pixels = CONVERTERS[name]
+    if model["pixels"] != pixels:
+        raise CheckpointError(
+            f"{weights} was trained on {pixels!r} pixels, model.pixels is {model['pixels']!r}"
+        )
+    state, net = checkpoint.load_weights(weights), _net(model)
+    try:
+        net.backbone.load_state_dict(convert(state))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{weights} does not fit backbone {name!r} as the profile's model section describes it: "
+            f"{shorten(str(error), 400)}"
         ) from error
     _write(dest, net, weights.name)
+
+
+def _net(model: dict[str, Any]) -> FCN:
+    try:
+        return FCN(**model)
+    except ValueError as error:
+        raise ConfigError(f"the profile's model section: {error}") from error
 
 
 def _write(dest: Path, net: FCN, source: str) -> None:

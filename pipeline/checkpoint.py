@@ -6,10 +6,9 @@ torch.load's own checks accept most single-bit flips, so every file carries the 
 import hashlib
 import os
 import struct
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 
 FORMAT = "fcn/1"
+PLAIN = (bool, int, float, str, type(None))
 KEPT = 3  # working checkpoints of a run: the newest may be damaged, and the one before it too
 
 
@@ -41,21 +41,31 @@ def load(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     """(content, its sha256) of a file that `save` wrote, tensors on the CPU; CheckpointError if it is anything else."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; `dvc repro` makes it")
-    try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be loaded as weights alone: {reason}") from error
+    file = load_weights(path)
     if not isinstance(file, dict) or file.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no file of format {FORMAT!r}; it was not written by this project")
     if file.get("kind") != kind:
         raise CheckpointError(f"{path} holds a {file.get('kind')}, expected a {kind}")
-    found = content_digest(file["content"])
+    try:
+        found = content_digest(file.get("content"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
     if found != file.get("sha256"):
         raise CheckpointError(
             f"{path} is damaged: its content has sha256 {found}, it was {file.get('sha256')}"
         )
     return file["content"], found
+
+
+def load_weights(path: Path) -> Any:
+    """What torch.save wrote, tensors on the CPU; CheckpointError if it is damaged or would run code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a pickle protocol that a flipped bit made up
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes torch raise nearly anything, AssertionError among it
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be loaded as weights alone: {reason}") from error
 
 
 def content_digest(content: Any) -> str:
@@ -68,37 +78,46 @@ def content_digest(content: Any) -> str:
 def _feed(digest: Any, value: Any) -> None:
     match value:
         case Mapping():
-            digest.update(b"{%d" % len(value))
+            digest.update(b"{%d:" % len(value))
             for key, item in value.items():
                 _feed(digest, key)
                 _feed(digest, item)
         case list() | tuple():
-            digest.update(b"[%d" % len(value))
+            digest.update(b"[%d:" % len(value))
             for item in value:
                 _feed(digest, item)
         case Tensor():
             digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        case _ if (
+            type(value) not in PLAIN
+        ):  # a subclass, such as numpy's float64, would be refused on loading
+            raise TypeError(f"a checkpoint holds no {type(value).__name__}")
         case float():
             digest.update(b"f" + struct.pack("<d", value))
-        case bool() | int() | None:
-            digest.update(repr(value).encode() + b";")
         case str():
             encoded = value.encode()
             digest.update(b"s%d:" % len(encoded) + encoded)
         case _:
-            raise TypeError(f"a checkpoint holds no {type(value).__name__}")
+            digest.update(repr(value).encode() + b";")
 
 
 def save_step(folder: Path, step: int, content: Mapping[str, Any]) -> None:
-    """Adds a run's working checkpoint and removes all but the newest KEPT."""
-    save(_step_path(folder, step), "training", content)
-    for old in _steps(folder)[KEPT:]:
-        old.unlink()
+    """Adds a run's working checkpoint and removes all but the newest KEPT.
+
+    Later ones are removed first: the run fell back past them, because they are damaged.
+    """
+    newest = _step_path(folder, step)
+    save(newest, "training", content)
+    steps = _steps(folder)
+    for other in [path for path in steps if path > newest] + [path for path in steps if path <= newest][
+        KEPT:
+    ]:
+        other.unlink()
 
 
 def latest_step(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The newest undamaged working checkpoint of a run, or None if there is none yet.
+    """The newest undamaged working checkpoint of a run, or None if there is none.
 
     A damaged one is named and passed over. CheckpointError if it belongs to another configuration than `identity`.
     """

@@ -10,7 +10,9 @@ from typing import Any
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line twice
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how late the end of a run is noticed; 2 by default
+os.environ.setdefault(
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
+)  # how late the end of a run is noticed; 2 by default
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new behaviour, without the warning
 
 import ray

@@ -19,6 +19,7 @@ DECIDES_RESULT = (
     "pipeline/stream.py",
     "pipeline/place.py",
     "pipeline/shards.py",
+    "pipeline/datasets/files.py",
 )
 ATTEMPT = "attempt"  # a random name for this try at a run: survives a resume, and finds its run in MLflow
 FINISHED = "finished"  # marks a run whose model was handed over: to train it again is to begin anew
@@ -59,7 +60,8 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
 
 def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     """The net's job; its identity is a hash of recipe, code, training images and parent."""
-    previous = CHAIN[CHAIN.index(net) - 1] if net != CHAIN[0] else "backbone"
+    starts_chain = net == CHAIN[0] or profile.model.at_once
+    previous = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
     parent = root / paths.model(profile_name, previous)
     content, parent_digest = checkpoint.load(parent, "backbone" if previous == "backbone" else "model")
     shards = open_shards(root / paths.shards(profile_name, "train"))
@@ -125,7 +127,7 @@ def code_digest() -> str:
 
 def _attempt(folder: Path) -> str:
     path = folder / ATTEMPT
-    if not path.exists():
+    if not path.exists() or not path.read_text(encoding="utf-8"):  # empty: killed before it was written
         path.write_text(secrets.token_hex(8), encoding="utf-8")
     return path.read_text(encoding="utf-8")
 

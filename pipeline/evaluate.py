@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ def load_model(path: Path, device: torch.device) -> tuple[FCN, dict[str, Any], s
     try:
         model = FCN(**content["model"])
         model.load_state_dict(content["state_dict"])
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit the networks of this version: {error}") from error
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = shorten(str(error), 400)
+        raise CheckpointError(f"{path} does not fit the networks of this version: {reason}") from error
     return model.to(device).eval(), {key: content[key] for key in ("model", "classes", "lineage")}, digest
 
 
@@ -41,6 +43,10 @@ def score_split(model: FCN, shards: Shards, device: torch.device) -> ConfusionMa
     """One confusion matrix over every image of the shards, each seen once and at its own size."""
     if len(shards) == 0:
         raise ShardError(f"{shards.folder} holds no image to evaluate on")
+    if model.num_classes != len(shards.classes):
+        raise CheckpointError(
+            f"the model tells {model.num_classes} classes apart, {shards.folder} has {len(shards.classes)}"
+        )
     confusion = ConfusionMatrix(model.num_classes, device)
     samples = Samples(shards)
     with bar(len(shards), "evaluate") as progress:

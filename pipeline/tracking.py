@@ -1,12 +1,14 @@
 """MLflow: runs, curves and figures. No other module imports it, and no failure of it stops a stage."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import spool
 
 POLL_S = 2.0  # between two looks at the curves: what the UI lags behind
 MAX_METRICS = 1000  # MLflow's limit for one call
 MAX_PARAM_LENGTH = 6000  # MLflow's limit
-OUTAGE = (MlflowException, OSError)  # what an unreachable or failing server raises
+MAX_PARAMS = 100  # MLflow's limit for one call
+# What an unreachable or failing server, a damaged database, or one whose driver is not installed raises
+OUTAGE = (MlflowException, OSError, SQLAlchemyError, ImportError)
 
 
 class Tracker:
@@ -34,7 +39,11 @@ class Tracker:
         self.experiment = f"fcn-{profile}"
         self.root = root.resolve()
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
-        self.client = MlflowClient(self.uri)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """Made when first used: with a database it opens that at once, which takes seconds and can fail."""
+        return MlflowClient(self.uri)
 
     def open_run(self, name: str, tag: str, value: str, params: Mapping[str, Any]) -> str:
         """The id of the newest run whose `tag` has this value, else of a new one, with these params and that tag."""
@@ -42,22 +51,26 @@ class Tracker:
         found = self.client.search_runs(
             [experiment_id], f"tags.{tag} = '{value}'", order_by=["attributes.start_time DESC"], max_results=1
         )
-        if found:
-            return found[0].info.run_id
         tags = {tag: value} | git_tags(self.root)
-        run_id = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
-        flat = flattened(params).items()
-        self.client.log_batch(run_id, params=[Param(key, str(v)[:MAX_PARAM_LENGTH]) for key, v in flat])
-        return run_id
+        run = found[0] if found else self.client.create_run(experiment_id, run_name=name, tags=tags)
+        if not run.data.params:  # a new one, or the server went away before it had them
+            flat = [Param(key, str(v)[:MAX_PARAM_LENGTH]) for key, v in flattened(params).items()]
+            for i in range(0, len(flat), MAX_PARAMS):
+                self.client.log_batch(run.info.run_id, params=flat[i : i + MAX_PARAMS])
+        return run.info.run_id
 
     def log(
         self, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str], figures: Sequence[Path] = ()
     ) -> None:
-        """Adds final numbers, tags and, in the artifact folder "figures", pictures to a run, and ends it."""
+        """Adds final numbers, tags and, in the artifact folder "figures", pictures to a run, and ends it.
+
+        A number the run already has is not added again.
+        """
         now = time.time_ns() // 1_000_000
+        known = self.client.get_run(run_id).data.metrics
         self.client.log_batch(
             run_id,
-            metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
+            metrics=[Metric(key, value, now, 0) for key, value in metrics.items() if known.get(key) != value],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         for figure in figures:
@@ -146,7 +159,8 @@ def outage_only_warns(what: str) -> Iterator[None]:
 
 
 def warn(message: str) -> None:
-    print(f"warning: tracking: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    message = re.sub(r"//[^/\s]*@", "//", " ".join(message.split()))  # a password in the server's address
+    print(f"warning: tracking: {message}", file=sys.stderr, flush=True)
 
 
 def git_tags(root: Path) -> dict[str, str]:

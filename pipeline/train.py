@@ -3,9 +3,11 @@
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from fcn.surgery import transplant
 from pipeline import checkpoint, spool
 from pipeline.errors import CheckpointError, UserError
 from pipeline.place import Place
-from pipeline.shards import open_shards
+from pipeline.shards import Shards, open_shards
 from pipeline.stream import Batch, Order, loader
 
 FINAL = "final.pt"
@@ -71,7 +73,7 @@ def train_worker(job: Job, place: Place) -> None:
     trained = DistributedDataParallel(model) if place.world > 1 else model
     order = Order(len(shards), job.seed, job.sampling)
     batches = order.batches(job.batch_size, range(start, job.iterations), place.rank, place.world)
-    meter = Meter(job, place, start)
+    meter = Meter(job, place, start, lambda step: step_keys(job, shards, order, step))
     trained.train()
     for step, batch in enumerate(
         loader(shards, batches, job.loader_workers, pin=place.device.type == "cuda"), start=start
@@ -87,9 +89,12 @@ def train_worker(job: Job, place: Place) -> None:
         optimizer.step()
         meter.add(batch, loss.detach() * num_pixels, lr)
         done = step + 1
-        if done % job.log_every == 0 or done % job.checkpoint_every == 0 or done == job.iterations:
+        is_to_save = done % job.checkpoint_every == 0
+        if done % job.log_every == 0 or is_to_save or done == job.iterations:
             meter.log(done)
-        if done % job.checkpoint_every == 0 and place.is_first:
+        if is_to_save or done == job.iterations:
+            refuse_broken(job, model, done)
+        if is_to_save and place.is_first:
             save_step(job, done, model, optimizer)
     if place.is_first:
         save_final(job, model)
@@ -111,7 +116,7 @@ def start_model(job: Job) -> FCN:
     except (ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        raise CheckpointError(f"{job.parent} does not fit {job.net}: {error}") from error
+        raise CheckpointError(f"{job.parent} does not fit {job.net}: {shorten(str(error), 400)}") from error
     return model
 
 
@@ -162,6 +167,21 @@ def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, place: 
     return step
 
 
+def refuse_broken(job: Job, model: nn.Module, done: int) -> None:
+    """UserError if a weight is no number any more: the loss shows it only one step later, when it would be on disk."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{job.net}: {name} is not finite after step {done}; lower nets.{job.net}.lr (now {job.lr}); "
+                f"the last good checkpoint is kept in {job.folder}"
+            )
+
+
+def step_keys(job: Job, shards: Shards, order: Order, step: int) -> list[str]:
+    """The names of the images that all workers together take at a step."""
+    return [shards.keys[i] for batch in order.batches(job.batch_size, range(step, step + 1)) for i in batch]
+
+
 def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     checkpoint.save_step(
         job.folder,
@@ -187,39 +207,36 @@ def save_final(job: Job, model: nn.Module) -> None:
 
 @dataclass
 class Meter:
-    """Adds up what happened since the last line, and writes the line: to the terminal and to the curves on disk."""
+    """Keeps what happened since the last line, and writes the line: to the terminal and to the curves on disk.
+
+    keys_at: gives the names of the images of a step.
+    """
 
     job: Job
     place: Place
     done: int
-    loss: Tensor = field(init=False)
-    keys: list[str] = field(default_factory=list)
+    keys_at: Callable[[int], list[str]]
+    losses: list[Tensor] = field(default_factory=list)  # a step each: summed loss, valid pixels
     since: float = field(default_factory=time.perf_counter)
     lr: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.loss = self._nothing()
-
-    def _nothing(self) -> Tensor:
-        return torch.zeros(2, dtype=torch.float64, device=self.place.device)  # summed loss, valid pixels
-
     def add(self, batch: Batch, summed_loss: Tensor, lr: float) -> None:
-        self.loss += torch.stack(
-            [summed_loss.double(), count_valid(batch.label).to(summed_loss.device).double()]
+        self.losses.append(
+            torch.stack([summed_loss.double(), count_valid(batch.label).to(summed_loss.device).double()])
         )
-        self.keys += batch.keys
         self.lr = lr
 
     def log(self, done: int) -> None:
         """Every worker calls it at the same steps. UserError if the loss is no number any more."""
-        summed, pixels = self.place.total(self.loss).tolist()
-        loss = summed / max(pixels, 1)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"{self.job.net}: the loss is {loss} after one of steps {self.done + 1}..{done}, "
-                f"images {', '.join(self.keys)}; lower nets.{self.job.net}.lr (now {self.job.lr}) or look at these "
-                f"images; the last good checkpoint is kept in {self.job.folder}"
-            )
+        by_step = self.place.total(torch.stack(self.losses)).tolist()
+        for step, (summed, _) in enumerate(by_step, start=self.done):
+            if not math.isfinite(summed):
+                raise UserError(
+                    f"{self.job.net}: the loss is {summed} in step {step + 1}, images "
+                    f"{', '.join(self.keys_at(step))}; lower nets.{self.job.net}.lr (now {self.job.lr}) or look at "
+                    f"these images; the last good checkpoint is kept in {self.job.folder}"
+                )
+        loss = sum(summed for summed, _ in by_step) / max(sum(pixels for _, pixels in by_step), 1)
         elapsed = time.perf_counter() - self.since
         num_steps = done - self.done
         rate = num_steps * self.job.batch_size / elapsed
@@ -232,7 +249,7 @@ class Meter:
             )
             values = {"loss": loss, "lr": self.lr, "images_per_s": rate}
             spool.append(self.job.folder / CURVES, done, values)
-        self.loss, self.keys, self.since, self.done = self._nothing(), [], time.perf_counter(), done
+        self.losses, self.since, self.done = [], time.perf_counter(), done
 
 
 def _clock(seconds: float) -> str:

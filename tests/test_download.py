@@ -15,7 +15,7 @@ from pathlib import Path
 
 import certifi
 import pytest
-from faulty_server import (
+from tests.faulty_server import (
     HOST,
     Behaviour,
     FaultyServer,

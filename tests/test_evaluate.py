@@ -1,0 +1,254 @@
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
+
+from fcn import IGNORE_LABEL
+from fcn.metrics import Scores
+from fcn.model import FCN
+from pipeline import checkpoint, evaluate
+from pipeline.datasets import Sample
+from pipeline.errors import CheckpointError, ShardError
+from pipeline.shards import Shards, open_shards, write_shards
+
+CLASSES = ("background", "disc", "square", "triangle")
+CPU = torch.device("cpu")
+TINY = {"backbone": "vgg16", "padding": "tight", "width": 1 / 64, "fc6_kernel": 3}
+
+
+def split(dest: Path, labels: list[np.ndarray], classes: tuple[str, ...] = CLASSES) -> Shards:
+    """Shards of noise with these labels."""
+
+    def load(key: str) -> Sample:
+        label, file = labels[int(key)], io.BytesIO()
+        noise = np.random.Generator(np.random.PCG64(int(key))).integers(
+            0, 256, (*label.shape, 3), dtype=np.uint8
+        )
+        Image.fromarray(noise).save(file, "JPEG")
+        return Sample(key, file.getvalue(), label)
+
+    keys = [str(i) for i in range(len(labels))]
+    write_shards(keys, load, dest, split="val", classes=classes, samples_per_shard=2, seed=0)
+    return open_shards(dest)
+
+
+@pytest.fixture
+def labels() -> list[np.ndarray]:
+    """Of five images, each of another size; the last class is never there."""
+    random = np.random.Generator(np.random.PCG64(0))
+    sizes = ((16, 48), (33, 17), (48, 48), (1, 1), (20, 31))
+    labels = [random.integers(0, len(CLASSES) - 1, size, dtype=np.uint8) for size in sizes]
+    labels[0][:, :40] = IGNORE_LABEL
+    labels[1][:] = IGNORE_LABEL
+    return labels
+
+
+@pytest.fixture
+def model() -> FCN:
+    """A net that predicts all classes but `square`, which ones is chance."""
+    torch.manual_seed(1)
+    model = FCN(len(CLASSES), 8, **TINY).eval()
+    for layer in (model.score_fr, model.score_pool4, model.score_pool3):
+        torch.nn.init.normal_(layer.weight)
+    with torch.no_grad():
+        model.score_pool3.bias[2] = -1e9
+    return model
+
+
+def test_the_scores_of_a_split_are_those_sklearn_gives_for_its_pixels(tmp_path, labels, model):
+    shards = split(tmp_path / "val", labels)
+    truth, predicted = [], []
+    for i in range(len(shards)):
+        jpeg, _ = shards.read(i)
+        label = labels[int(shards.keys[i])]
+        with Image.open(io.BytesIO(jpeg)) as photo:
+            image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            prediction = model(image)[0].numpy().argmax(0)
+        assert prediction.shape == label.shape
+        truth.append(label[label != IGNORE_LABEL])
+        predicted.append(prediction[label != IGNORE_LABEL])
+    truth, predicted = np.concatenate(truth), np.concatenate(predicted)
+    assert set(predicted) >= {0, 3}  # or the test would show little
+    classes = range(len(CLASSES))
+
+    confusion = evaluate.score_split(model, shards, CPU)
+    assert confusion.hist.tolist() == confusion_matrix(truth, predicted, labels=classes).tolist()
+    scores = confusion.scores()
+    iu = jaccard_score(truth, predicted, labels=classes, average=None)
+    assert scores.class_iu == pytest.approx(iu.tolist())
+    assert scores.mean_iu == pytest.approx(iu.mean())
+    assert scores.pixel_acc == pytest.approx(accuracy_score(truth, predicted))
+    acc = recall_score(
+        truth, predicted, labels=[0, 1, 2], average=None, zero_division=0
+    )  # 3 is never the truth
+    assert scores.mean_acc == pytest.approx(acc.mean())
+    weighted = jaccard_score(truth, predicted, labels=classes, average="weighted")
+    assert scores.fw_iu == pytest.approx(weighted)
+
+
+def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_path, model):
+    with torch.no_grad():
+        model.score_pool3.bias[[1, 2, 3]] = -1e9  # all background
+    labels = [np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)]
+    labels[1][:8] = 1
+    shards = split(tmp_path / "val", labels)
+    values = evaluate.as_json(evaluate.score_split(model, shards, CPU).scores(), shards.classes, 2)
+    assert values == {
+        "pixel_acc": 0.75,
+        "mean_acc": 0.5,
+        "mean_iu": 0.375,
+        "fw_iu": 0.5625,
+        "class_iu": {"background": 0.75, "disc": 0.0, "square": None, "triangle": None},
+        "num_images": 2,
+    }
+
+
+def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_path, model):
+    shards = split(tmp_path / "val", [np.full((16, 20), IGNORE_LABEL, np.uint8)] * 2)
+    values = evaluate.as_json(evaluate.score_split(model, shards, CPU).scores(), shards.classes, 2)
+    evaluate.write_json(tmp_path / "a.json", values)
+
+    def refuse(constant: str):
+        raise AssertionError(constant)
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)  # NaN is no JSON
+    assert [found[name] for name in ("pixel_acc", "mean_acc", "mean_iu", "fw_iu")] == [None] * 4
+    assert found["class_iu"] == dict.fromkeys(CLASSES)
+    assert found["num_images"] == 2
+    assert evaluate.as_metrics(found) == {"num_images": 2.0}
+
+
+def test_an_empty_split_is_refused(tmp_path, labels, model):
+    shards = split(tmp_path / "val", labels)
+    with pytest.raises(ShardError, match="val holds no image to evaluate on"):
+        evaluate.score_split(model, Shards(shards.folder, shards.table.slice(0, 0), shards.header), CPU)
+
+
+def test_a_model_of_another_number_of_classes_is_refused_naming_both(tmp_path, labels):
+    shards = split(tmp_path / "val", labels)
+    with pytest.raises(CheckpointError, match=r"tells 21 classes apart, .*val has 4"):
+        evaluate.score_split(FCN(21, 32, **TINY), shards, CPU)
+
+
+def test_a_prediction_of_another_size_than_the_label_is_refused(tmp_path, labels, model, monkeypatch):
+    shards = split(tmp_path / "val", labels)
+    monkeypatch.setattr(evaluate, "predict", lambda *_: torch.zeros(1, 3, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"prediction is \(1, 3, 3\) but label is"):
+        evaluate.score_split(model, shards, CPU)
+
+
+# The model's file
+
+
+def save(path: Path, net: FCN, **changes) -> str:
+    content = {
+        "model": TINY | {"num_classes": net.num_classes, "stride": net.stride},
+        "classes": list(CLASSES),
+        "lineage": {"net": "fcn8s"},
+        "state_dict": net.state_dict(),
+    }
+    return checkpoint.save(path, "model", content | changes)
+
+
+def test_a_saved_model_predicts_as_before_with_dropout_off(tmp_path, model):
+    digest = save(tmp_path / "fcn8s.pt", model)
+    loaded, about, found = evaluate.load_model(tmp_path / "fcn8s.pt", CPU)
+    assert not loaded.training
+    assert found == digest
+    assert about == {"model": TINY | {"num_classes": 4, "stride": 8}} | {
+        "classes": list(CLASSES),
+        "lineage": {"net": "fcn8s"},
+    }
+    image = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8)
+    prediction = evaluate.predict(loaded, image)
+    assert prediction.shape == (2, 20, 30)
+    assert torch.equal(prediction, model(image).argmax(1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": TINY | {"num_classes": 5, "stride": 8}},
+        {"model": TINY | {"num_classes": 4, "stride": 16}},
+        {"model": TINY | {"num_classes": 4, "stride": 8, "width": 1 / 32}},
+        {"model": TINY | {"num_classes": 4, "stride": 8, "colour": "red"}},
+        {"model": TINY | {"num_classes": 4, "stride": 8, "backbone": "vgg61"}},
+        {"model": {"num_classes": 4, "stride": 4}},
+        {"state_dict": {}},
+    ],
+)
+def test_a_model_file_that_does_not_fit_is_refused_by_name_in_one_line(tmp_path, model, changes):
+    save(tmp_path / "fcn8s.pt", model, **changes)
+    with pytest.raises(CheckpointError) as caught:
+        evaluate.load_model(tmp_path / "fcn8s.pt", CPU)
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'fcn8s.pt'} does not fit the networks of this version: "
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_file_of_another_format_or_kind_is_refused(tmp_path, model):
+    path = tmp_path / "fcn8s.pt"
+    torch.save(model.state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"fcn8s\.pt is no file of format"):
+        evaluate.load_model(path, CPU)
+    checkpoint.save(path, "model", {"state_dict": {}})
+    with pytest.raises(CheckpointError, match=r"fcn8s\.pt does not fit .*'model'"):
+        evaluate.load_model(path, CPU)
+    checkpoint.save(path, "backbone", {})
+    with pytest.raises(CheckpointError, match="holds a backbone, expected a model"):
+        evaluate.load_model(path, CPU)
+
+
+# What is written
+
+
+def test_the_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "metrics" / "sample" / "fcn8s.json"
+    evaluate.write_json(path, {"mean_iu": 0.5})
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="No space"):
+            evaluate.write_json(path, {"mean_iu": 0.75})
+    assert json.loads(path.read_text()) == {"mean_iu": 0.5}
+    evaluate.write_json(path, {"mean_iu": 0.75})
+    assert json.loads(path.read_text()) == {"mean_iu": 0.75}
+    assert [file.name for file in path.parent.iterdir()] == ["fcn8s.json"]
+
+
+def test_every_score_reaches_json_and_mlflow_by_itself():
+    scores = Scores(0.1, 0.2, 0.3, 0.4, (0.5, math.nan))
+    values = evaluate.as_json(scores, ("background", "disc"), 7)
+    assert set(values) == set(vars(scores)) | {"num_images"}
+    assert values["class_iu"] == {"background": 0.5, "disc": None}
+    assert evaluate.as_metrics(values) == {
+        "pixel_acc": 0.1,
+        "mean_acc": 0.2,
+        "mean_iu": 0.3,
+        "fw_iu": 0.4,
+        "iu/background": 0.5,
+        "num_images": 7.0,
+    }
+
+
+def test_figures_show_samples_spread_over_the_split_with_the_nets_prediction(tmp_path, labels, model):
+    shards = split(tmp_path / "val", labels)
+    rows = evaluate.figure_samples(model, shards, 3, CPU)
+    assert [key for key, *_ in rows] == [shards.keys[0], shards.keys[2], shards.keys[4]]
+    for key, image, label, prediction in rows:
+        assert np.array_equal(label, labels[int(key)])
+        assert image.shape == (*label.shape, 3)
+        expected = model(torch.from_numpy(image).permute(2, 0, 1)[None]).argmax(1)[0]
+        assert np.array_equal(prediction, expected.numpy())
+    assert len(evaluate.figure_samples(model, shards, 99, CPU)) == 5
