@@ -12,7 +12,6 @@ import gzip
 import os
 import re
 import shutil
-import sys
 import tarfile
 import unicodedata
 import zlib
@@ -24,6 +23,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from pipeline.errors import ArchiveError
+from pipeline.progress import interval_s
 
 MAX_MEMBERS = 200_000  # VOC2012 has about 40 thousand, SBD 34 thousand
 MAX_BYTES = 16 * 2**30  # unpacked; VOC2012 has 2 GB
@@ -84,8 +84,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 def _unpack(archive: Path, root: Path, max_members: int, max_bytes: int, max_ratio: float) -> None:
     packed_bytes = archive.stat().st_size
     limit = min(max_bytes, max(RATIO_FREE_BYTES, int(max_ratio * packed_bytes)))
-    interval_s = 0.1 if sys.stderr.isatty() else 10  # a log file gets a line now and then
-    progress = {"total": packed_bytes, "desc": f"unpack {archive.name}", "mininterval": interval_s}
+    progress = {"total": packed_bytes, "desc": f"unpack {archive.name}", "mininterval": interval_s()}
     with (
         archive.open("rb") as packed,
         tqdm.wrapattr(packed, "read", **progress) as counted,

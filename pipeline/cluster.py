@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 # Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -83,7 +82,7 @@ def _connect(num_cpus: int) -> None:
 
 
 def _resources(use_gpu: bool, cpus: int) -> dict[str, float]:
-    return {"CPU": cpus} | ({"GPU": 1} if use_gpu else {})
+    return {"CPU": float(cpus)} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def _inside_worker(config: dict[str, Any]) -> None:

@@ -153,16 +153,12 @@ class Train(Section):
     """What the nets of a chain share.
 
     batch_size: images a step over all workers.   loss: "sum" over pixels, as the reference, or "mean" over valid ones.
-    sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule of lr over the run.
-    num_workers: processes, a GPU each if use_gpu.   loader_workers: processes that read ahead, for each of them.
-    precision: of the forward pass; bfloat16 only where the hardware has it.
-    max_failures: how often a run starts again from its last checkpoint after a worker died.
+    sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule: of lr over the run.
+    num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it.
     """
 
     num_workers: PositiveInt
     use_gpu: bool = False
-    cpus_per_worker: PositiveInt = 1
-    loader_workers: NonNegativeInt = 0
     batch_size: PositiveInt
     loss: Literal["sum", "mean"]
     optimizer: Optimizer
@@ -170,9 +166,6 @@ class Train(Section):
     sampling: Literal["epochs", "replacement"] = "epochs"
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed
-    log_every: PositiveInt
-    checkpoint_every: PositiveInt
-    max_failures: NonNegativeInt = 2
 
     @model_validator(mode="after")
     def _divides_evenly(self) -> "Train":
@@ -182,6 +175,20 @@ class Train(Section):
                 "so that every worker takes as many images"
             )
         return self
+
+
+class Run(Section):
+    """How training runs, without a say in its result: a change of these trains nothing anew.
+
+    loader_workers: processes that read ahead for each worker.   max_failures: how often a run starts again from its
+    last checkpoint after a worker died.   log_every, checkpoint_every: in iterations.
+    """
+
+    cpus_per_worker: PositiveInt = 1
+    loader_workers: NonNegativeInt = 0
+    log_every: PositiveInt
+    checkpoint_every: PositiveInt
+    max_failures: NonNegativeInt = 2
 
 
 class Net(Section):
@@ -208,6 +215,7 @@ class Profile(Section):
     model: Model
     backbone: Backbone
     train: Train
+    run: Run
     nets: Nets
     evaluate: Evaluate
 

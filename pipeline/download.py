@@ -23,6 +23,7 @@ import httpx
 from tqdm import tqdm
 
 from pipeline.errors import DownloadError
+from pipeline.progress import interval_s
 
 STALL_S = 20.0  # silence; longer than any pause of a busy server, and an error within 30 s
 WINDOW_S = 25.0  # one for the answer and one for the body make an error within 60 s
@@ -305,7 +306,7 @@ def _copy(url: str, part: _Part, rules: _Rules) -> None:
         size = os.fstat(file.fileno()).st_size
         _check_size(size, part, rules)
         part.begin("", size)
-        progress = {"total": size, "desc": rules.name, "mininterval": _interval_s()}
+        progress = {"total": size, "desc": rules.name, "mininterval": interval_s()}
         with part.path.open("wb") as copy, tqdm.wrapattr(file, "read", **progress) as counted:
             shutil.copyfileobj(counted, copy, CHUNK_BYTES)
 
@@ -415,7 +416,7 @@ async def _append(
     limit = rules.max_bytes if total is None else total
     clock, patience = asyncio.get_running_loop(), rules.patience
     size, window_bytes = offset, 0
-    progress = {"total": total, "initial": offset, "desc": rules.name, "mininterval": _interval_s()}
+    progress = {"total": total, "initial": offset, "desc": rules.name, "mininterval": interval_s()}
     with part.path.open("r+b") as file, tqdm(**progress, unit="B", unit_scale=True) as bar:
         file.seek(offset)
         async with asyncio.timeout(patience.window_s) as deadline:
@@ -433,7 +434,3 @@ async def _append(
                     deadline.reschedule(clock.time() + patience.window_s)
     if total is not None and size < total:
         raise _RetryError(f"ended after {size} of {total} bytes")
-
-
-def _interval_s() -> float:
-    return 0.1 if sys.stderr.isatty() else 10  # a log file gets a line now and then

@@ -46,8 +46,8 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
                 storage=job.folder.parent,
                 num_workers=profile.train.num_workers,
                 use_gpu=profile.train.use_gpu,
-                cpus_per_worker=profile.train.cpus_per_worker,
-                max_failures=profile.train.max_failures,
+                cpus_per_worker=profile.run.cpus_per_worker,
+                max_failures=profile.run.max_failures,
             )
     model = root / paths.model(profile_name, net)
     digest = _hand_over(job.folder / FINAL, model)
@@ -75,7 +75,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     decides = [
         net,
         model,
-        shared.model_dump(exclude={"loader_workers", "max_failures", "log_every", "checkpoint_every"}),
+        shared.model_dump(),
         recipe.model_dump(),
         shards.digest,
         parent_digest,
@@ -110,9 +110,9 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         sampling=shared.sampling,
         precision=shared.precision,
         seed=shared.seed,
-        loader_workers=shared.loader_workers,
-        log_every=shared.log_every,
-        checkpoint_every=shared.checkpoint_every,
+        loader_workers=profile.run.loader_workers,
+        log_every=profile.run.log_every,
+        checkpoint_every=profile.run.checkpoint_every,
     )
 
 

@@ -75,7 +75,7 @@ def write_shards(
 
 
 def _write_shard(
-    path: Path, keys: Sequence[str], load: Callable[[str], Sample], num_classes: int, progress: "tqdm[None]"
+    path: Path, keys: Sequence[str], load: Callable[[str], Sample], num_classes: int, progress: "tqdm[Any]"
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:

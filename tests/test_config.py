@@ -174,8 +174,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train.seed", -1, "must be greater than or equal to 0, got -1"),
     ("train.seed", 2**63, f"must be less than {2**63}, got {2**63}"),
     ("train.num_workers", 0, "must be greater than 0, got 0"),
-    ("train.max_failures", -1, "must be greater than or equal to 0, got -1"),
-    ("train.loader_workers", 0.5, "must be a whole number, got 0.5"),
+    ("run.max_failures", -1, "must be greater than or equal to 0, got -1"),
+    ("run.loader_workers", 0.5, "must be a whole number, got 0.5"),
     ("shards.samples_per_shard", 0, "must be greater than 0, got 0"),
     ("shards", [], "must be a section of keys and values, got []"),
     ("evaluate.num_figures", 0, "must be greater than 0, got 0"),
@@ -368,7 +368,7 @@ def test_what_is_not_yaml_is_named_with_its_line(
 def test_an_empty_profile_is_told_what_it_must_give(project: Path, text: str):
     write(project, text)
     assert complaint(project) == (
-        "profiles/voc.yaml is empty; it must give data, shards, model, backbone, train, nets, evaluate"
+        "profiles/voc.yaml is empty; it must give data, shards, model, backbone, train, run, nets, evaluate"
     )
 
 
@@ -443,16 +443,15 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
                 "loss": "sum",
                 "optimizer": {"name": "sgd", "weight_decay": 0},
                 "seed": 0,
-                "log_every": 1,
-                "checkpoint_every": 1,
             },
+            "run": {"log_every": 1, "checkpoint_every": 1},
             "nets": {net: {"lr": 1, "iterations": 1} for net in config.CHAIN},
             "evaluate": {},
         }
     )
     defaults = {
         f"{name}.{key}": value
-        for name in ("model", "backbone", "train", "evaluate")
+        for name in ("model", "backbone", "train", "run", "evaluate")
         for section in [getattr(profile, name)]
         for key, value in section
         if key not in section.model_fields_set
@@ -470,12 +469,12 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "backbone.weights": None,
         "backbone.seed": 0,
         "train.use_gpu": False,
-        "train.cpus_per_worker": 1,
-        "train.loader_workers": 0,
+        "run.cpus_per_worker": 1,
+        "run.loader_workers": 0,
         "train.schedule": "fixed",
         "train.sampling": "epochs",
         "train.precision": "float32",
-        "train.max_failures": 2,
+        "run.max_failures": 2,
         "evaluate.num_figures": 6,
         "evaluate.use_gpu": False,
     }

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import certifi
 import pytest
+
+from pipeline import download
+from pipeline.download import Patience, fetch, shown
+from pipeline.errors import DownloadError
 from tests.faulty_server import (
     HOST,
     Behaviour,
@@ -34,10 +38,6 @@ from tests.faulty_server import (
     wait_until,
     without_length,
 )
-
-from pipeline import download
-from pipeline.download import Patience, fetch, shown
-from pipeline.errors import DownloadError
 
 BODY = bytes(range(256)) * 1200  # 300 KiB
 HALF = len(BODY) // 2

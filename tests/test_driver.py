@@ -36,7 +36,8 @@ def values(request) -> dict[str, Any]:
     """The sample profile, made tiny."""
     values = YAML(typ="safe").load(request.config.rootpath / "profiles" / "sample.yaml")
     values["model"] |= {"width": 1 / 64, "batch_norm": False}
-    values["train"] |= {"num_workers": 1, "batch_size": 2, "log_every": 1, "checkpoint_every": 2}
+    values["train"] |= {"num_workers": 1, "batch_size": 2}
+    values["run"] = {"log_every": 1, "checkpoint_every": 2}
     values["nets"] = {net: {"lr": 1e-3, "iterations": 4} for net in CHAIN}
     return values
 
@@ -137,10 +138,10 @@ def test_what_changes_the_result_changes_the_runs_name(root, profile, where, val
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        ("train.log_every", 7),
-        ("train.checkpoint_every", 7),
-        ("train.loader_workers", 3),
-        ("train.max_failures", 9),
+        ("run.log_every", 7),
+        ("run.checkpoint_every", 7),
+        ("run.loader_workers", 3),
+        ("run.max_failures", 9),
         ("nets.fcn8s.lr", 1.0),
         ("evaluate.num_figures", 1),
     ],

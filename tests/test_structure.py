@@ -314,7 +314,7 @@ def test_every_param_of_dvc_is_in_every_profile_and_every_value_is_a_param(profi
         for key in param.split("."):
             assert key in section, param
             section = section[key]
-    for leaf in leaves(values):
+    for leaf in leaves({key: value for key, value in values.items() if key != "run"}):  # it decides no result
         assert any(f"{leaf}.".startswith(f"{param}.") for param in params), leaf
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
-from tqdm import tqdm
 
 from fcn import IGNORE_LABEL
 from pipeline.datasets import sbd, voc
 from pipeline.datasets.files import encode_label
 from pipeline.errors import DatasetError
+from pipeline.progress import bar
 
 CLASSES = ("background", "disc", "square", "triangle", "cross")
 NUM_SPARE = 2  # images of SBD val and of VOC train, which nothing trains on: the archives have these lists
@@ -140,8 +140,10 @@ def _pictures(
     split: str, num_images: int, image_size: int, seed: int
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
     """Key, image and label of each picture of a split."""
-    for number in tqdm(range(num_images), desc=f"drawing {split}", unit="image"):
-        yield f"{split}_{number:06d}", *picture(split, number, image_size, seed)
+    with bar(num_images, f"draw {split}") as progress:
+        for number in range(num_images):
+            yield f"{split}_{number:06d}", *picture(split, number, image_size, seed)
+            progress.update()
 
 
 def _write_list(path: Path, keys: list[str]) -> None:
