@@ -20,6 +20,8 @@ CONVENTIONS = {
     "caffe": PixelConvention((122.67892, 116.66877, 104.00699), (1.0, 1.0, 1.0), is_bgr=True),
     # torchvision's: RGB in 0..1, mean (.485, .456, .406), std (.229, .224, .225)
     "torchvision": PixelConvention((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), is_bgr=False),
+    # Google's: RGB in -1..1. torchvision's googlenet weights come from there (its transform_input=True)
+    "inception": PixelConvention((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), is_bgr=False),
 }
 
 
@@ -34,7 +36,7 @@ class PixelNormalization(nn.Module):
         if convention not in CONVENTIONS:
             raise ValueError(f"unknown pixel convention {convention!r}; known: {', '.join(CONVENTIONS)}")
         chosen = CONVENTIONS[convention]
-        self.is_bgr = chosen.is_bgr
+        self.convention, self.is_bgr = convention, chosen.is_bgr
         self.register_buffer("mean", torch.tensor(chosen.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(chosen.std).view(1, 3, 1, 1), persistent=False)
 

@@ -6,13 +6,10 @@ from typing import Any
 
 import torch
 
-from fcn.imagenet import vgg16_from_torchvision
+from fcn.imagenet import CONVERTERS
 from fcn.model import FCN
 from pipeline import checkpoint
 from pipeline.errors import CheckpointError, ConfigError
-
-# From published weights, by backbone; and the pixels they were trained with
-CONVERTERS = {"vgg16": (vgg16_from_torchvision, "torchvision")}
 
 
 def write_random(dest: Path, model: dict[str, Any], seed: int) -> None:
@@ -29,11 +26,10 @@ def write_pretrained(dest: Path, model: dict[str, Any], weights: Path) -> None:
             f"no published weights can be cast into backbone {name!r}; known: {', '.join(CONVERTERS)}"
         )
     convert, pixels = CONVERTERS[name]
-    if model["pixels"] != pixels:
-        raise CheckpointError(
-            f"{weights} was trained on {pixels!r} pixels, model.pixels is {model['pixels']!r}"
-        )
     state, net = checkpoint.load_weights(weights), _net(model)
+    found = net.backbone.get_submodule("pixels").convention
+    if found != pixels:
+        raise CheckpointError(f"{weights} was trained on {pixels!r} pixels, model.pixels is {found!r}")
     try:
         net.backbone.load_state_dict(convert(state))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

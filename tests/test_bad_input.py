@@ -157,7 +157,7 @@ def test_training_without_shards_or_parent_names_the_stage_that_makes_them(workp
 
 def test_an_unknown_backbone_is_refused_with_those_there_are(workplace: Path):
     edited(workplace, "model", "backbone", value="vgg61")
-    assert "unknown backbone 'vgg61'; known: vgg16" in message_of(workplace, "stages.backbone")
+    assert "unknown backbone 'vgg61'; known: alexnet, caffenet" in message_of(workplace, "stages.backbone")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
-from fcn.model import FCN, aligned, bilinear_kernel, upsampling
+from fcn.imagenet import CONVERTERS
+from fcn.loss import mean_pixel_cross_entropy
+from fcn.model import BACKBONES, FCN, aligned, bilinear_kernel, upsampling
+from fcn.optim import parameter_groups
+from fcn.pixels import PixelNormalization
 from fcn.vgg import VGG16
 
 SMALL = {"width": 1 / 64}
-VARIANTS = [
-    (padding, stride, fc6) for padding in ("reference", "tight") for stride in (32, 16, 8) for fc6 in (7, 3)
-]
+HAS_TIGHT = ("alexnet", "caffenet", "vgg16")
+TRUNKS = [(name, "reference") for name in sorted(BACKBONES)] + [(name, "tight") for name in HAS_TIGHT]
+# Every height to 40, where the grids are small, and one in 19 up to 600: nearly all remainders of 32
+SIZES = [(height, 1 + 37 * height % 100) for height in (*range(1, 41), *range(41, 600, 19), 600)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The nets are so thin that threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def randomised(model: FCN) -> FCN:
@@ -24,20 +38,101 @@ def randomised(model: FCN) -> FCN:
 
 
 @pytest.fixture(scope="module")
-def nets() -> dict[tuple[str, int, int], FCN]:
+def nets() -> dict[tuple[str, str, int], FCN]:
     return {
-        (padding, stride, fc6): FCN(3, stride, padding=padding, fc6_kernel=fc6, **SMALL).eval()
-        for padding, stride, fc6 in VARIANTS
+        (name, padding, stride): FCN(2, stride, name, padding, width=1 / 64).eval()
+        for name, padding in TRUNKS
+        for stride in (32, 16, 8)
     }
 
 
-@settings(max_examples=40, deadline=None)
-@given(variant=st.sampled_from(VARIANTS), height=st.integers(1, 300), width=st.integers(1, 300))
-def test_the_score_has_the_size_of_the_image(nets, variant, height, width):
+def check_size(model: FCN, height: int, width: int) -> None:
+    """The score has the image's size, and the upsampled map reaches to every pixel of it."""
+    reached = []
+    last = model.get_submodule(model.last)
+    handle = last.register_forward_hook(lambda *args: reached.append(args[2].shape[-2:]))
     with torch.inference_mode():
-        score = nets[variant](torch.zeros(1, 3, height, width))
-    assert score.shape == (1, 3, height, width)
+        score = model(torch.zeros(1, 3, height, width))
+    handle.remove()
+    assert score.shape == (1, model.num_classes, height, width)
     assert score.dtype == torch.float32
+    assert model.offset_score >= 0
+    assert reached[0][0] - model.offset_score >= height
+    assert reached[0][1] - model.offset_score >= width
+
+
+@pytest.mark.parametrize(("name", "padding"), TRUNKS)
+def test_the_score_has_the_size_of_the_image_for_every_net(nets, name, padding):
+    for height, width in SIZES:
+        check_size(nets[name, padding, 8], height, width)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    trunk=st.sampled_from(TRUNKS),
+    stride=st.sampled_from([32, 16]),
+    height=st.integers(1, 600),
+    width=st.integers(1, 600),
+)
+def test_the_score_has_the_size_of_the_image_at_every_stride(nets, trunk, stride, height, width):
+    check_size(nets[*trunk, stride], height, width)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    trunk=st.sampled_from(TRUNKS),
+    variant=st.fixed_dictionaries(
+        {
+            "stride": st.sampled_from([32, 16, 8]),
+            "learn_upscore": st.sampled_from([False, "intermediate", True]),
+            "at_once": st.booleans(),
+            "fusion": st.sampled_from(["sum", "max"]),
+            "score_init": st.sampled_from(["zero", "random"]),
+            "fixed_trunk": st.booleans(),
+        }
+    ),
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+)
+def test_no_variant_changes_the_size_or_leaves_a_number_that_is_none(trunk, variant, height, width):
+    model = FCN(2, backbone=trunk[0], padding=trunk[1], width=1 / 64, **variant).eval()
+    check_size(model, height, width)
+    with torch.inference_mode():
+        assert model(torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)).isfinite().all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    padding=st.sampled_from(["reference", "tight"]),
+    stride=st.sampled_from([32, 16, 8]),
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+)
+def test_a_smaller_fc6_keeps_the_size_too(padding, stride, size):
+    check_size(FCN(2, stride, padding=padding, fc6_kernel=3, **SMALL).eval(), *size)
+
+
+@pytest.mark.parametrize(("name", "padding"), TRUNKS)
+@pytest.mark.parametrize("stride", [32, 16, 8])
+def test_a_trunk_says_how_wide_its_features_are_and_where_they_lie(nets, name, padding, stride):
+    """The layers' own strides, and the number of cells that a large image leaves on each map, as the map says."""
+    backbone = nets[name, padding, stride].backbone
+    with torch.inference_mode():
+        small, large = (backbone(torch.zeros(1, 3, size, size)) for size in (320, 320 + 64))
+    assert tuple(map.scale for map in backbone.geometry) == (8, 16, 32)
+    for a, b, channels, map in zip(small, large, backbone.channels, backbone.geometry, strict=True):
+        assert a.shape[1] == channels
+        assert b.shape[2] - a.shape[2] == 64 / map.scale
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_a_trunk_starts_with_the_pixels_its_published_weights_expect(name):
+    found = FCN(2, 32, name, width=1 / 64).backbone.pixels
+    expected = PixelNormalization(CONVERTERS[name][1] if name not in ("vgg16", "caffenet") else "caffe")
+    assert (found.is_bgr, found.mean.tolist(), found.std.tolist()) == (
+        expected.is_bgr,
+        expected.mean.tolist(),
+        expected.std.tolist(),
+    )
 
 
 def test_fcn32s_has_the_papers_number_of_trainable_parameters():
@@ -74,12 +169,16 @@ def test_uint8_and_float_images_give_the_same_score():
     assert torch.equal(model(image), model(image.float()))
 
 
-@pytest.mark.parametrize("pixels", ["caffe", "torchvision"])
+@pytest.mark.parametrize("pixels", ["caffe", "torchvision", "inception"])
 def test_pixels_are_normalised_as_the_weights_expect(pixels):
     image = torch.randint(0, 256, (1, 3, 5, 6), dtype=torch.uint8)
     rgb = image[0].numpy().transpose(1, 2, 0).astype(np.float64)
     if pixels == "caffe":  # voc_layers.py: in_[:, :, ::-1]; in_ -= mean
         expected = rgb[:, :, ::-1] - np.array((104.00699, 116.66877, 122.67892))
+    elif (
+        pixels == "inception"
+    ):  # torchvision's GoogLeNet with transform_input: ((x - mean) / std) * std / .5 + ...
+        expected = (rgb / 255 - 0.5) / 0.5
     else:  # torchvision's ImageNet presets
         expected = (rgb / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     found = VGG16(width=1 / 64, pixels=pixels).pixels(image)[0].numpy().transpose(1, 2, 0)
@@ -163,11 +262,81 @@ def test_at_once_scales_its_skips_by_the_references_factors():
     torch.testing.assert_close(at_once(image), staged(image), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("learn_upscore", [False, "intermediate", True])
+def test_upsampling_is_learned_nowhere_everywhere_or_in_all_but_the_last_layer(learn_upscore):
+    model = FCN(3, 8, learn_upscore=learn_upscore, **SMALL)
+    learned = {name for name, p in model.named_parameters() if name.startswith("upscore") and p.requires_grad}
+    intermediate = {"upscore2.weight", "upscore_pool4.weight"}
+    expected = {False: set(), "intermediate": intermediate, True: intermediate | {"upscore8.weight"}}
+    assert learned == expected[learn_upscore]
+
+
+@pytest.mark.parametrize("padding", ["reference", "tight"])
+@pytest.mark.parametrize("bias", [-7.0, 7.0])
+def test_max_fusion_takes_the_greater_score_of_each_cell(padding, bias):
+    """A skip that scores everything `bias` wins everywhere or nowhere, also where tight padding gives it no cell."""
+    model = randomised(FCN(2, 16, padding=padding, fusion="max", **SMALL))
+    coarse = FCN(2, 16, padding=padding, **SMALL).eval()
+    coarse.load_state_dict(model.state_dict())
+    for net, value in ((model, bias), (coarse, 0.0)):
+        torch.nn.init.zeros_(net.score_pool4.weight)
+        torch.nn.init.constant_(net.score_pool4.bias, value)
+        for parameter in (net.score_fr.weight, net.score_fr.bias):
+            torch.nn.init.uniform_(parameter, -1e-3, 1e-3)
+    coarse.score_fr.load_state_dict(model.score_fr.state_dict())
+    image = torch.randint(0, 256, (1, 3, 200, 200), dtype=torch.uint8)
+    with torch.inference_mode():
+        found, without_skip = model(image), coarse(image)
+    middle = slice(60, 140)
+    expected = torch.full_like(found, bias) if bias > 0 else without_skip
+    torch.testing.assert_close(found[..., middle, middle], expected[..., middle, middle])
+    if bias < 0:
+        torch.testing.assert_close(found, without_skip)
+
+
+def test_random_score_layers_are_drawn_with_variance_2_over_their_inputs():
+    torch.manual_seed(0)
+    with torch.device("cpu"):
+        model = FCN(21, 8, score_init="random", width=1 / 4)
+    for layer in (model.score_fr, model.score_pool4, model.score_pool3):
+        assert layer.weight.var().item() == pytest.approx(2 / layer.in_channels, rel=0.1)
+        assert not layer.bias.any()
+
+
+@pytest.mark.parametrize(("name", "padding"), TRUNKS)
+def test_with_a_fixed_trunk_a_step_of_training_changes_the_score_layers_alone(name, padding):
+    model = FCN(3, 8, name, padding, fixed_trunk=True, score_init="random", width=1 / 64).train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    optimizer = torch.optim.SGD(parameter_groups(model, lr=1.0, weight_decay=0.1))
+    image = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+    mean_pixel_cross_entropy(model(image), torch.randint(0, 3, (2, 40, 50))).backward()
+    optimizer.step()
+    changed = {
+        key.rpartition(".")[0] for key, tensor in model.state_dict().items() if not tensor.equal(before[key])
+    }
+    assert changed == {"score_fr", "score_pool4", "score_pool3"}
+
+
+@pytest.mark.parametrize(("name", "padding"), TRUNKS)
+def test_a_step_of_training_reaches_every_layer_of_the_trunk(name, padding):
+    torch.manual_seed(0)
+    model = FCN(3, 8, name, padding, score_init="random", width=1 / 16).train()
+    image = torch.randint(0, 256, (2, 3, 70, 90), dtype=torch.uint8)
+    mean_pixel_cross_entropy(model(image), torch.randint(0, 3, (2, 70, 90))).backward()
+    dead = [
+        key
+        for key, p in model.named_parameters()
+        if p.requires_grad and not (p.grad is not None and p.grad.any())
+    ]
+    assert dead == []
+
+
 def test_aligning_crops_what_sticks_out_and_pads_what_is_missing():
     source, like = torch.arange(9.0).view(1, 1, 3, 3), torch.zeros(1, 1, 2, 2)
     assert aligned(source, 1, like).tolist() == [[[[4, 5], [7, 8]]]]
     assert aligned(source, -1, like).tolist() == [[[[0, 0], [0, 0]]]]
     assert aligned(source, -1, torch.zeros(1, 1, 5, 5)).equal(F.pad(source, (1, 1, 1, 1)))
+    assert aligned(source, -1, like, outside=-torch.inf)[0, 0, 0].tolist() == [-torch.inf, -torch.inf]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +358,18 @@ def test_an_image_of_another_shape_or_type_is_refused(image, words):
     ("arguments", "words"),
     [
         ({"stride": 4}, "stride must be 32, 16 or 8, got 4"),
-        ({"backbone": "vgg61"}, "unknown backbone 'vgg61'; known: vgg16"),
+        (
+            {"backbone": "vgg61"},
+            "unknown backbone 'vgg61'; known: alexnet, caffenet, googlenet, mobilenet_v1, resnet50, vgg16",
+        ),
+        ({"backbone": "resnet50", "padding": "tight"}, "resnet50 has only the padding of its own layers"),
+        ({"backbone": "googlenet", "padding": "tight"}, "googlenet has only the padding of its own layers"),
+        ({"backbone": "mobilenet_v1", "padding": "tight"}, "mobilenet_v1 has only the padding of its own"),
+        ({"backbone": "resnet50", "padding": "same"}, "unknown padding 'same'; known: reference, tight"),
+        ({"backbone": "googlenet", "windows": "5x5"}, "unknown windows '5x5'; known: torchvision, paper"),
+        ({"fusion": "mean"}, "unknown fusion 'mean'; known: sum, max"),
+        ({"score_init": "ones"}, "unknown score_init 'ones'; known: zero, random"),
+        ({"learn_upscore": "last"}, "unknown learn_upscore 'last'; known: False, intermediate, True"),
         ({"num_classes": 0}, "num_classes"),
         ({"padding": "same"}, "unknown padding 'same'"),
         ({"fc6_kernel": 4}, "odd"),

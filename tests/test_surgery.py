@@ -1,12 +1,12 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.models import vgg16
+from torchvision import models
 
-from fcn.imagenet import vgg16_from_torchvision
+from fcn.alexnet import CaffeNetClassifier
 from fcn.model import FCN
-from fcn.surgery import convolutionalize, transplant
-from fcn.vgg import VGG16
+from fcn.surgery import as_kernel, convolutionalize, transplant
+from tests.classifiers import thin_alexnet, thin_vgg16
 
 SMALL = {"width": 1 / 64, "batch_norm": True, "dropout": 0.0}
 
@@ -88,7 +88,7 @@ def test_another_number_of_classes_is_refused_with_both_shapes_and_nothing_is_co
 def test_a_cast_layer_computes_the_same_as_the_fully_connected_one_at_every_position(channels, kernel):
     linear = nn.Linear(channels * kernel * kernel, 8)
     features = torch.randn(1, channels, kernel + 2, kernel + 1)
-    dense = nn.functional.conv2d(features, convolutionalize(linear.weight, kernel), linear.bias)
+    dense = nn.functional.conv2d(features, as_kernel(linear.weight, kernel), linear.bias)
     for y in range(dense.shape[2]):
         for x in range(dense.shape[3]):
             crop = features[:, :, y : y + kernel, x : x + kernel]
@@ -97,25 +97,98 @@ def test_a_cast_layer_computes_the_same_as_the_fully_connected_one_at_every_posi
 
 def test_a_layer_that_is_no_whole_number_of_windows_cannot_be_cast():
     with pytest.raises(ValueError, match="no whole number of 7 x 7 windows"):
-        convolutionalize(torch.zeros(2, 100), 7)
+        as_kernel(torch.zeros(2, 100), 7)
 
 
-def test_torchvisions_vgg16_and_ours_compute_the_same_fc7():
+def thin_caffenet() -> CaffeNetClassifier:
+    return CaffeNetClassifier(10, width=1 / 8)
+
+
+CLASSIFIERS = [(thin_vgg16, 224), (thin_alexnet, 224), (thin_caffenet, 227)]
+
+
+@pytest.mark.parametrize(("make", "crop"), CLASSIFIERS)
+def test_on_its_crop_the_cast_classifier_says_what_the_classifier_says(make, crop):
     torch.manual_seed(0)
-    theirs = vgg16(weights=None).eval()
-    ours = VGG16(padding="tight", pixels="torchvision").eval()
-    ours.load_state_dict(vgg16_from_torchvision(theirs.state_dict()))
-    image = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
-    normalised = (image / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
-        [0.229, 0.224, 0.225]
-    ).view(3, 1, 1)
+    classifier = make().eval()
+    image = torch.randn(2, 3, crop, crop)
     with torch.inference_mode():
-        expected = theirs.classifier[:5](theirs.features(normalised).flatten(1))
-        ours.conv1_1.padding, ours.fc6.padding = (1, 1), (0, 0)  # the classifier's own
-        found = ours(image).fc7
-    torch.testing.assert_close(found.flatten(1), expected, atol=1e-4, rtol=1e-4)
+        dense = convolutionalize(classifier)(image)
+        expected = classifier(image)
+    assert dense.shape == (2, 10, 1, 1)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(dense.flatten(1), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_weights_of_another_classifier_are_refused():
-    with pytest.raises(ValueError, match="no weights of torchvision's vgg16; lacking classifier"):
-        vgg16_from_torchvision({"features.0.weight": torch.zeros(64, 3, 3, 3)})
+@pytest.mark.parametrize(
+    ("make", "height", "width", "grid"),
+    [
+        (thin_caffenet, 500, 500, (10, 10)),  # the paper's efficiency claim, section 3.1
+        (thin_alexnet, 224 + 64, 224 + 96, (3, 4)),
+        (thin_vgg16, 224 + 64, 224 + 96, (3, 4)),
+    ],
+)
+def test_a_larger_image_gives_a_grid_of_scores(make, height, width, grid):
+    with torch.inference_mode():
+        dense = convolutionalize(make().eval())(torch.randn(1, 3, height, width))
+    assert dense.shape == (1, 10, *grid)
+
+
+class Unpadded(nn.Module):
+    """A small classifier of 19x19 crops: without padding, a crop is all that a cell can see."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 4), nn.ReLU(), nn.MaxPool2d(4))
+        self.classifier = nn.Sequential(nn.Linear(4 * 4 * 4, 9), nn.ReLU(), nn.Linear(9, 5, bias=False))
+
+    def forward(self, image):
+        return self.classifier(self.features(image).flatten(1))
+
+
+def test_each_cell_of_the_grid_says_what_the_classifier_says_of_the_crop_below_it():
+    classifier, image = Unpadded().eval(), torch.randn(1, 3, 19 + 8, 19 + 4)
+    dense = convolutionalize(classifier)(image)
+    assert dense.shape == (1, 5, 3, 2)
+    for y in range(3):
+        for x in range(2):
+            crop = image[:, :, 4 * y : 4 * y + 19, 4 * x : 4 * x + 19]
+            torch.testing.assert_close(dense[:, :, y, x], classifier(crop), atol=1e-5, rtol=1e-4)
+
+
+def test_the_cast_classifier_keeps_names_weights_and_mode():
+    classifier = thin_caffenet().train()
+    dense = convolutionalize(classifier)
+    assert list(dense.state_dict()) == list(classifier.state_dict())
+    assert all(
+        a.data_ptr() == b.data_ptr()
+        for a, b in zip(dense.state_dict().values(), classifier.state_dict().values(), strict=True)
+    )
+    assert dense.training
+    assert all(parameter.requires_grad for parameter in dense.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18", "ResNet cannot be cast: it is not made of features, then classifier"),
+        ("densenet121", "DenseNet cannot be cast: it is not made of features, then classifier"),
+        ("mobilenet_v2", "MobileNetV2 cannot be cast: it averages its features"),
+    ],
+)
+def test_a_classifier_without_fully_connected_layers_over_a_window_is_refused(name, words):
+    with torch.device("meta"):
+        classifier = getattr(models, name)()
+    with pytest.raises(ValueError, match=words):
+        convolutionalize(classifier)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v1", "resnet50", "googlenet", "caffenet"])
+def test_the_chain_runs_on_every_backbone(backbone):
+    nets = {
+        stride: FCN(3, stride, backbone, width=1 / 32, learn_upscore="intermediate") for stride in (32, 16, 8)
+    }
+    transplant(nets[16], nets[32].state_dict())
+    transplant(nets[8], nets[16].state_dict())
+    first, last = (nets[stride].backbone.state_dict() for stride in (32, 8))
+    assert all(torch.equal(first[name], last[name]) for name in first)
