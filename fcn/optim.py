@@ -6,7 +6,7 @@ BIAS_LR_FACTOR = 2.0  # lr_mult 2, decay_mult 0 for biases in every VGG net of t
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, object]]:
-    """Optimizer groups: weights with (lr, weight_decay), biases and norms' vectors with (2 lr, 0), frozen ones left out.
+    """Optimizer groups: weights with (lr, weight_decay), biases and norms' vectors with (2 lr, 0), without frozen ones.
 
     Each carries its lr_factor, for a schedule to apply.
     """

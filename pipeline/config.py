@@ -123,17 +123,24 @@ class Shards(Section):
 
 
 class Model(Section):
-    """What fcn.FCN takes besides num_classes and stride."""
+    """What fcn.FCN takes besides num_classes and stride; those from `width` on are options some backbones have."""
 
     backbone: str
     padding: Literal["reference", "tight"] = "reference"
-    learn_upscore: bool = False
+    learn_upscore: Literal[False, "intermediate", True] = False
     at_once: bool = False
-    width: PositiveFloat = 1.0
-    batch_norm: bool = False
-    fc6_kernel: Annotated[int, Field(gt=0, lt=16)] = 7
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    pixels: Literal["caffe", "torchvision"] = "caffe"
+    fusion: Literal["sum", "max"] = "sum"
+    score_init: Literal["zero", "random"] = "zero"
+    fixed_trunk: bool = False
+    width: PositiveFloat | None = None
+    batch_norm: bool | None = None
+    fc6_kernel: Annotated[int, Field(gt=0, lt=16)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    pixels: Literal["caffe", "torchvision", "inception"] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """FCN's keyword arguments: an option that is not given is the backbone's own default."""
+        return self.model_dump(exclude_none=True)
 
 
 class Backbone(Section):
@@ -155,6 +162,8 @@ class Train(Section):
     batch_size: images a step over all workers.   loss: "sum" over pixels, as the reference, or "mean" over valid ones.
     sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule: of lr over the run.
     num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it.
+    class_balancing: weigh each class's pixels inversely to its share.   sample_pixels: the share of pixels, drawn anew
+    each step, that the loss counts. The paper tried both and found no gain.
     """
 
     num_workers: PositiveInt
@@ -165,6 +174,8 @@ class Train(Section):
     schedule: Literal["fixed", "poly"] = "fixed"
     sampling: Literal["epochs", "replacement"] = "epochs"
     precision: Literal["float32", "bfloat16"] = "float32"
+    class_balancing: bool = False
+    sample_pixels: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Seed
 
     @model_validator(mode="after")

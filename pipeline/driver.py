@@ -70,7 +70,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
             f"{shards.folder} has classes {', '.join(shards.classes)}, "
             f"data.classes says {', '.join(profile.data.classes)}; run `dvc repro shard`"
         )
-    model = profile.model.model_dump() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
+    model = profile.model.arguments() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
     shared, recipe = profile.train, profile.net(net)
     decides = [
         net,
@@ -109,6 +109,8 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         schedule=shared.schedule,
         sampling=shared.sampling,
         precision=shared.precision,
+        class_balancing=shared.class_balancing,
+        sample_pixels=shared.sample_pixels,
         seed=shared.seed,
         loader_workers=profile.run.loader_workers,
         log_every=profile.run.log_every,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tqdm import tqdm
 from webdataset.writer import TarWriter
 
@@ -148,6 +149,11 @@ class Shards:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    @property
+    def class_pixels(self) -> torch.Tensor:
+        """(num_classes,) int64: how many pixels of all labels are of each class."""
+        return torch.tensor(self.table["class_pixels"].to_pylist()).sum(0)
 
     @cached_property
     def digest(self) -> str:

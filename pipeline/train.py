@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fcn.loss import count_valid, mean_pixel_cross_entropy, pixel_cross_entropy
+from fcn.loss import balancing_weights, count_valid, mean_pixel_cross_entropy, pixel_cross_entropy, sampled
 from fcn.model import FCN
 from fcn.optim import parameter_groups
 from fcn.surgery import transplant
@@ -57,6 +57,8 @@ class Job:
     schedule: str
     sampling: str
     precision: str
+    class_balancing: bool
+    sample_pixels: float
     seed: int
     loader_workers: int
     log_every: int
@@ -73,6 +75,7 @@ def train_worker(job: Job, place: Place) -> None:
     trained = DistributedDataParallel(model) if place.world > 1 else model
     order = Order(len(shards), job.seed, job.sampling)
     batches = order.batches(job.batch_size, range(start, job.iterations), place.rank, place.world)
+    class_weight = balancing_weights(shards.class_pixels).to(place.device) if job.class_balancing else None
     meter = Meter(job, place, start, lambda step: step_keys(job, shards, order, step))
     trained.train()
     for step, batch in enumerate(
@@ -83,11 +86,11 @@ def train_worker(job: Job, place: Place) -> None:
         lr = learning_rate(job, step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
-        loss, num_pixels = step_loss(job, trained, batch, place)
+        loss, counted = step_loss(job, trained, batch, place, class_weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        meter.add(batch, loss.detach() * num_pixels, lr)
+        meter.add(counted, lr)
         done = step + 1
         is_to_save = done % job.checkpoint_every == 0
         if done % job.log_every == 0 or is_to_save or done == job.iterations:
@@ -132,20 +135,27 @@ def learning_rate(job: Job, step: int) -> float:
     return job.lr * (1 - step / job.iterations) ** POLY_POWER if job.schedule == "poly" else job.lr
 
 
-def step_loss(job: Job, model: nn.Module, batch: Batch, place: Place) -> tuple[Tensor, Tensor]:
-    """(loss, n): loss * n is the cross entropy summed over this worker's pixels.
+def step_loss(
+    job: Job, model: nn.Module, batch: Batch, place: Place, class_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(loss, [cross entropy summed over this worker's pixels, number of those pixels]).
 
     The mean of the workers' gradients is that of the whole batch: for "mean", every worker divides by the mean number
     of valid pixels a worker has, however unevenly void is spread.
     """
     image = batch.image.to(place.device, non_blocking=True)
     label = batch.label.to(place.device, non_blocking=True).long()
+    if job.sample_pixels < 1:
+        label = sampled(label, job.sample_pixels)
     with autocast(job.precision, place.device):
         score = model(image)
+    num_valid = count_valid(label)
     if job.loss == "sum":
-        return pixel_cross_entropy(score, label), torch.tensor(len(label), device=place.device)
-    num_pixels = place.total(count_valid(label)) / place.world
-    return mean_pixel_cross_entropy(score, label, num_pixels), num_pixels
+        loss, share = pixel_cross_entropy(score, label, class_weight), torch.tensor(len(label))
+    else:
+        share = place.total(num_valid) / place.world
+        loss = mean_pixel_cross_entropy(score, label, share, class_weight)
+    return loss, torch.stack([loss.detach().double() * share, num_valid.double()])
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -220,10 +230,8 @@ class Meter:
     since: float = field(default_factory=time.perf_counter)
     lr: float = 0.0
 
-    def add(self, batch: Batch, summed_loss: Tensor, lr: float) -> None:
-        self.losses.append(
-            torch.stack([summed_loss.double(), count_valid(batch.label).to(summed_loss.device).double()])
-        )
+    def add(self, counted: Tensor, lr: float) -> None:
+        self.losses.append(counted)
         self.lr = lr
 
     def log(self, done: int) -> None:

@@ -7,7 +7,7 @@ from pipeline.errors import exit_cleanly
 
 def main() -> None:
     profile_name, profile = config.load()
-    dest, model = paths.model(profile_name, "backbone"), profile.model.model_dump()
+    dest, model = paths.model(profile_name, "backbone"), profile.model.arguments()
     weights = profile.backbone.weights
     if weights is None:
         backbone.write_random(dest, model, profile.backbone.seed)

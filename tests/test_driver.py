@@ -74,7 +74,7 @@ def write_data(root: Path, seed: int, classes=sample.CLASSES) -> None:
 def template(tmp_path_factory, values) -> Path:
     root = tmp_path_factory.mktemp("template")
     write_data(root, seed=1)
-    model = Profile.model_validate(values).model.model_dump()
+    model = Profile.model_validate(values).model.arguments()
     backbone.write_random(root / "models" / "tiny" / "backbone.pt", model, seed=1)
     return root
 
@@ -156,7 +156,7 @@ def test_other_images_another_parent_and_other_code_change_the_runs_name(
     names = {identity(root, profile())}
     write_data(root, seed=2)
     names.add(identity(root, profile()))
-    backbone.write_random(root / "models" / "tiny" / "backbone.pt", profile().model.model_dump(), seed=2)
+    backbone.write_random(root / "models" / "tiny" / "backbone.pt", profile().model.arguments(), seed=2)
     names.add(identity(root, profile()))
     code = tmp_path / "code"
     for pattern in driver.DECIDES_RESULT:
@@ -192,7 +192,7 @@ def test_all_of_the_code_that_decides_the_result_is_found():
 
 def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
     job = make_job("tiny", profile(), "fcn32s", root)
-    assert job.model == profile().model.model_dump() | {"num_classes": 5, "stride": 32}
+    assert job.model == profile().model.arguments() | {"num_classes": 5, "stride": 32}
     assert (job.lr, job.iterations, job.batch_size, job.optimizer) == (1e-3, 4, 2, "adamw")
     assert job.parent == root / "models" / "tiny" / "backbone.pt"
     assert job.folder == root / "runs" / "tiny" / job.identity

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fcn import IGNORE_LABEL
-from fcn.loss import count_valid, mean_pixel_cross_entropy, pixel_cross_entropy
+from fcn.loss import balancing_weights, count_valid, mean_pixel_cross_entropy, pixel_cross_entropy, sampled
 from fcn.model import FCN
 
 
@@ -71,3 +71,34 @@ def test_the_gradient_of_two_workers_averaged_is_that_of_the_whole_batch(batch):
         torch.autograd.grad(pixel_cross_entropy(score[i : i + 1], label[i : i + 1]), score)[0] for i in (0, 1)
     ]
     torch.testing.assert_close(sum(halves) / 2, whole)
+
+
+def test_class_weights_scale_each_pixels_loss(batch):
+    score, label = batch
+    weight = torch.tensor([0.5, 1.0, 2.0, 0.0])
+    parts = [by_hand(score, torch.where(label == c, c, IGNORE_LABEL)) for c in range(4)]
+    expected = sum(w * part for w, part in zip(weight.tolist(), parts, strict=True))
+    assert pixel_cross_entropy(score, label, weight).item() == pytest.approx(expected / 2, rel=1e-5)
+    found = mean_pixel_cross_entropy(score, label, class_weight=weight).item()
+    assert found == pytest.approx(expected / 20, rel=1e-5)
+
+
+def test_balancing_gives_every_class_that_occurs_the_same_say():
+    pixels = torch.tensor([700, 200, 0, 100])
+    weights = balancing_weights(pixels)
+    torch.testing.assert_close(weights * pixels, torch.tensor([1000 / 3, 1000 / 3, 0, 1000 / 3]))
+
+
+def test_sampling_keeps_about_that_share_of_the_pixels_and_changes_no_label():
+    torch.manual_seed(0)
+    label = torch.randint(0, 4, (1, 300, 300))
+    kept = sampled(label, 0.25)
+    assert count_valid(kept).item() == pytest.approx(0.25 * 90_000, rel=0.02)
+    assert torch.equal(kept[kept != IGNORE_LABEL], label[kept != IGNORE_LABEL])
+    assert torch.equal(sampled(label, 1.0), label)
+
+
+@pytest.mark.parametrize("keep", [0, -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(keep):
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        sampled(torch.zeros(1, 2, 2), keep)

@@ -108,6 +108,8 @@ def make_job(tmp_path, drawn, trunk):
             schedule="fixed",
             sampling="epochs",
             precision="float32",
+            class_balancing=False,
+            sample_pixels=1.0,
             seed=5,
             loader_workers=0,
             log_every=1,
@@ -189,6 +191,32 @@ def test_the_first_loss_is_ln_of_the_number_of_classes_a_valid_pixel(make_job, l
     job = make_job(iterations=1, loss=loss)
     train_worker(job, ALONE)
     assert curve(job, "loss") == [pytest.approx(math.log(5), rel=1e-6)]
+
+
+def test_balanced_classes_have_the_same_say_in_the_first_bias_step(make_job):
+    """Of zero scores, class c pulls its bias by sum_k w_k n_k / C - w_c n_c over n pixels: 0 if all w n are alike.
+
+    But for the border, where upsampling gives a pixel less than its share of a cell.
+    """
+    plain, balanced = (
+        make_job(f"{flag}", iterations=1, batch_size=4, class_balancing=flag) for flag in (False, True)
+    )
+    for job in (plain, balanced):
+        train_worker(job, ALONE)
+    assert curve(balanced, "loss") == [pytest.approx(math.log(5), rel=1e-6)]
+    pulls = [weights(job)["score_fr.bias"].abs().max() for job in (plain, balanced)]
+    assert pulls[1] < 0.1 * pulls[0]
+
+
+def test_a_sampled_loss_is_drawn_anew_each_step_and_the_same_again(make_job):
+    jobs = [make_job(name, sample_pixels=0.25, iterations=4) for name in ("one", "two")]
+    for job in jobs:
+        train_worker(job, ALONE)
+    assert bits(jobs[0]) == bits(jobs[1])
+    whole = make_job("whole", iterations=4)
+    train_worker(whole, ALONE)
+    assert curve(whole, "loss")[0] == pytest.approx(curve(jobs[0], "loss")[0])  # ln C of any pixels
+    assert bits(whole) != bits(jobs[0])
 
 
 def by_formula(job: Job) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -434,8 +462,8 @@ def test_a_loss_that_is_nan_stops_the_run_naming_net_step_images_and_rate(make_j
     real, count = train.step_loss, iter(range(100))
 
     def step_loss(*arguments):
-        loss, num_pixels = real(*arguments)
-        return (loss * float("nan") if next(count) == 6 else loss), num_pixels
+        factor = float("nan") if next(count) == 6 else 1
+        return tuple(factor * value for value in real(*arguments))
 
     monkeypatch.setattr(train, "step_loss", step_loss)
     with pytest.raises(UserError) as caught:
