@@ -3,9 +3,19 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fcn import IGNORE_LABEL
+
+# What a class without a pixel in truth does to mean IU, by convention; peers' numbers differ by it alone
+CONVENTIONS = {
+    "reference": "skipped, unless it is predicted: then it counts 0 (score.py, pytorch-fcn, mmsegmentation)",
+    "ground_truth": "skipped, even if it is predicted (detectron2, deeplab-pytorch)",
+    "absent_is_1": "counts 1, unless it is predicted: then 0 (PaddleSeg)",
+    "absent_is_0": "counts 0 (Composer)",
+    "plain_mean": "makes the mean nan, unless it is predicted: then it counts 0 (torchvision's references)",
+}
 
 
 @dataclass(frozen=True)
@@ -13,9 +23,8 @@ class Scores:
     """Each in 0..1; nan where nothing was there to score.
 
     pixel_acc: share of valid pixels that are right.   mean_acc: mean over classes of the share of the class's pixels.
-    mean_iu: mean intersection over union; a class neither in truth nor prediction does not count, one that is
-    predicted but absent counts 0.   fw_iu: IU weighted by how often a class occurs.
-    class_iu: per class, in class order.
+    mean_iu: mean intersection over union, by default of the classes in truth or prediction (see CONVENTIONS).
+    fw_iu: IU weighted by how often a class occurs.   class_iu: per class, in class order.
     """
 
     pixel_acc: float
@@ -26,41 +35,91 @@ class Scores:
 
 
 class ConfusionMatrix:
-    """Exact counts of pixels, hist[label, prediction], int64."""
+    """Exact counts of pixels by (label, prediction), kept on a device; counting waits for nothing there."""
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
         self.num_classes = num_classes
-        self.hist = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        # Behind the num_classes ** 2 pairs: a bin for void, and one for values that are no class
+        self._counts = torch.zeros(num_classes**2 + 2, dtype=torch.int64, device=device)
+
+    @property
+    def hist(self) -> Tensor:
+        """(num_classes, num_classes) int64: hist[label, prediction].
+
+        ValueError if a value was counted that is neither a class nor, in a label, IGNORE_LABEL.
+        """
+        if foreign := int(self._counts[-1]):
+            raise ValueError(
+                f"{foreign} pixels have a label that is neither 0..{self.num_classes - 1} nor {IGNORE_LABEL}, "
+                f"or a prediction that is not 0..{self.num_classes - 1}"
+            )
+        return self._counts[:-2].view(self.num_classes, self.num_classes)
 
     def update(self, prediction: Tensor, label: Tensor) -> "ConfusionMatrix":
-        """Counts one image or batch. Both integer, of one shape; label may hold IGNORE_LABEL, which is not counted."""
+        """Counts one image or batch. Both integer, of one shape; IGNORE_LABEL in label is not scored."""
         if prediction.shape != label.shape:
             raise ValueError(f"prediction is {tuple(prediction.shape)} but label is {tuple(label.shape)}")
-        valid = label != IGNORE_LABEL
-        label, prediction = label[valid].long(), prediction[valid].long()
-        for name, values in (("label", label), ("prediction", prediction)):
-            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < self.num_classes:
-                found = f"{int(values.min())}..{int(values.max())}"
-                raise ValueError(f"{name} must be 0..{self.num_classes - 1} or {IGNORE_LABEL}, got {found}")
-        pairs = torch.bincount(self.num_classes * label + prediction, minlength=self.num_classes**2)
-        self.hist += pairs.view_as(self.hist)
+        n = self.num_classes
+        label, prediction = label.flatten().int(), prediction.flatten().int()
+        pair = n * label + prediction
+        is_class = (label >= 0) & (label < n) & (prediction >= 0) & (prediction < n)
+        rest = torch.where(label == IGNORE_LABEL, n * n, n * n + 1)
+        self._counts += _histogram(torch.where(is_class, pair, rest), n * n + 2)
         return self
 
     def merge(self, hist: Tensor) -> "ConfusionMatrix":
-        """Adds another matrix's counts, such as another worker's."""
-        self.hist += hist.to(self.hist)
+        """Adds another matrix's hist, such as another worker's."""
+        self._counts[:-2] += hist.to(self._counts).flatten()
         return self
 
-    def scores(self) -> Scores:
-        """The scores of all that was counted so far."""
-        hist = self.hist.double().cpu()
+    def scores(self, convention: str = "reference") -> Scores:
+        """The scores of all that was counted so far; convention: a key of CONVENTIONS."""
+        hist = self.hist.cpu().double()
         right, truth = hist.diagonal(), hist.sum(1)
         class_iu = right / (truth + hist.sum(0) - right)  # 0 / 0 = nan: in neither truth nor prediction
         frequency = truth / truth.sum()
         return Scores(
             pixel_acc=float(right.sum() / hist.sum()),
             mean_acc=float((right / truth).nanmean()),
-            mean_iu=float(class_iu.nanmean()),
+            mean_iu=_mean_iu(class_iu, truth, convention),
             fw_iu=float((frequency * class_iu)[frequency > 0].sum()) if hist.sum() else float("nan"),
             class_iu=tuple(class_iu.tolist()),
         )
+
+
+def trimap(label: Tensor, radius: int) -> Tensor:
+    """`label` with all but a band around objects' borders set to IGNORE_LABEL, to score borders alone.
+
+    label: (N, H, W) integer.   The band: valid pixels at most `radius` rows and columns from a void pixel or from
+    one of another class. DeepLab and Kraehenbuehl & Koltun plot mean IU against its width.
+    """
+    if radius < 1:
+        raise ValueError(f"radius must be at least 1 pixel, got {radius}")
+    window = 2 * radius + 1
+    values = label[:, None].float()
+    highest = F.max_pool2d(values, window, 1, radius)
+    lowest = -F.max_pool2d(-values, window, 1, radius)
+    return torch.where((highest != lowest)[:, 0], label, IGNORE_LABEL)
+
+
+def _mean_iu(class_iu: Tensor, truth: Tensor, convention: str) -> float:
+    match convention:
+        case "reference":
+            return float(class_iu.nanmean())
+        case "ground_truth":
+            return float(class_iu[truth > 0].mean())
+        case "absent_is_1":
+            return float(class_iu.nan_to_num(1.0).mean())
+        case "absent_is_0":
+            return float(class_iu.nan_to_num(0.0).mean())
+        case "plain_mean":
+            return float(class_iu.mean())
+    raise ValueError(f"unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}")
+
+
+def _histogram(values: Tensor, num_bins: int) -> Tensor:
+    """int64 counts of values 0..num_bins-1."""
+    if values.is_cuda:
+        # bincount asks the host for the largest value; histc counts in float32, exact up to 2 ** 24 pixels a call
+        return torch.histc(values.float(), num_bins, 0, num_bins - 1).long()
+    return torch.bincount(values, minlength=num_bins)

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import maximum_filter, minimum_filter
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 from fcn import IGNORE_LABEL
-from fcn.metrics import ConfusionMatrix
+from fcn.metrics import ConfusionMatrix, trimap
 
 
 def scored(hist: list[list[int]]):
@@ -78,10 +79,50 @@ def test_a_prediction_of_another_size_is_refused():
         ConfusionMatrix(2).update(torch.zeros(2, 3), torch.zeros(3, 2))
 
 
+@pytest.mark.parametrize(("prediction", "label"), [(0, 2), (3, 1), (0, -1), (-1, 0), (255, 0), (7, 254)])
+def test_a_value_beyond_the_classes_is_refused_when_scores_are_asked_for(prediction, label):
+    confusion = ConfusionMatrix(2).update(torch.tensor([prediction, 0]), torch.tensor([label, 0]))
+    with pytest.raises(
+        ValueError, match=r"1 pixels have a label that is neither 0..1 nor 255, or a prediction"
+    ):
+        confusion.scores()
+
+
 @pytest.mark.parametrize(
-    ("prediction", "label", "words"),
-    [(0, 2, r"label must be 0..1 or 255, got 2..2"), (3, 1, "prediction must be")],
+    ("convention", "expected"),
+    [
+        ("reference", 0.4259),
+        ("ground_truth", 0.6389),
+        ("absent_is_1", 0.5694),
+        ("absent_is_0", 0.3194),
+        ("plain_mean", math.nan),
+    ],
 )
-def test_a_value_beyond_the_classes_is_refused(prediction, label, words):
-    with pytest.raises(ValueError, match=words):
-        ConfusionMatrix(2).update(torch.tensor([prediction]), torch.tensor([label]))
+def test_each_peers_convention_gives_its_published_value(convention, expected):
+    """hist = [[7,0,1,0],[1,1,0,0],[0,0,0,0],[0,0,0,0]], measured on the peers themselves."""
+    hist = torch.tensor([[7, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    found = ConfusionMatrix(4).merge(hist).scores(convention).mean_iu
+    assert found == pytest.approx(expected, abs=5e-5, nan_ok=True)
+
+
+def test_an_unknown_convention_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"unknown convention 'voc'; known: reference, ground_truth"):
+        ConfusionMatrix(2).scores("voc")
+
+
+@given(
+    hnp.arrays(np.uint8, (2, 7, 9), elements=st.sampled_from([0, 0, 0, 1, IGNORE_LABEL])),
+    st.integers(1, 3),
+)
+def test_the_trimap_is_the_band_where_a_window_sees_two_values(label, radius):
+    """Recomputed with scipy's greyscale morphology."""
+    window = 2 * radius + 1
+    for image, found in zip(label, trimap(torch.from_numpy(label), radius), strict=True):
+        high = maximum_filter(image, window, mode="nearest")
+        low = minimum_filter(image, window, mode="nearest")
+        assert np.array_equal(found.numpy(), np.where(high != low, image, IGNORE_LABEL))
+
+
+def test_a_trimap_of_no_width_is_refused():
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        trimap(torch.zeros(1, 3, 3), 0)
