@@ -1,0 +1,139 @@
+"""The `fcn` command. Each subcommand imports what it needs when it runs, so that `fcn --help` is there at once."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.errors import exit_cleanly
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends in one message and exit code 2."""
+    arguments = parser().parse_args()
+    exit_cleanly(lambda: arguments.run(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="fcn", description="Fully convolutional networks: check, convert and use them."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_verify(commands)
+    _add_export(commands)
+    _add_caffe(commands)
+    _add_heatmap(commands)
+    return top
+
+
+def _add_verify(commands) -> None:
+    text = "hold this code against the facts of the paper and the reference release; exit code 1 if one fails"
+    commands.add_parser("verify", help=text, description=text).set_defaults(run=verify)
+
+
+def verify(_: argparse.Namespace) -> None:
+    from fcn.ledger import facts
+
+    all_hold = True
+    for fact in facts():
+        all_hold &= fact.holds
+        mark = "ok  " if fact.holds else "FAIL"
+        print(f"{mark} {fact.name:44} expected {fact.expected}  found {fact.found}  [{fact.source}]")
+    if not all_hold:
+        sys.exit(1)
+
+
+def _add_export(commands) -> None:
+    text = (
+        "write a model for use elsewhere: ONNX or torch.export with any image size and batch, or safetensors"
+    )
+    command = commands.add_parser("export", help=text, description=text)
+    command.add_argument("model", type=Path, help="a file of models/, such as models/sample/fcn8s.pt")
+    command.add_argument("dest", type=Path, help="the file to write")
+    command.add_argument("--format", choices=("onnx", "pt2", "safetensors"), required=True)
+    command.set_defaults(run=export)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from pipeline.export import export_model
+
+    export_model(arguments.model, arguments.dest, arguments.format)
+    print(f"wrote {arguments.dest}")
+
+
+def _add_caffe(commands) -> None:
+    text = "read and write Caffe's files, without Caffe"
+    caffe = commands.add_parser("caffe", help=text, description=text)
+    ways = caffe.add_subparsers(title="directions", required=True, metavar="DIRECTION")
+
+    text = "a .caffemodel of the reference release, or an ImageNet classifier, into a file of ours"
+    command = ways.add_parser("import", help=text, description=text)
+    command.add_argument("caffemodel", type=Path)
+    command.add_argument(
+        "dest", type=Path, help="the .pt file to write: a model, or a backbone of a classifier"
+    )
+    command.add_argument("--padding", choices=("reference", "tight"), help="if the file does not say it")
+    command.add_argument(
+        "--learn-upscore", action="store_true", help="keep upsampling kernels that mix classes"
+    )
+    command.set_defaults(run=import_caffe)
+
+    text = "a model of ours into DEST.caffemodel and DEST.prototxt"
+    command = ways.add_parser("export", help=text, description=text)
+    command.add_argument("model", type=Path)
+    command.add_argument("dest", type=Path, help="the files' path without ending")
+    command.add_argument("--size", type=int, nargs=2, default=(500, 500), metavar=("H", "W"))
+    command.set_defaults(run=export_caffe)
+
+
+def import_caffe(arguments: argparse.Namespace) -> None:
+    from pipeline import caffe
+
+    imported = caffe.import_caffemodel(
+        arguments.caffemodel,
+        arguments.dest,
+        padding=arguments.padding,
+        learn_upscore=arguments.learn_upscore,
+    )
+    options = ", ".join(f"{key}={value}" for key, value in imported.options.items())
+    print(f"wrote {arguments.dest}: a {imported.kind} with {options}")
+
+
+def export_caffe(arguments: argparse.Namespace) -> None:
+    from pipeline import caffe
+
+    for path in caffe.export_caffe(arguments.model, arguments.dest, *arguments.size):
+        print(f"wrote {path}")
+
+
+def _add_heatmap(commands) -> None:
+    text = "draw where an ImageNet classifier, cast into a fully convolutional net, sees a class"
+    command = commands.add_parser("heatmap", help=text, description=text)
+    command.add_argument("image", type=Path)
+    command.add_argument(
+        "--class",
+        dest="class_name",
+        required=True,
+        help="dog, cat, bird, a category of ImageNet or its number",
+    )
+    command.add_argument("--out", type=Path, help="the PNG to write (default: IMAGE-CLASS.png here)")
+    command.add_argument("--classifier", choices=("vgg16", "alexnet"), default="vgg16")
+    command.add_argument("--weights", type=Path, help="torchvision's file, if it is here already")
+    command.set_defaults(run=heatmap)
+
+
+def heatmap(arguments: argparse.Namespace) -> None:
+    from pipeline.heatmap import heatmap as draw
+
+    out = arguments.out or Path(f"{arguments.image.stem}-{arguments.class_name.replace(' ', '_')}.png")
+    peak = draw(
+        arguments.image,
+        arguments.class_name,
+        out,
+        classifier=arguments.classifier,
+        weights=arguments.weights,
+    )
+    print(f"wrote {out}; peak {peak}")
+
+
+if __name__ == "__main__":
+    main()
