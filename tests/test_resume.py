@@ -1,0 +1,118 @@
+"""Training that dies goes on where it was, with real processes, and comes out as if nothing had happened."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pipeline import checkpoint
+from tests.project_copy import Project
+from tests.test_pipeline import tiny
+
+pytestmark = pytest.mark.slow
+
+ITERATIONS = 60
+PATIENCE_S = 240  # for a step to be reached on a busy machine
+
+
+class Run:
+    """`python -m stages.train fcn32s` as a process of its own, whose output is followed."""
+
+    def __init__(self, project: Project):
+        self.log = project.folder / "train.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "stages.train", "fcn32s"],
+                cwd=project.folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_for(self, words: str) -> str:
+        """The output, once it contains the words (a regular expression)."""
+        for _ in range(PATIENCE_S * 10):
+            text = self.log.read_text()
+            if re.search(words, text) or self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert re.search(words, text), text[-4000:]
+        return text
+
+    def finish(self) -> str:
+        assert self.process.wait(timeout=PATIENCE_S) == 0, self.log.read_text()[-4000:]
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """A project whose data and backbone are there, and whose first net takes some steps."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    profile = tiny(project.profile("sample"))
+    profile["nets"]["fcn32s"]["iterations"] = ITERATIONS
+    profile["run"] = {"log_every": 1, "checkpoint_every": 5}
+    project.use_profile("tiny", profile)
+    project.run("dvc", "repro", "shard", "backbone")
+    return project
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project) -> dict[str, torch.Tensor]:
+    Run(project).finish()
+    return weights(project)
+
+
+def weights(project: Project) -> dict[str, torch.Tensor]:
+    content, _ = checkpoint.load(project.folder / "models" / "tiny" / "fcn32s.pt", "model")
+    return content["state_dict"]
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def steps_shown(text: str) -> list[int]:
+    return [int(step) for step in re.findall(rf"fcn32s  (\d+)/{ITERATIONS}  loss", text)]
+
+
+def test_a_killed_driver_goes_on_from_its_last_checkpoint(project, undisturbed):
+    run = Run(project)
+    run.wait_for(rf"fcn32s  2\d/{ITERATIONS}  loss")
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    time.sleep(10)  # its workers notice within seconds; another driver would find their files
+    text = Run(project).finish()
+    resumed_from = int(re.search(r"going on from step (\d+)", text).group(1))
+    assert resumed_from >= 15  # of at least 20 steps done, at most one interval of 5 is lost
+    assert steps_shown(text) == list(range(resumed_from + 1, ITERATIONS + 1))
+    assert_equal(weights(project), undisturbed)
+
+
+def test_a_killed_worker_is_replaced_and_the_group_goes_on(project, undisturbed):
+    run = Run(project)
+    text = run.wait_for(rf"fcn32s  2\d/{ITERATIONS}  loss")
+    worker = int(re.search(r"RayTrainWorker pid=(\d+)", text).group(1))
+    os.kill(worker, signal.SIGKILL)
+    text = run.finish()
+    assert "going on from step" in text
+    steps = steps_shown(text)
+    assert set(steps) == set(range(1, ITERATIONS + 1))
+    assert len(steps) - len(set(steps)) <= 6  # one interval, and the step the others were in
+    assert_equal(weights(project), undisturbed)
+
+
+def test_ctrl_c_ends_in_a_sentence_and_the_next_run_goes_on(project, undisturbed):
+    run = Run(project)
+    run.wait_for(rf"fcn32s  2\d/{ITERATIONS}  loss")
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.process.wait(timeout=60) == 130
+    text = run.log.read_text()
+    assert "stopped; run the same command again to go on from here" in text
+    assert "going on from step" in Run(project).finish()
+    assert_equal(weights(project), undisturbed)
