@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fcn import IGNORE_LABEL
 from fcn.metrics import ConfusionMatrix
 
 PUBLISHED = {128: 50.9, 64: 73.3, 32: 86.1, 16: 92.8, 8: 96.4, 4: 98.5}
@@ -20,11 +21,16 @@ NUM_CLASSES = 21
 
 
 def coarsened(label: Tensor, factor: int) -> Tensor:
-    """label: (H, W) uint8 -> the same size, each cell of factor x factor pixels one value: its middle pixel's."""
+    """label: (H, W) int64 -> (H, W): each class's share of a cell of factor x factor pixels, enlarged bilinearly.
+
+    What a net of that stride would say if every cell of its score were perfect. Void counts as background.
+    """
     height, width = label.shape
-    rows = (torch.arange(height) // factor * factor + factor // 2).clamp(max=height - 1)
-    columns = (torch.arange(width) // factor * factor + factor // 2).clamp(max=width - 1)
-    return label[rows][:, columns]
+    share = (
+        F.one_hot(torch.where(label == IGNORE_LABEL, 0, label), NUM_CLASSES).permute(2, 0, 1)[None].float()
+    )
+    share = F.avg_pool2d(F.pad(share, (0, -width % factor, 0, -height % factor)), factor)
+    return F.interpolate(share, scale_factor=factor, mode="bilinear")[0, :, :height, :width].argmax(0)
 
 
 def main() -> None:
@@ -33,13 +39,12 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     files = sorted(parser.parse_args().folder.glob("*.png"))
-    labels = [torch.from_numpy(np.array(Image.open(file))) for file in files]
+    labels = [torch.from_numpy(np.array(Image.open(file))).long() for file in files]
     print(f"{len(labels)} labels")
     for factor, published in PUBLISHED.items():
         confusion = ConfusionMatrix(NUM_CLASSES)
         for label in labels:
-            prediction = coarsened(label, factor)
-            confusion.update(torch.where(prediction == 255, 0, prediction), label)
+            confusion.update(coarsened(label, factor), label)
         print(f"{factor:4}  {100 * confusion.scores().mean_iu:.1f}  published {published}", flush=True)
 
 

@@ -132,7 +132,10 @@ def heatmap(arguments: argparse.Namespace) -> None:
         classifier=arguments.classifier,
         weights=arguments.weights,
     )
-    print(f"wrote {out}; peak {peak}")
+    names = ", ".join(peak.classes.name.split(", ")[:3])
+    print(
+        f"wrote {out}; {names}: at most {peak.probability:.3f}, around column {peak.x:.0f}, row {peak.y:.0f}"
+    )
 
 
 if __name__ == "__main__":
