@@ -80,7 +80,10 @@ def _kernels() -> Iterator[Fact]:
         yield Fact(f"FCN-{stride}s last upsampling", (size, size), found, f"{RELEASE}voc-fcn{stride}s/net.py")
     alexnet = FCN(2, 32, "caffenet", width=SMALL)
     yield Fact(
-        "FCN-AlexNet upsampling", (63, 63), alexnet.upscore.kernel_size, f"{RELEASE}voc-fcn-alexnet/net.py"
+        "FCN-AlexNet upsampling",
+        (63, 63),
+        alexnet.get_submodule("upscore").kernel_size,
+        f"{RELEASE}voc-fcn-alexnet/net.py",
     )
     row = [round(float(value), 4) for value in bilinear_kernel(4)[1]]
     yield Fact("bilinear kernel 4, row 1", [0.1875, 0.5625, 0.5625, 0.1875], row, f"{RELEASE}surgery.py")

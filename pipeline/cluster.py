@@ -67,6 +67,8 @@ def run_workers(
     except TrainingFailedError:
         if not mistake.exists():
             raise
+    except SystemExit as stop:  # how Ray ends a run that Ctrl-C has aborted
+        raise KeyboardInterrupt from stop
     finally:
         ray.shutdown()
     if mistake.exists():

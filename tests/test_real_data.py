@@ -17,7 +17,7 @@ from tests.project_copy import Project
 
 pytestmark = pytest.mark.slow
 
-STEPS = {"fcn32s": 60, "fcn16s": 20, "fcn8s": 20}
+STEPS = {"fcn32s": 40, "fcn16s": 10, "fcn8s": 10}
 
 
 def published_layout(real_data: Path, folder: Path) -> Path:
