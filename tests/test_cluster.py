@@ -90,7 +90,7 @@ def test_the_pipeline_runs_as_a_submitted_job(project, head):
     here = Path(sys.executable).parent
     entrypoint = f"cd {project.folder} && PATH={here}:$PATH dvc repro train@fcn32s"
     log = project.run(
-        RAY, "job", "submit", "--address", head.dashboard, "--", "bash", "-c", f"'{entrypoint}'", **head
+        RAY, "job", "submit", "--address", head.dashboard, "--", "bash", "-c", entrypoint, **head
     )
     assert "succeeded" in log
     checkpoint.load(project.folder / "models" / "tiny" / "fcn32s.pt", "model")
