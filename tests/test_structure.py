@@ -26,6 +26,8 @@ FRAMEWORKS = {
     "webdataset": "pipeline/shards.py",
     "httpx": "pipeline/download.py",
     "matplotlib": "pipeline/report.py",
+    "onnxruntime": "pipeline/export.py",
+    "safetensors": "pipeline/checkpoint.py",
 }
 # Modules a stage imports and does not depend on, because no change of them changes what the stage writes
 HARMLESS = {
