@@ -217,6 +217,8 @@ def test_last_modified_serves_where_the_etag_is_weak(server: FaultyServer, get: 
 
 
 CLIENT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 import sys
 from pathlib import Path
 from pipeline.download import fetch
