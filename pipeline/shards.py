@@ -26,7 +26,7 @@ from webdataset.writer import TarWriter
 
 from fcn import IGNORE_LABEL
 from pipeline.datasets import Sample
-from pipeline.datasets.files import encode_label
+from pipeline.datasets.files import encode_label, image_facts
 from pipeline.errors import ShardError
 from pipeline.progress import bar
 
@@ -85,9 +85,11 @@ def _write_shard(
             members = {"jpg": sample.jpeg, "png": encode_label(sample.label)}
             tar.write({"__key__": key, **members})
             height, width = sample.label.shape
+            mode, pixels = image_facts(sample.jpeg, key)
             counts = np.bincount(sample.label.ravel(), minlength=IGNORE_LABEL + 1)
             rows.append(
                 {"key": key, "shard": path.name, "height": height, "width": width}
+                | {"mode": mode, "pixel_sha256": pixels}
                 | {"class_pixels": counts[:num_classes].tolist(), "void_pixels": int(counts[IGNORE_LABEL])}
                 | {f"{kind}_sha256": hashlib.sha256(data).digest() for kind, data in members.items()}
             )
@@ -107,7 +109,12 @@ def _write_manifest(path: Path, rows: list[dict[str, Any]], header: dict[str, An
         [("key", pa.string()), ("split", pa.string()), ("shard", pa.string())]
         + [(f"{kind}_{what}", pa.int64()) for kind in MEMBERS for what in ("offset", "size")]
         + [(f"{kind}_sha256", pa.binary(32)) for kind in MEMBERS]
-        + [("height", pa.int32()), ("width", pa.int32())]
+        + [
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("mode", pa.string()),
+            ("pixel_sha256", pa.binary(32)),
+        ]
         + [("class_pixels", pa.list_(pa.int64())), ("void_pixels", pa.int64())]
     )
     table = pa.Table.from_pylist([row | {"split": header["split"]} for row in rows], schema)

@@ -20,6 +20,7 @@ from pipeline.datasets.files import (
     check_label,
     decode_label,
     encode_label,
+    image_facts,
     jpeg_size,
     read_bytes,
     read_ids,
@@ -342,3 +343,11 @@ def test_a_file_that_is_missing_or_a_folder_or_too_large_is_refused(
     monkeypatch.setattr(files, "MAX_BYTES", 4)
     with pytest.raises(DatasetError, match="has 5 bytes, more than 4"):
         read_bytes(tmp_path / "a.jpg", "voc 7")
+
+
+def test_an_image_under_another_header_has_the_same_pixels_and_a_changed_pixel_does_not():
+    plain, commented = jpeg("L"), jpeg("L", comment=b"the same again")
+    assert plain != commented
+    assert image_facts(plain, "7") == image_facts(commented, "7")
+    assert image_facts(plain, "7")[0] == "L"
+    assert image_facts(plain, "7")[1] != image_facts(jpeg("L", size=(10, 20)), "7")[1]

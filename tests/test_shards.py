@@ -134,6 +134,8 @@ def test_every_row_of_the_manifest_is_what_the_tars_hold(whole: Path, rows: list
             label = np.asarray(Image.open(io.BytesIO(mask)))
             with Image.open(io.BytesIO(jpeg)) as photo:
                 assert photo.size == label.shape[::-1]
+                mode, rgb = photo.mode, np.asarray(photo.convert("RGB"))
+            seen = f"{rgb.shape[0]} {rgb.shape[1]} ".encode() + rgb.tobytes()
             assert (Path(jpg.name).stem, jpg.name[-4:], png.name[-4:]) == (
                 Path(png.name).stem,
                 ".jpg",
@@ -152,6 +154,8 @@ def test_every_row_of_the_manifest_is_what_the_tars_hold(whole: Path, rows: list
                     "png_sha256": hashlib.sha256(mask).digest(),
                     "height": label.shape[0],
                     "width": label.shape[1],
+                    "mode": mode,
+                    "pixel_sha256": hashlib.sha256(seen).digest(),
                     "class_pixels": [int((label == index).sum()) for index in range(len(CLASSES))],
                     "void_pixels": int((label == 255).sum()),
                 }

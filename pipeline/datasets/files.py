@@ -3,6 +3,7 @@
 Every error is a DatasetError that starts with `where`, the caller's words for what is being read.
 """
 
+import hashlib
 import io
 import re
 import warnings
@@ -86,6 +87,17 @@ def jpeg_size(jpeg: bytes, where: str) -> tuple[int, int]:
             "the label and remove the tag"
         )
     return image.height, image.width
+
+
+def image_facts(jpeg: bytes, where: str) -> tuple[str, bytes]:
+    """(mode, pixel_sha256) of a JPEG: its colours as Pillow names them (RGB, L, CMYK), and a digest of what nets see.
+
+    The digest is of height, width and the RGB pixels, so that an image is known again under another name or header.
+    """
+    image = _decoded(jpeg, "JPEG", where)
+    digest = hashlib.sha256(f"{image.height} {image.width} ".encode())
+    digest.update(image.convert("RGB").tobytes())
+    return image.mode, digest.digest()
 
 
 def encode_label(label: NDArray[np.uint8]) -> bytes:
