@@ -56,8 +56,10 @@ def _add_export(commands) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from pipeline.export import export_model
 
-    export_model(arguments.model, arguments.dest, arguments.format)
-    print(f"wrote {arguments.dest}")
+    difference = export_model(arguments.model, arguments.dest, arguments.format)
+    print(
+        f"wrote {arguments.dest}; read back, it differs from the model by {difference:.1e} of its largest score"
+    )
 
 
 def _add_caffe(commands) -> None:

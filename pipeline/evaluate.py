@@ -26,6 +26,8 @@ def load_model(path: Path, device: torch.device) -> tuple[FCN, dict[str, Any], s
     content, digest = checkpoint.load(path, "model")
     try:
         model = FCN(**content["model"])
+        if reason := checkpoint.misfit(content["state_dict"], model.state_dict()):
+            raise ValueError(reason)
         model.load_state_dict(content["state_dict"])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = shorten(str(error), 400)

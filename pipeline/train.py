@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcn.loss import balancing_weights, count_valid, mean_pixel_cross_entropy, pixel_cross_entropy, sampled
 from fcn.model import FCN
-from fcn.optim import parameter_groups
+from fcn.optim import parameter_groups, without_compiler
 from fcn.surgery import transplant
 from pipeline import checkpoint, spool
 from pipeline.errors import CheckpointError, UserError
-from pipeline.place import Place
+from pipeline.place import Place, return_large_blocks
 from pipeline.shards import Shards, open_shards
 from pipeline.stream import Batch, Order, loader
 
@@ -68,6 +68,7 @@ class Job:
 def train_worker(job: Job, place: Place) -> None:
     """Trains from the newest checkpoint, or from the parent, to the last iteration; the first worker writes files."""
     torch.set_flush_denormal(True)
+    return_large_blocks()
     shards = open_shards(job.shards)
     model = start_model(job).to(place.device)
     optimizer = make_optimizer(job, model)
@@ -126,8 +127,8 @@ def start_model(job: Job) -> FCN:
 def make_optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
     groups = parameter_groups(model, job.lr, job.weight_decay)
     if job.optimizer == "adamw":
-        return torch.optim.AdamW(groups)
-    return torch.optim.SGD(groups, momentum=job.momentum)
+        return without_compiler(torch.optim.AdamW)(groups, fused=True)
+    return without_compiler(torch.optim.SGD)(groups, momentum=job.momentum, fused=True)
 
 
 def learning_rate(job: Job, step: int) -> float:
