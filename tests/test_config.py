@@ -176,6 +176,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train.num_workers", 0, "must be greater than 0, got 0"),
     ("run.max_failures", -1, "must be greater than or equal to 0, got -1"),
     ("run.loader_workers", 0.5, "must be a whole number, got 0.5"),
+    ("run.shard_workers", 0, "must be greater than 0, got 0"),
+    ("run.verify_shards", "never", "must be 'cached' or 'full', got 'never'"),
     ("shards.samples_per_shard", 0, "must be greater than 0, got 0"),
     ("shards", [], "must be a section of keys and values, got []"),
     ("evaluate.num_figures", 0, "must be greater than 0, got 0"),
@@ -237,7 +239,7 @@ def test_every_mistake_is_told_at_once_a_line_each(project: Path):
     )
     assert complaint(project).splitlines() == [
         "profiles/voc.yaml: shards.seed is missing; add it",
-        "profiles/voc.yaml: unknown key shards.sed; known there: samples_per_shard, seed",
+        "profiles/voc.yaml: unknown key shards.sed; known there: samples_per_shard, seed, destination",
         "profiles/voc.yaml: train.loss must be 'sum' or 'mean', got 'y'",
         "profiles/voc.yaml: nets.fcn32s.lr must be a number, got 'x'",
     ]
@@ -480,6 +482,8 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "train.class_balancing": False,
         "train.sample_pixels": 1.0,
         "run.max_failures": 2,
+        "run.shard_workers": 1,
+        "run.verify_shards": "cached",
         "evaluate.num_figures": 6,
         "evaluate.use_gpu": False,
     }
