@@ -232,6 +232,38 @@ def test_a_split_is_named_by_data_set_and_list(project: Path, given: str):
     )
 
 
+@pytest.mark.parametrize(
+    ("destination", "place"),
+    [
+        ("s3://shelf", "s3://shelf/voc/train"),
+        ("s3://shelf/a/b/", "s3://shelf/a/b/voc/train"),
+        ("/mnt/large", Path("/mnt/large/voc/train")),
+    ],
+)
+def test_a_destination_of_shards_is_a_bucket_or_a_folder(project: Path, destination: str, place: Path | str):
+    edit(project, "shards.destination", destination)
+    assert config.load(project)[1].shards.place("voc", "train") == place
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "s3://key:secret@shelf/a",
+        "s3://shelf/a?secret_key=b",
+        "gs://shelf",
+        "pipe://cat",
+        "s3://",
+        "s3://Shelf/a",
+    ],
+)
+def test_another_store_or_a_password_in_a_destination_is_refused_unrepeated(project: Path, destination: str):
+    edit(project, "shards.destination", destination)
+    assert complaint(project) == (
+        "profiles/voc.yaml: shards.destination: must be a folder or s3://bucket/prefix; "
+        "keys and endpoint come from the environment (AWS_...)"
+    )
+
+
 def test_every_mistake_is_told_at_once_a_line_each(project: Path):
     write(
         project,

@@ -134,7 +134,7 @@ def test_a_url_that_is_a_command_is_never_executed(
     folder: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ShardError, match="missing|cannot be listed"):
+    with pytest.raises(ShardError, match=r"missing|cannot be listed"):
         open_shards(url.format(folder / FIRST))
     assert not (tmp_path / "executed").exists()
 
