@@ -4,7 +4,7 @@
 
 The records are what workers leave of finished shards; their rows are random, made by columns. The shards themselves are
 links to one file of 256 KiB, since here only their number counts: each is listed and hashed as a real one is. Printed
-are seconds of each step, and the process's peak memory.
+are the seconds of each step, also of CPU for a machine with other work, and the process's peak memory.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
         )
         with timed("records written (workers' part)"):
             num_shards = write_records(plan, arguments.samples, arguments.samples_per_shard)
-        with timed("manifest written") as _:
+        with timed("manifest written"):
             publish(plan, Folder(str(root / "train")), num_shards, allow_partial=False)
         print(f"  {(root / 'train' / manifest.MANIFEST).stat().st_size / 2**20:.0f} MiB, {num_shards} shards")
         with timed("opened, every shard hashed"):
@@ -61,9 +61,12 @@ def main() -> None:
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     yield
-    print(f"{what:55} {time.perf_counter() - start:6.2f} s", flush=True)
+    print(
+        f"{what:52} {time.perf_counter() - start:6.2f} s, {time.process_time() - cpu:6.2f} s of CPU",
+        flush=True,
+    )
 
 
 def write_records(plan: Plan, num_samples: int, per_shard: int) -> int:
