@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_caffe(commands)
     _add_heatmap(commands)
+    _add_shards(commands)
     return top
 
 
@@ -138,6 +139,31 @@ def heatmap(arguments: argparse.Namespace) -> None:
     print(
         f"wrote {out}; {names}: at most {peak.probability:.3f}, around column {peak.x:.0f}, row {peak.y:.0f}"
     )
+
+
+def _add_shards(commands) -> None:
+    text = "look after shards"
+    shards = commands.add_parser("shards", help=text, description=text)
+    ways = shards.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    text = "read every byte of a folder of shards and say all that is damaged; exit code 1 if something is"
+    command = ways.add_parser("verify", help=text, description=text)
+    command.add_argument(
+        "path", help="a split's folder, such as data/sample/shards/train, or s3://bucket/prefix"
+    )
+    command.set_defaults(run=verify_shards)
+
+
+def verify_shards(arguments: argparse.Namespace) -> None:
+    from pipeline.shards import all_damage
+
+    is_whole = True
+    for damage in all_damage(arguments.path):
+        is_whole = False
+        print(damage)
+    if not is_whole:
+        sys.exit(1)
+    print(f"{arguments.path}: whole")
 
 
 if __name__ == "__main__":

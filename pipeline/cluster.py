@@ -1,7 +1,10 @@
 """Ray: the workers a function runs on, here or on a cluster. No other module imports it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new beha
 
 import ray
 import ray.train
+from ray.exceptions import RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -73,6 +77,47 @@ def run_workers(
         ray.shutdown()
     if mistake.exists():
         raise UserError(mistake.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def tasks(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]]:
+    """A function like map that runs up to num_workers calls at once, each in a process, and yields what is done first.
+
+    On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. A UserError there is raised here.
+    """
+    _connect(num_workers)
+    try:
+        yield partial(_map, num_workers)
+    finally:
+        ray.shutdown()
+
+
+def _map(num_workers: int, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    @ray.remote(
+        num_cpus=1
+    )  # within, so that workers need not import this module and with it Ray Train and torch
+    def call(function: Callable[[Any], Any], item: Any) -> Any:
+        try:
+            return function(item)
+        except UserError as error:  # Ray would put the worker's stack in its message
+            return error
+
+    shared, waiting = ray.put(function), iter(items)
+    running = [call.remote(shared, item) for item in islice(waiting, num_workers)]
+    while running:
+        done, running = ray.wait(running)
+        try:
+            result = ray.get(done[0])
+        except RayTaskError:
+            raise
+        except RayError as error:  # after Ray's own retries
+            raise UserError(
+                f"a worker process died: {error}; run the same again, with fewer workers"
+            ) from error
+        if isinstance(result, UserError):
+            raise result
+        running += [call.remote(shared, item) for item in islice(waiting, 1)]
+        yield result
 
 
 def _connect(num_cpus: int) -> None:

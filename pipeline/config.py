@@ -115,11 +115,31 @@ class Data(Section):
         return self
 
 
+def _refuse_other_stores(destination: str) -> str:
+    if "://" in destination and not re.fullmatch(r"s3://[a-z0-9.-]{3,63}(/[A-Za-z0-9._/-]*)?", destination):
+        raise ValueError(
+            "must be a folder or s3://bucket/prefix; keys and endpoint come from the environment (AWS_...)"
+        )
+    return destination
+
+
 class Shards(Section):
-    """samples_per_shard images in a tar; seed: of the order they are written in."""
+    """samples_per_shard images in a tar; seed: of the order they are written in.
+
+    destination: a folder or s3://bucket/prefix for the shards, below which <profile>/<split> is made; data/ if None.
+    """
 
     samples_per_shard: PositiveInt
     seed: Seed
+    destination: Annotated[str, AfterValidator(_refuse_other_stores)] | None = None
+
+    def place(self, profile: str, split: str) -> Path | str | None:
+        """Where else than in data/ a split's shards go: a folder, absolute, or s3://..."""
+        if self.destination is None:
+            return None
+        if self.destination.startswith("s3://"):
+            return f"{self.destination.rstrip('/')}/{profile}/{split}"
+        return Path(self.destination).expanduser().absolute() / profile / split
 
 
 class Model(Section):
@@ -189,10 +209,12 @@ class Train(Section):
 
 
 class Run(Section):
-    """How training runs, without a say in its result: a change of these trains nothing anew.
+    """How it runs, without a say in the result: a change of these does nothing anew.
 
     loader_workers: processes that read ahead for each worker.   max_failures: how often a run starts again from its
     last checkpoint after a worker died.   log_every, checkpoint_every: in iterations.
+    shard_workers: processes that write shards; 1: without Ray, whose start costs seconds.
+    verify_shards: before the first step, "full" reads every byte, "cached" only what was not found whole before.
     """
 
     cpus_per_worker: PositiveInt = 1
@@ -200,6 +222,8 @@ class Run(Section):
     log_every: PositiveInt
     checkpoint_every: PositiveInt
     max_failures: NonNegativeInt = 2
+    shard_workers: PositiveInt = 1
+    verify_shards: Literal["cached", "full"] = "cached"
 
 
 class Net(Section):

@@ -19,6 +19,7 @@ DECIDES_RESULT = (
     "pipeline/stream.py",
     "pipeline/place.py",
     "pipeline/shards.py",
+    "pipeline/manifest.py",
     "pipeline/datasets/files.py",
 )
 ATTEMPT = "attempt"  # a random name for this try at a run: survives a resume, and finds its run in MLflow
@@ -64,7 +65,13 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     previous = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
     parent = root / paths.model(profile_name, previous)
     content, parent_digest = checkpoint.load(parent, "backbone" if previous == "backbone" else "model")
-    shards = open_shards(root / paths.shards(profile_name, "train"))
+    cache = root / paths.VERIFIED
+    shards = open_shards(
+        root / paths.shards(profile_name, "train"),
+        split="train",
+        cache=cache,
+        anew=profile.run.verify_shards == "full",
+    )
     if list(shards.classes) != profile.data.classes:
         raise CheckpointError(
             f"{shards.folder} has classes {', '.join(shards.classes)}, "
@@ -115,6 +122,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         loader_workers=profile.run.loader_workers,
         log_every=profile.run.log_every,
         checkpoint_every=profile.run.checkpoint_every,
+        cache=cache,
     )
 
 

@@ -35,7 +35,8 @@ class Job:
 
     identity: the run's name, which changes with anything that changes its result.   model: FCN's arguments.
     parent: the file it starts from, a backbone for the first net of a chain, else the coarser net.
-    shards: of the training split.   folder: of working checkpoints, curves and the final model, shared by all workers.
+    shards: of the training split, a folder or s3://...   cache: of open_shards.
+    folder: of working checkpoints, curves and the final model, shared by all workers.
     lineage: what the final model says of where it comes from.   The rest: see profiles and config.Train.
     """
 
@@ -44,7 +45,7 @@ class Job:
     model: dict[str, Any]
     classes: tuple[str, ...]
     parent: Path
-    shards: Path
+    shards: Path | str
     folder: Path
     lineage: dict[str, Any]
     iterations: int
@@ -63,13 +64,14 @@ class Job:
     loader_workers: int
     log_every: int
     checkpoint_every: int
+    cache: Path | None = None
 
 
 def train_worker(job: Job, place: Place) -> None:
     """Trains from the newest checkpoint, or from the parent, to the last iteration; the first worker writes files."""
     torch.set_flush_denormal(True)
     return_large_blocks()
-    shards = open_shards(job.shards)
+    shards = open_shards(job.shards, split="train", cache=job.cache)
     model = start_model(job).to(place.device)
     optimizer = make_optimizer(job, model)
     start = resume(job, model, optimizer, place)

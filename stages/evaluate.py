@@ -19,7 +19,12 @@ def main() -> None:
     net = parser.parse_args().net
     profile_name, profile = config.load()
     device = torch.device("cuda" if profile.evaluate.use_gpu else "cpu")
-    shards = open_shards(paths.shards(profile_name, "val"))
+    shards = open_shards(
+        paths.shards(profile_name, "val"),
+        split="val",
+        cache=paths.VERIFIED,
+        anew=profile.run.verify_shards == "full",
+    )
     model, about, digest = evaluate.load_model(paths.model(profile_name, net), device)
 
     scores = evaluate.score_split(model, shards, device).scores()

@@ -176,6 +176,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train.num_workers", 0, "must be greater than 0, got 0"),
     ("run.max_failures", -1, "must be greater than or equal to 0, got -1"),
     ("run.loader_workers", 0.5, "must be a whole number, got 0.5"),
+    ("run.shard_workers", 0, "must be greater than 0, got 0"),
+    ("run.verify_shards", "never", "must be 'cached' or 'full', got 'never'"),
     ("shards.samples_per_shard", 0, "must be greater than 0, got 0"),
     ("shards", [], "must be a section of keys and values, got []"),
     ("evaluate.num_figures", 0, "must be greater than 0, got 0"),
@@ -230,6 +232,38 @@ def test_a_split_is_named_by_data_set_and_list(project: Path, given: str):
     )
 
 
+@pytest.mark.parametrize(
+    ("destination", "place"),
+    [
+        ("s3://shelf", "s3://shelf/voc/train"),
+        ("s3://shelf/a/b/", "s3://shelf/a/b/voc/train"),
+        ("/mnt/large", Path("/mnt/large/voc/train")),
+    ],
+)
+def test_a_destination_of_shards_is_a_bucket_or_a_folder(project: Path, destination: str, place: Path | str):
+    edit(project, "shards.destination", destination)
+    assert config.load(project)[1].shards.place("voc", "train") == place
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "s3://key:secret@shelf/a",
+        "s3://shelf/a?secret_key=b",
+        "gs://shelf",
+        "pipe://cat",
+        "s3://",
+        "s3://Shelf/a",
+    ],
+)
+def test_another_store_or_a_password_in_a_destination_is_refused_unrepeated(project: Path, destination: str):
+    edit(project, "shards.destination", destination)
+    assert complaint(project) == (
+        "profiles/voc.yaml: shards.destination: must be a folder or s3://bucket/prefix; "
+        "keys and endpoint come from the environment (AWS_...)"
+    )
+
+
 def test_every_mistake_is_told_at_once_a_line_each(project: Path):
     write(
         project,
@@ -237,7 +271,7 @@ def test_every_mistake_is_told_at_once_a_line_each(project: Path):
     )
     assert complaint(project).splitlines() == [
         "profiles/voc.yaml: shards.seed is missing; add it",
-        "profiles/voc.yaml: unknown key shards.sed; known there: samples_per_shard, seed",
+        "profiles/voc.yaml: unknown key shards.sed; known there: samples_per_shard, seed, destination",
         "profiles/voc.yaml: train.loss must be 'sum' or 'mean', got 'y'",
         "profiles/voc.yaml: nets.fcn32s.lr must be a number, got 'x'",
     ]
@@ -480,6 +514,8 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "train.class_balancing": False,
         "train.sample_pixels": 1.0,
         "run.max_failures": 2,
+        "run.shard_workers": 1,
+        "run.verify_shards": "cached",
         "evaluate.num_figures": 6,
         "evaluate.use_gpu": False,
     }

@@ -17,7 +17,7 @@ from pipeline.datasets import Sample, sample
 from pipeline.driver import make_job, train_net
 from pipeline.errors import CheckpointError
 from pipeline.place import ALONE
-from pipeline.shards import write_shards
+from pipeline.sharding import write_shards
 from pipeline.train import train_worker
 
 

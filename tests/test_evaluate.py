@@ -15,7 +15,8 @@ from fcn.model import FCN
 from pipeline import checkpoint, evaluate
 from pipeline.datasets import Sample
 from pipeline.errors import CheckpointError, ShardError
-from pipeline.shards import Shards, open_shards, write_shards
+from pipeline.sharding import write_shards
+from pipeline.shards import Shards, open_shards
 
 CLASSES = ("background", "disc", "square", "triangle")
 CPU = torch.device("cpu")

@@ -17,7 +17,8 @@ from scipy.stats import chisquare
 from fcn import IGNORE_LABEL
 from pipeline.datasets import Sample
 from pipeline.errors import ShardError
-from pipeline.shards import Shards, open_shards, write_shards
+from pipeline.sharding import write_shards
+from pipeline.shards import Shards, open_shards
 from pipeline.stream import Batch, Order, Samples, collate, loader
 
 SAMPLINGS = ("epochs", "replacement")

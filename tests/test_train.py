@@ -25,7 +25,8 @@ from pipeline import backbone, checkpoint, spool, train
 from pipeline.datasets import Sample, sample
 from pipeline.errors import CheckpointError, UserError
 from pipeline.place import ALONE, Place
-from pipeline.shards import open_shards, write_shards
+from pipeline.sharding import write_shards
+from pipeline.shards import open_shards
 from pipeline.stream import Order, Samples, collate
 from pipeline.train import Job, learning_rate, start_model, train_worker
 

@@ -31,6 +31,12 @@ class Split:
         module, root = DATASETS[self.sources[key]]
         return module.sample(root(self.raw), key, self.num_classes)
 
+    def stamp(self, key: str) -> str:
+        """Changes when a file of the id does: their sizes and times."""
+        module, root = DATASETS[self.sources[key]]
+        files = [path.stat() for path in module.files(root(self.raw), key) if path.exists()]
+        return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
+
 
 def resolve(
     raw: Path,
