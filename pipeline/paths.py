@@ -16,6 +16,10 @@ def shards(profile: str, split: str) -> Path:
     return Path("data", profile, "shards", split)
 
 
+def inspection(profile: str) -> Path:
+    return Path("data", profile, "inspection")
+
+
 def model(profile: str, net: str) -> Path:
     return Path("models", profile, f"{net}.pt")
 

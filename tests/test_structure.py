@@ -329,6 +329,7 @@ def test_the_outs_are_where_paths_puts_the_results(profile: str):
     assert outs == {
         "download": {paths.raw(profile).as_posix()},
         "shard": splits,
+        "inspect": {paths.inspection(profile).as_posix()},
         "backbone": {paths.model(profile, "backbone").as_posix()},
         "train": {paths.model(profile, net).as_posix() for net in config.CHAIN},
         "evaluate": {
