@@ -70,14 +70,15 @@ def survey(
     trained_on, evaluated_on: the lists that train and val are made of, before anything is excluded.
     """
     known = {**train.pixels, **val.pixels}
-    published = [Images(name, {key: known.get(key) for key in ids}) for name, ids in lists.items()]
-    roles = {train.name: {"train"}, val.name: {"val"}}
+    splits = [
+        train,
+        val,
+        *(Images(name, {key: known.get(key) for key in ids}) for name, ids in lists.items()),
+    ]
+    uses = {train.name: {"train"}, val.name: {"val"}}
     for name in lists:
-        roles[name] = {
-            side for side, names in (("train", trained_on), ("val", evaluated_on)) if name in names
-        }
+        uses[name] = {use for use, names in (("train", trained_on), ("val", evaluated_on)) if name in names}
     leak = seen(val, train)
-    splits = [train, val, *published]
     return {
         "leak": {"num_images": len(leak), "id_in_train": leak},
         "splits": {
@@ -87,9 +88,7 @@ def survey(
             }
             for one in splits
         },
-        "pairs": [
-            _pair(a, b, roles[a.name], roles[b.name], train, val, leak) for a, b in combinations(splits, 2)
-        ],
+        "pairs": [_pair(a, b, uses, train, val, leak) for a, b in combinations(splits, 2)],
         "duplicates": {
             one.name: [ids for ids in one.ids_by_pixels.values() if len(ids) > 1] for one in (train, val)
         },
@@ -97,37 +96,33 @@ def survey(
 
 
 def _pair(
-    a: Images, b: Images, role: set[str], other: set[str], train: Images, val: Images, leak: Mapping[str, str]
+    a: Images, b: Images, uses: Mapping[str, set[str]], train: Images, val: Images, leak: Mapping[str, str]
 ) -> dict[str, Any]:
-    shared = sorted(a.pixels.keys() & b.pixels.keys())
-    renamed = {key: found for key, found in seen(a, b).items() if key != found}
-    met = {*shared, *renamed, *renamed.values()}
-    num_leaked = len(met & {*leak, *leak.values()})
-    num_train, num_val = len(met & train.pixels.keys()), len(met & val.pixels.keys())
+    same_id = sorted(a.pixels.keys() & b.pixels.keys())
+    renamed = {key: other for key, other in seen(a, b).items() if key != other}
+    met = {*same_id, *renamed, *renamed.values()}
+    numbers = {
+        "num_same_id": len(same_id),
+        "num_same_pixels": len(a.ids_by_pixels.keys() & b.ids_by_pixels.keys()),
+        "num_in_train": len(met & train.pixels.keys()),
+        "num_in_val": len(met & val.pixels.keys()),
+    }
+    pair = {"splits": [a.name, b.name], **numbers, "same_pixels_other_id": renamed}
+    if (
+        uses[a.name] == uses[b.name] and len(uses[a.name]) == 1
+    ):  # meant to meet: the ids would only fill the file
+        return pair | {"verdict": f"both are for {', '.join(uses[a.name])}"}
     if not met:
         verdict = "nothing in common"
-    elif num_leaked:
+    elif num_leaked := len(met & leak.keys()):
         verdict = f"LEAK: {num_leaked} are trained and evaluated on"
-    elif role == other and len(role) == 1:
-        verdict = "both are trained on" if role == {"train"} else "both are evaluated on"
-    elif num_train == 0:
-        verdict = "excluded from train"
-    elif num_val == 0:
-        verdict = "excluded from val"
+    elif numbers["num_in_train"] == 0:
+        verdict = "left out of train"
+    elif numbers["num_in_val"] == 0:
+        verdict = "left out of val"
     else:
-        verdict = "each is excluded from train or from val"
-    pair = {
-        "splits": [a.name, b.name],
-        "num_same_id": len(shared),
-        "num_same_pixels": len(a.ids_by_pixels.keys() & b.ids_by_pixels.keys()),
-        "same_pixels_other_id": renamed,
-        "num_in_train": num_train,
-        "num_in_val": num_val,
-        "verdict": verdict,
-    }
-    return (
-        pair if role == other else pair | {"same_id": shared}
-    )  # what is in one role's lists need not be listed
+        verdict = "each is left out of train or of val"
+    return pair | {"verdict": verdict, "same_id": same_id}
 
 
 def as_markdown(found: Mapping[str, Any], reasons: Sequence[str]) -> str:
@@ -150,31 +145,27 @@ def as_markdown(found: Mapping[str, Any], reasons: Sequence[str]) -> str:
     )
     head = [
         "split",
-        "and split",
+        "split",
         "same id",
         "same pixels",
-        "of them under another id",
-        "in train",
+        "under another id",
+        "of these in train",
         "in val",
         "so",
     ]
-    parts.append(
-        table(
-            head,
-            [
-                [
-                    *pair["splits"],
-                    pair["num_same_id"],
-                    pair["num_same_pixels"],
-                    len(pair["same_pixels_other_id"]),
-                    pair["num_in_train"],
-                    pair["num_in_val"],
-                    pair["verdict"],
-                ]
-                for pair in found["pairs"]
-            ],
-        )
-    )
+    rows = [
+        [
+            *pair["splits"],
+            pair["num_same_id"],
+            pair["num_same_pixels"],
+            len(pair["same_pixels_other_id"]),
+            pair["num_in_train"],
+            pair["num_in_val"],
+            pair["verdict"],
+        ]
+        for pair in found["pairs"]
+    ]
+    parts.append(table(head, rows))
     for name, groups in found["duplicates"].items():
         said = [" = ".join(ids) for ids in groups]
         parts.append(f"The same pixels under several ids within {name}: {_some(said) or 'none'}.")

@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # no screen on a cluster
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from pipeline.datasets.files import voc_palette
@@ -122,7 +122,7 @@ def draw_inspection(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     pixels.set_yscale("log")
     pixels.yaxis.set_minor_formatter(NullFormatter())
     for axis in axes.flat:
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None if axis is pixels else 0))
+        axis.yaxis.set_major_formatter(lambda share, _: f"{share:.4%}".rstrip("0%").rstrip(".") + "%")
     pixels.set_title("share of the pixels that are not void", fontsize=9)
     images.set_title("share of the images that show the class", fontsize=9)
     height.set_title("height: share of the images", fontsize=9)
@@ -137,6 +137,6 @@ def draw_inspection(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def _summary(split: str, one: Mapping[str, Any]) -> str:
     converted = ", ".join(f"{count} {said}" for said, count in one["conversions"].items()) or "none"
     return (
-        f"{split}: {one['num_images']} images of {one['num_sizes']} sizes, void {one['void']['share']:.1%} of pixels, "
-        f"converted: {converted}, refused: {len(one['refused'])}"
+        f"{split}: {one['num_images']} images, different sizes: {one['num_sizes']}, "
+        f"void: {one['void']['share']:.1%} of pixels, converted: {converted}, refused: {len(one['refused'])}"
     )

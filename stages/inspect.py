@@ -39,7 +39,13 @@ def main() -> None:
         texts = [path for path in sorted(dest.iterdir()) if path.suffix != ".png"]
         tags = {"leak": verdict, "allow_leak": "; ".join(reasons)}
         tracker.log(run, metrics, tags, [dest / "inspection.png"], texts)
-    leaks.refuse(leak, "val", "train", reasons, f"see {dest / 'leaks.md'}, add to data.splits.train.exclude")
+    leaks.refuse(
+        leak,
+        "val",
+        "train",
+        reasons,
+        f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} says which lists meet)",
+    )
 
 
 def _write(dest: Path, found: dict[str, Any], shared: dict[str, Any], verdict: str) -> None:

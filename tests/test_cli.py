@@ -13,7 +13,9 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("command", [[], ["verify"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"]])
+@pytest.mark.parametrize(
+    "command", [[], ["verify"], ["inspect"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"]]
+)
 def test_every_command_explains_itself(command):
     done = fcn(*command, "--help")
     assert done.returncode == 0
