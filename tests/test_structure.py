@@ -353,6 +353,10 @@ def test_each_net_is_trained_from_the_one_before_it_and_scored_on_its_own_split(
             paths.model("sample", net).as_posix(),
         }
         assert f"nets.{net}" in train.params
+        verdict = (paths.inspection("sample") / "verdict.json").as_posix()
+        assert {dep for dep in train.deps if "inspection" in dep} == {
+            verdict
+        }  # another val trains nothing anew
         before = net
 
 
