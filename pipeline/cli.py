@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_verify(commands)
+    _add_inspect(commands)
     _add_export(commands)
     _add_caffe(commands)
     _add_heatmap(commands)
@@ -41,6 +42,31 @@ def verify(_: argparse.Namespace) -> None:
         print(f"{mark} {fact.name:44} expected {fact.expected}  found {fact.found}  [{fact.source}]")
     if not all_hold:
         sys.exit(1)
+
+
+def _add_inspect(commands) -> None:
+    text = "say what is in folders of shards: sizes, classes, void, conversions, and what two folders share"
+    command = commands.add_parser("inspect", help=text, description=text)
+    command.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="such as data/voc/shards/train"
+    )
+    command.set_defaults(run=inspect)
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    from itertools import combinations
+
+    from pipeline import inspection, leaks
+    from pipeline.shards import open_shards
+
+    opened = {str(folder): open_shards(folder) for folder in arguments.folders}
+    for name, shards in opened.items():
+        print(inspection.as_markdown({name: inspection.inspect(shards)}))
+    images = [leaks.Images.of_shards(name, shards) for name, shards in opened.items()]
+    for one, other in combinations(images, 2):
+        shared = leaks.seen(one, other)
+        said = f": {leaks.named(shared, other.name)}" if shared else ""
+        print(f"{one.name} shares {len(shared)} images with {other.name}, by id or pixels{said}")
 
 
 def _add_export(commands) -> None:

@@ -97,14 +97,27 @@ class Source(Section):
         return self
 
 
+def _refuse_no_reason(text: str) -> str:
+    if len(text.split()) < 3:
+        raise ValueError(
+            f"must be a sentence that says why images may be trained and evaluated on, got {text!r}"
+        )
+    return " ".join(text.split())
+
+
+Reason = Annotated[str, AfterValidator(_refuse_no_reason)]
+
+
 class Data(Section):
     """classes: names in label order, background first.
 
     allow_partial: use those ids of a list whose files are there, instead of refusing an incomplete data set.
+    allow_leak: why images may be both trained and evaluated on, a sentence or more; none: they may not.
     """
 
     source: Source
     allow_partial: bool
+    allow_leak: list[Reason] = []
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
     splits: Splits
 

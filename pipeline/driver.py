@@ -6,7 +6,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from pipeline import checkpoint, cluster, paths, tracking
+from pipeline import checkpoint, cluster, paths, tracking, trained_on
 from pipeline.config import CHAIN, STRIDE, Profile
 from pipeline.errors import CheckpointError
 from pipeline.shards import open_shards
@@ -20,6 +20,7 @@ DECIDES_RESULT = (
     "pipeline/place.py",
     "pipeline/shards.py",
     "pipeline/manifest.py",
+    "pipeline/trained_on.py",
     "pipeline/datasets/files.py",
 )
 ATTEMPT = "attempt"  # a random name for this try at a run: survives a resume, and finds its run in MLflow
@@ -54,6 +55,8 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
     digest = _hand_over(job.folder / FINAL, model)
     with tracking.outage_only_warns(f"the curves are kept in {job.folder / CURVES}"):
         tags = {"model_sha256": digest, **{key: str(value) for key, value in job.lineage.items()}}
+        if profile.data.allow_leak:
+            tags["allow_leak"] = "; ".join(profile.data.allow_leak)
         tracker.log(follower.replay(), {}, tags)
     (job.folder / FINISHED).touch()
     return model
@@ -64,7 +67,8 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     starts_chain = net == CHAIN[0] or profile.model.at_once
     previous = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
     parent = root / paths.model(profile_name, previous)
-    content, parent_digest = checkpoint.load(parent, "backbone" if previous == "backbone" else "model")
+    kind = "backbone" if previous == "backbone" else "model"
+    content, parent_digest = checkpoint.load(parent, kind)
     cache = root / paths.VERIFIED
     shards = open_shards(
         root / paths.shards(profile_name, "train"),
@@ -123,6 +127,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         log_every=profile.run.log_every,
         checkpoint_every=profile.run.checkpoint_every,
         cache=cache,
+        inherited=trained_on.inherited(kind, content, parent_digest, shards),
     )
 
 

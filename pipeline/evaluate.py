@@ -32,7 +32,8 @@ def load_model(path: Path, device: torch.device) -> tuple[FCN, dict[str, Any], s
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = shorten(str(error), 400)
         raise CheckpointError(f"{path} does not fit the networks of this version: {reason}") from error
-    return model.to(device).eval(), {key: content[key] for key in ("model", "classes", "lineage")}, digest
+    about = {key: content[key] for key in ("model", "classes", "lineage")}
+    return model.to(device).eval(), about | {"trained_on": content.get("trained_on")}, digest
 
 
 @torch.inference_mode()

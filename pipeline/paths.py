@@ -22,6 +22,10 @@ def sharding(profile: str, split: str) -> Path:
     return Path("data", profile, ".sharding", split)
 
 
+def inspection(profile: str) -> Path:
+    return Path("data", profile, "inspection")
+
+
 def model(profile: str, net: str) -> Path:
     return Path("models", profile, f"{net}.pt")
 

@@ -18,7 +18,7 @@ from fcn.loss import balancing_weights, count_valid, mean_pixel_cross_entropy, p
 from fcn.model import FCN
 from fcn.optim import parameter_groups, without_compiler
 from fcn.surgery import transplant
-from pipeline import checkpoint, spool
+from pipeline import checkpoint, spool, trained_on
 from pipeline.errors import CheckpointError, UserError
 from pipeline.place import Place, return_large_blocks
 from pipeline.shards import Shards, open_shards
@@ -37,7 +37,8 @@ class Job:
     parent: the file it starts from, a backbone for the first net of a chain, else the coarser net.
     shards: of the training split, a folder or s3://...   cache: of open_shards.
     folder: of working checkpoints, curves and the final model, shared by all workers.
-    lineage: what the final model says of where it comes from.   The rest: see profiles and config.Train.
+    lineage: what the final model says of where it comes from.   inherited: records (trained_on.py) of what the parent
+    was trained on besides these shards.   The rest: see profiles and config.Train.
     """
 
     identity: str
@@ -65,6 +66,7 @@ class Job:
     log_every: int
     checkpoint_every: int
     cache: Path | None = None
+    inherited: list[trained_on.Record] = field(default_factory=list)
 
 
 def train_worker(job: Job, place: Place) -> None:
@@ -103,7 +105,7 @@ def train_worker(job: Job, place: Place) -> None:
         if is_to_save and place.is_first:
             save_step(job, done, model, optimizer)
     if place.is_first:
-        save_final(job, model)
+        save_final(job, model, shards)
     if place.world > 1:
         place.agree(0)  # no worker leaves before the file is there
 
@@ -208,11 +210,12 @@ def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Opti
     )
 
 
-def save_final(job: Job, model: nn.Module) -> None:
+def save_final(job: Job, model: nn.Module, shards: Shards) -> None:
     content = {
         "model": job.model,
         "classes": list(job.classes),
         "lineage": job.lineage,
+        "trained_on": trained_on.records(shards, job.inherited),
         "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
     }
     checkpoint.save(job.folder / FINAL, "model", content)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import config, evaluate, paths, report, tracking
+from pipeline import config, evaluate, leaks, paths, report, tracking
 from pipeline.errors import exit_cleanly
 from pipeline.shards import open_shards
 
@@ -26,9 +26,11 @@ def main() -> None:
         anew=profile.run.verify_shards == "full",
     )
     model, about, digest = evaluate.load_model(paths.model(profile_name, net), device)
+    val, reasons = leaks.Images.of_shards("val", shards), profile.data.allow_leak
+    num_leaked = leaks.check_model(about["trained_on"], val, net, reasons)
 
     scores = evaluate.score_split(model, shards, device).scores()
-    values = evaluate.as_json(scores, shards.classes, len(shards))
+    values = evaluate.as_json(scores, shards.classes, len(shards)) | {"num_leaked": num_leaked}
     evaluate.write_json(paths.metrics(profile_name, net), values)
 
     figure = paths.figures(profile_name, net)
@@ -38,7 +40,8 @@ def main() -> None:
     with tracking.outage_only_warns(f"the scores are kept in {paths.metrics(profile_name, net)}"):
         tracker = tracking.Tracker(profile_name, Path.cwd())
         run = tracker.open_run(net, "model_sha256", digest, about["lineage"])
-        tracker.log(run, evaluate.as_metrics(values), {"val_digest": shards.digest}, [figure])
+        tags = {"val_digest": shards.digest, "allow_leak": "; ".join(reasons)}
+        tracker.log(run, evaluate.as_metrics(values), tags, [figure])
 
 
 if __name__ == "__main__":

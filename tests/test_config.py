@@ -182,6 +182,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("shards", [], "must be a section of keys and values, got []"),
     ("evaluate.num_figures", 0, "must be greater than 0, got 0"),
     ("data.allow_partial", "false", "must be true or false, got 'false'"),
+    ("data.allow_leak", "On purpose, to measure it.", "must be a list, got 'On purpose, to measure it.'"),
+    (
+        "data.allow_leak",
+        ["yes"],
+        "allow_leak.0: must be a sentence that says why images may be trained and evaluated on, got 'yes'",
+    ),
     ("data.classes", "background", "must be a list, got 'background'"),
     ("data.classes", ["background"], "must have at least 2 items, got ['background']"),
     ("data.splits.train.include", [], "must have at least 1 item, got []"),
@@ -521,6 +527,7 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
     }
     assert profile.train.optimizer.momentum == 0.9
     assert profile.data.splits.train.exclude == []
+    assert profile.data.allow_leak == []
 
 
 # --- as a person meets it

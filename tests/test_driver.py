@@ -59,7 +59,7 @@ def profile(values):
     return make
 
 
-def write_data(root: Path, seed: int, classes=sample.CLASSES) -> None:
+def write_data(root: Path, seed: int, classes=sample.CLASSES, keys: str = "012") -> None:
     def load(key: str) -> Sample:
         image, label = sample.picture("sbd_train", int(key), 32, seed)
         file = io.BytesIO()
@@ -67,7 +67,7 @@ def write_data(root: Path, seed: int, classes=sample.CLASSES) -> None:
         return Sample(key, file.getvalue(), label)
 
     dest = root / "data" / "tiny" / "shards" / "train"
-    write_shards(list("012"), load, dest, split="train", classes=classes, samples_per_shard=2, seed=0)
+    write_shards(list(keys), load, dest, split="train", classes=classes, samples_per_shard=2, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,18 @@ def test_the_chain_is_trained_link_by_link_and_each_model_names_its_parent(root,
     assert [name.split("-")[0] for name in started] == list(CHAIN)
 
 
+def test_a_model_says_what_it_was_trained_on_and_its_parents_too(root, profile, started):  # noqa: ARG001
+    def images(net: str) -> list[list[str]]:
+        content, _ = checkpoint.load(train_net("tiny", profile(), net, root), "model")
+        return [record["keys"] for record in content["trained_on"]]
+
+    assert images("fcn32s") == [["0", "1", "2"]]
+    assert images("fcn16s") == [["0", "1", "2"]]
+    shutil.rmtree(root / "data")
+    write_data(root, seed=2, keys="34")
+    assert images("fcn8s") == [["3", "4"], ["0", "1", "2"]]
+
+
 def test_a_finished_run_is_trained_anew_to_the_same_weights(root, profile, started):
     path = train_net("tiny", profile(), "fcn32s", root)
     folder = root / "runs" / "tiny" / started[0]
@@ -326,9 +338,10 @@ def test_a_model_is_trained_though_the_tracking_database_is_damaged(root, profil
 
 def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, started, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    path = train_net("tiny", profile(), "fcn32s", root)
+    allowed = profile({"data.allow_leak": ["A leak on purpose."]})
+    path = train_net("tiny", allowed, "fcn32s", root)
     (root / "runs" / "tiny" / started[0] / "finished").unlink()
-    train_net("tiny", profile(), "fcn32s", root)  # as after a driver that died at the very end
+    train_net("tiny", allowed, "fcn32s", root)  # as after a driver that died at the very end
     client = tracking.Tracker("tiny", root).client
     (run,) = client.search_runs([client.get_experiment_by_name("fcn-tiny").experiment_id])
     assert (run.info.run_name, run.info.status) == ("fcn32s", "FINISHED")
@@ -338,3 +351,4 @@ def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, 
     assert (run.data.params["lr"], run.data.params["iterations"]) == ("0.001", "4")
     assert run.data.tags["model_sha256"] == checkpoint.load(path, "model")[1]
     assert run.data.tags["identity"] == started[0]
+    assert run.data.tags["allow_leak"] == "A leak on purpose."

@@ -347,6 +347,7 @@ def test_the_outs_are_where_paths_puts_the_results(profile: str):
     assert outs == {
         "download": {paths.raw(profile).as_posix()},
         "shard": splits,
+        "inspect": {paths.inspection(profile).as_posix()},
         "backbone": {paths.model(profile, "backbone").as_posix()},
         "train": {paths.model(profile, net).as_posix() for net in config.CHAIN},
         "evaluate": {
@@ -370,6 +371,10 @@ def test_each_net_is_trained_from_the_one_before_it_and_scored_on_its_own_split(
             paths.model("sample", net).as_posix(),
         }
         assert f"nets.{net}" in train.params
+        verdict = (paths.inspection("sample") / "verdict.json").as_posix()
+        assert {dep for dep in train.deps if "inspection" in dep} == {
+            verdict
+        }  # another val trains nothing anew
         before = net
 
 

@@ -180,6 +180,8 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
     content, _ = checkpoint.load(job.folder / "final.pt", "model")
     assert (content["model"], content["classes"]) == (job.model, list(CLASSES))
     assert content["lineage"] == job.lineage
+    (seen,) = content["trained_on"]
+    assert seen["keys"] == sorted(open_shards(job.shards).keys)
     FCN(**content["model"]).load_state_dict(content["state_dict"])
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 4

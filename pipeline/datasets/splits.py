@@ -95,3 +95,8 @@ def _ids(raw: Path, name: str, checks_published: bool) -> list[str]:
 def _is_there(raw: Path, dataset: str, key: str) -> bool:
     module, root = DATASETS[dataset]
     return all(path.is_file() for path in module.files(root(raw), key))
+
+
+def listed(raw: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """The ids of each list, whether their files are there or not."""
+    return {name: _ids(raw, name, checks_published=False) for name in names}
