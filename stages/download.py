@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.datasets import local, published, sample
-from pipeline.download import fetch_published
+from pipeline.download.fetch import fetch_published
 from pipeline.errors import exit_cleanly
 
 
