@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.datasets import local, published, sample
+from pipeline.datasets import local, own, published, sample
+from pipeline.datasets.copying import refuse_within
 from pipeline.download.fetch import fetch_published
 from pipeline.errors import exit_cleanly
 
@@ -12,11 +13,16 @@ from pipeline.errors import exit_cleanly
 def main() -> None:
     profile_name, profile = config.load()
     source, raw = profile.data.source, paths.raw(profile_name)
+    for key, given in (("local", source.local), ("own", source.own)):
+        if given:
+            refuse_within(Path(given).expanduser(), raw.parent, f"data.source.{key}")
     shutil.rmtree(raw, ignore_errors=True)
     if source.sample:
         sample.draw(raw, **source.sample.model_dump())
     elif source.local:
-        local.copy(Path(source.local).expanduser(), raw)
+        local.bring(Path(source.local).expanduser(), raw)
+    elif source.own:
+        own.copy(Path(source.own).expanduser(), raw, profile.data.classes)
     else:
         archives = source.archives.values()
         files = [fetch_published(paths.DOWNLOADS, **archive.model_dump()) for archive in archives]

@@ -33,6 +33,7 @@ FRAMEWORKS = {
 # Modules a stage imports and does not depend on, because no change of them changes what the stage writes
 HARMLESS = {
     "pipeline/errors.py": "words and exit codes",
+    "pipeline/config_errors.py": "words",
     "pipeline/progress.py": "what is shown while one waits",
     "pipeline/paths.py": "where results lie; held against the outs by a test below",
     "pipeline/config.py": "what it reads is tracked as params; its defaults are recorded in test_config.py",
