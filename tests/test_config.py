@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from pipeline import config
-from pipeline.datasets import splits
+from pipeline.datasets import published, splits
 from pipeline.errors import USER_MISTAKE, ConfigError
 from tests.conftest import ROOT
 
@@ -69,6 +69,14 @@ def test_every_committed_profile_loads(name: str, tmp_path: Path):
     loaded, profile = config.load(tmp_path)
     assert loaded == name
     assert profile.net("fcn8s").iterations > 0
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_archives_of_a_profile_have_the_published_checksums(name: str):
+    source = yaml.load((ROOT / "profiles" / f"{name}.yaml").read_text("utf-8"))["data"]["source"]
+    for archive in source.get("archives", {}).values():
+        for url in archive["urls"]:
+            assert archive["checksum"] == published.CHECKSUMS[url.rpartition("/")[2]]
 
 
 def test_the_committed_params_name_a_committed_profile():

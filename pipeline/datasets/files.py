@@ -22,6 +22,7 @@ MAX_PIXELS = 2**26  # 67 million, an 8-bit label of 64 MiB; lower than Pillow's 
 MAX_BYTES = 2**27  # of one file, or of what a compressed one unpacks to; holds any image of MAX_PIXELS
 REMEDY = "run `dvc repro -f download`, or check data.source"
 
+_JPEG_START = b"\xff\xd8\xff"
 _KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key names files and tar members: no '.', no '/', nothing to escape
 
 
@@ -169,6 +170,11 @@ def _decoded(data: bytes, kind: str, where: str) -> Image.Image:
                 image = Image.open(io.BytesIO(data), formats=[kind])
             image.load()
     except UnidentifiedImageError as error:
+        if kind == "JPEG" and data.startswith(_JPEG_START):
+            raise DatasetError(
+                f"{where}: a JPEG whose header is damaged or of a kind not read here (12 bits, lossless); save it "
+                f"anew as 8-bit JPEG, or {REMEDY}"
+            ) from error
         raise DatasetError(f"{where}: not a {kind}, it begins with {data[:8]!r}; {REMEDY}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DatasetError(f"{where}: {error}: more than {MAX_PIXELS} pixels are refused") from error
