@@ -7,6 +7,7 @@ from pipeline import config, paths
 from pipeline.datasets import local, own, published, sample
 from pipeline.datasets.copying import refuse_within
 from pipeline.download.fetch import fetch_published
+from pipeline.download.part import only_one
 from pipeline.errors import exit_cleanly
 
 
@@ -16,13 +17,19 @@ def main() -> None:
     for key, given in (("local", source.local), ("own", source.own)):
         if given:
             refuse_within(Path(given).expanduser(), raw.parent, f"data.source.{key}")
-    shutil.rmtree(raw, ignore_errors=True)
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(raw.with_name(".raw.lock")):  # a stage whose `dvc repro` was killed may still be at it
+        shutil.rmtree(raw, ignore_errors=True)
+        fill(raw, source, profile.data.classes)
+
+
+def fill(raw: Path, source: config.Source, classes: list[str]) -> None:
     if source.sample:
         sample.draw(raw, **source.sample.model_dump())
     elif source.local:
         local.bring(Path(source.local).expanduser(), raw)
     elif source.own:
-        own.copy(Path(source.own).expanduser(), raw, profile.data.classes)
+        own.copy(Path(source.own).expanduser(), raw, classes)
     else:
         archives = source.archives.values()
         files = [fetch_published(paths.DOWNLOADS, **archive.model_dump()) for archive in archives]

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -112,6 +113,20 @@ def test_local_archives_are_unpacked_with_a_word_on_their_checksum(tmp_path, dra
     assert done.returncode == 0, done.stderr
     assert content(tmp_path / "project" / "data" / NAME / "raw") == content(drawn)
     assert done.stdout.count("no checksum is published for that name; sha256 ") == 2
+
+
+def test_two_stages_at_once_do_not_mix_their_files(tmp_path, drawn):
+    """As when `dvc repro` is killed, its stage lives on, and `dvc repro` runs again."""
+    project = tmp_path / "project"
+    profile = sample_profile()
+    profile["data"]["source"] = {"local": str(drawn)}
+    write_profile(project, profile)
+    command = [sys.executable, "-m", "stages.download"]
+    both = [subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    complaints = [one.communicate(timeout=120)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], complaints
+    assert content(project / "data" / NAME / "raw") == content(drawn)
+    assert sorted(path.name for path in (project / "data" / NAME).iterdir()) == [".raw.lock", "raw"]
 
 
 @pytest.mark.parametrize("key", ["local", "own"])

@@ -54,9 +54,8 @@ def test_every_net_is_scored_on_the_validation_list_for_the_named_classes(projec
     for net in ("fcn32s", "fcn16s", "fcn8s"):
         scores = json.loads((project.folder / "metrics" / "own" / f"{net}.json").read_text("utf-8"))
         assert scores["num_images"] == 12
-        assert len(scores["class_iu"]) == 3
+        assert list(scores["class_iu"]) == ["background", "cat", "dog"]
         assert 0 < scores["pixel_acc"] <= 1
-    assert "cat" in (project.folder / "reports" / "own" / "README.md").read_text("utf-8")
 
 
 def test_nothing_is_done_twice(project: Project):

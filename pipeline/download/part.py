@@ -104,11 +104,11 @@ def place(part: Path, dest: Path) -> None:
 
 @contextlib.contextmanager
 def only_one(lock: Path) -> Iterator[None]:
-    """Waits until no other process fetches the same file. The system frees the lock of a killed process."""
+    """Waits until no other process makes the same thing. The system frees the lock of a killed process."""
     with lock.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"another process fetches the same file, waiting for it ({lock})", file=sys.stderr)
+            print(f"another process is at the same work, waiting for it ({lock})", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
