@@ -80,6 +80,10 @@ def _named() -> Iterator[None]:
     except ImportError as error:  # fsspec names the package
         raise MirrorError(f"needs a package that is not installed: {error}") from None
     except (ConnectionError, TimeoutError) as error:
-        raise RetryError(f"connection lost: {str(error)[:200]}") from None
+        raise RetryError(f"connection lost: {_line(error)}") from None
     except Exception as error:
-        raise MirrorError(f"cannot be read: {str(error)[:200] or type(error).__name__}") from None
+        raise MirrorError(f"cannot be read: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
