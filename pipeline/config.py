@@ -1,8 +1,9 @@
 """params.yaml names a profile; profiles/<name>.yaml holds its values. Read once, validated, frozen."""
 
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +17,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.config_errors import complaint, sentence
 from pipeline.errors import ConfigError
 
 PARAMS = Path("params.yaml")
@@ -28,7 +30,10 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and numpy both take
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
-SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd)/[A-Za-z0-9_]+$")]
+SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd|own)/[A-Za-z0-9_-]+$")]
+
+URL_KINDS = ("https", "http", "file", "s3", "gs", "az", "hdfs")
+_SECRET = re.compile(r"[?&][^=&]*(token|sig|secret|passw|credential|key)[^=&]*=", re.IGNORECASE)
 
 
 class Section(BaseModel):
@@ -44,22 +49,37 @@ class Drawing(Section):
     seed: Seed
 
 
-def _refuse_secret(url: str) -> str:
-    """A profile's values end up in dvc.lock and MLflow, so a password must not be among them."""
-    if "@" in url or not url.startswith(("https://", "http://", "file://")):
-        raise ValueError("must be an https, http or file URL without user:password@")
+def _checked_url(url: str) -> str:
+    """A profile's values end up in dvc.lock and MLflow, so no secret must be among them."""
+    if "@" in url or url.partition("://")[0] not in URL_KINDS:
+        raise ValueError(f"must be a URL of {', '.join(URL_KINDS)}, without user:password@")
+    if _SECRET.search(url):
+        raise ValueError(
+            "must not hold a token or signature, which would end up in dvc.lock; use s3:// or gs:// with its keys in "
+            "the environment, or put the file into downloads/ yourself"
+        )
+    if not _file_name(url):
+        raise ValueError("must end in the name of a file")
     return url
 
 
-Url = Annotated[str, AfterValidator(_refuse_secret)]
+def _file_name(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name
+
+
+Url = Annotated[str, AfterValidator(_checked_url)]
 
 
 class Archive(Section):
-    """A published archive: mirrors in the order to try, and a checksum "md5:..." or "sha256:..."."""
+    """A published archive: mirrors in the order to try, and a checksum "md5:..." or "sha256:...".
+
+    allowed_hosts: other hosts a mirror may redirect to.
+    """
 
     urls: Annotated[list[Url], Field(min_length=1)]
     checksum: Annotated[str, StringConstraints(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64})$")]
     max_size_gb: PositiveFloat = 4.0
+    allowed_hosts: list[str] = []
 
 
 class Split(Section):
@@ -79,21 +99,26 @@ class Splits(Section):
 
 
 class Source(Section):
-    """Where the images come from: exactly one of the three.
+    """Where the images come from: exactly one of the four.
 
-    local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack.
+    local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack, or with the archives, or an archive.
+    own: a folder with images/, masks/, splits/ and classes.txt, as docs/own-data.md describes it.
     """
 
     sample: Drawing | None = None
     archives: dict[ArchiveName, Archive] = {}
     local: str | None = None
+    own: str | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> "Source":
-        given = [name for name in ("sample", "archives", "local") if getattr(self, name)]
+        given = [name for name in ("sample", "archives", "local", "own") if getattr(self, name)]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"exactly one of sample, archives and local must be given, found {found}")
+            raise ValueError(f"exactly one of sample, archives, local and own must be given, found {found}")
+        names = [_file_name(archive.urls[0]) for archive in self.archives.values()]
+        if len(set(names)) != len(names):
+            raise ValueError(f"archives: {', '.join(names)}: the first URLs must end in different file names")
         return self
 
 
@@ -299,58 +324,10 @@ def _validated(section: type[S], path: Path) -> S:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no day of any calendar
-        raise ConfigError(f"{path} is not YAML: {_complaint(error)}") from None
+        raise ConfigError(f"{path} is not YAML: {complaint(error)}") from None
     if values is None:
         raise ConfigError(f"{path} is empty; it must give {', '.join(section.model_fields)}")
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(section, path, detail) for detail in error.errors())) from None
-
-
-def _complaint(error: Exception) -> str:
-    """What is wrong and in which line, without the parser's drawing of the place."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
-
-
-def _sentence(section: type[Section], path: Path, detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"]) or "the file"
-    given, reason = detail["input"], detail["msg"]
-    match detail["type"]:
-        case "extra_forbidden" | "invalid_key":
-            known = ", ".join(_keys_beside(section, detail["loc"]))
-            return f"{path}: unknown key {where}; known there: {known}"
-        case "missing":
-            return f"{path}: {where} is missing; add it"
-        case "value_error":
-            return f"{path}: {where}: {reason.removeprefix('Value error, ')}"
-        case "string_pattern_mismatch":
-            return f"{path}: {where} must match {detail['ctx']['pattern']}, got {given!r}"
-        case "too_short" | "too_long":
-            reason = re.sub(r".*should have (.*) after validation.*", r"\1", reason)
-            return f"{path}: {where} must have {reason}, got {given!r}"
-    kind = _KINDS.get(detail["type"]) or reason.removeprefix("Input should be ")
-    return f"{path}: {where} must be {kind}, got {given!r}"
-
-
-def _keys_beside(section: type[Section], where: tuple[str | int, ...]) -> list[str]:
-    """The keys that may stand in the section which the last part of `where` is in."""
-    for part in where[:-1]:
-        field = section.model_fields.get(str(part))  # None: the name of an archive, not a key of ours
-        annotation = field.annotation if field else None
-        for kind in (annotation, *get_args(annotation)):
-            if isinstance(kind, type) and issubclass(kind, Section):
-                section = kind
-    return list(section.model_fields)
-
-
-_KINDS = {
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a section of keys and values",
-    "model_type": "a section of keys and values",
-}
+        raise ConfigError("\n".join(sentence(section, path, detail) for detail in error.errors())) from None

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from pipeline import config
-from pipeline.datasets import splits
+from pipeline.datasets import published, splits
 from pipeline.errors import USER_MISTAKE, ConfigError
 from tests.conftest import ROOT
 
@@ -69,6 +69,14 @@ def test_every_committed_profile_loads(name: str, tmp_path: Path):
     loaded, profile = config.load(tmp_path)
     assert loaded == name
     assert profile.net("fcn8s").iterations > 0
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_archives_of_a_profile_have_the_published_checksums(name: str):
+    source = yaml.load((ROOT / "profiles" / f"{name}.yaml").read_text("utf-8"))["data"]["source"]
+    for archive in source.get("archives", {}).values():
+        for url in archive["urls"]:
+            assert archive["checksum"] == published.CHECKSUMS[url.rpartition("/")[2]]
 
 
 def test_the_committed_params_name_a_committed_profile():
@@ -206,7 +214,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         SOURCE,
         {"archives": {"a": ARCHIVE | {"urls": ["https://me:secret@example.org/x"]}}},
-        "archives.a.urls.0: must be an https, http or file URL without user:password@",
+        "archives.a.urls.0: must be a URL of https, http, file, s3, gs, az, hdfs, without user:password@",
     ),
     (
         SOURCE,
@@ -313,7 +321,8 @@ def test_an_unknown_key_is_refused_at_every_level_with_those_known_there(project
 def test_an_unknown_key_of_an_archive_is_refused_with_those_known_there(project: Path):
     edit(project, "data.source", {"archives": {"voc": ARCHIVE | {"url": "x"}}})
     assert complaint(project) == (
-        "profiles/voc.yaml: unknown key data.source.archives.voc.url; known there: urls, checksum, max_size_gb"
+        "profiles/voc.yaml: unknown key data.source.archives.voc.url; known there: urls, checksum, "
+        "max_size_gb, allowed_hosts"
     )
 
 
@@ -358,6 +367,7 @@ DRAWING = {"num_train": 1, "num_val": 1, "image_size": 48, "seed": 0}
         ({"archives": {}}, "none"),
         ({"sample": DRAWING, "local": "/data"}, "sample and local"),
         ({"archives": {"a": ARCHIVE}, "local": "/data"}, "archives and local"),
+        ({"local": "/data", "own": "/data"}, "local and own"),
         (
             {"sample": DRAWING, "archives": {"a": ARCHIVE}, "local": "/data"},
             "sample and archives and local",
@@ -367,8 +377,46 @@ DRAWING = {"num_train": 1, "num_val": 1, "image_size": 48, "seed": 0}
 def test_there_is_exactly_one_source(project: Path, source: dict[str, Any], found: str):
     edit(project, "data.source", source)
     assert complaint(project) == (
-        "profiles/voc.yaml: data.source: exactly one of sample, archives and local must be given, "
+        "profiles/voc.yaml: data.source: exactly one of sample, archives, local and own must be given, "
         f"found {found}"
+    )
+
+
+@pytest.mark.parametrize("kind", config.URL_KINDS)
+def test_a_mirror_may_be_a_url_of_any_kind_that_is_read(project: Path, kind: str):
+    url = f"{kind}://bucket/folder/a.tar"
+    edit(project, "data.source", {"archives": {"a": ARCHIVE | {"urls": [url]}}})
+    assert config.load(project)[1].data.source.archives["a"].urls == [url]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("htps://example.org/a.tar", "must be a URL of https, http, file, s3"),
+        ("example.org/a.tar", "must be a URL of https, http, file, s3"),
+        ("https://example.org/", "must end in the name of a file"),
+        ("s3://bucket", "must end in the name of a file"),
+        ("https://example.org/a.tar?token=hunter2", "must not hold a token or signature"),
+        ("https://example.org/a.tar?x=1&X-Amz-Signature=hunter2", "must not hold a token or signature"),
+        ("https://example.org/a.tar?sv=1&sig=hunter2", "must not hold a token or signature"),
+        ("s3://AKIA:hunter2@bucket/a.tar", "without user:password@"),
+    ],
+)
+def test_a_url_that_cannot_be_used_or_holds_a_secret_is_refused_without_repeating_it(
+    project: Path, url: str, reason: str
+):
+    edit(project, "data.source", {"archives": {"a": ARCHIVE | {"urls": [url]}}})
+    message = complaint(project)
+    assert message.startswith("profiles/voc.yaml: data.source.archives.a.urls.0: ")
+    assert reason in message
+    assert "hunter2" not in message
+
+
+def test_two_archives_of_one_file_name_are_refused(project: Path):
+    other = ARCHIVE | {"urls": ["https://elsewhere.org/b/a.tar"]}
+    edit(project, "data.source", {"archives": {"a": ARCHIVE, "b": other}})
+    assert complaint(project) == (
+        "profiles/voc.yaml: data.source: archives: a.tar, a.tar: the first URLs must end in different file names"
     )
 
 
