@@ -86,9 +86,11 @@ class OneProduct(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if input.is_cuda or torch.compiler.is_exporting():
             return super().forward(input)
-        windows = F.unfold(input, self.kernel_size, padding=self.padding).transpose(1, 2)
-        score = F.linear(windows, self.weight.flatten(1), self.bias)
-        height = input.shape[2] + 2 * self.padding[0] - self.kernel_size[0] + 1
+        window, border = self.kernel_size[0], self.padding[0]
+        assert isinstance(border, int)
+        columns = F.unfold(input, window, padding=border).transpose(1, 2)
+        score = F.linear(columns, self.weight.flatten(1), self.bias)
+        height = input.shape[2] + 2 * border - window + 1
         return score.transpose(1, 2).unflatten(2, (height, -1))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.datasets import Sample
-from pipeline.shards import Shards, open_shards, write_shards
+from pipeline.sharding import write_shards
+from pipeline.shards import Shards, open_shards
 
 CLASSES = ("background", "cat", "dog")
 

@@ -166,4 +166,4 @@ def _require_labels(raw: Path, name: str) -> None:
 
 def listed(raw: Path, names: Sequence[str]) -> dict[str, list[str]]:
     """The ids of each list, whether their files are there or not."""
-    return {name: _ids(raw, name, checks_published=False) for name in names}
+    return {name: list(_ids(raw, name, checks_published=False)) for name in names}
