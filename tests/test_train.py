@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -24,10 +25,11 @@ from fcn.model import FCN
 from pipeline import backbone, checkpoint, spool, train
 from pipeline.datasets import Sample, sample
 from pipeline.errors import CheckpointError, UserError
+from pipeline.job import Job
 from pipeline.place import ALONE, Place
 from pipeline.shards import open_shards, write_shards
 from pipeline.stream import Order, Samples, collate
-from pipeline.train import Job, learning_rate, start_model, train_worker
+from pipeline.train import learning_rate, start_model, train_worker
 
 CLASSES = sample.CLASSES
 TINY = {
@@ -96,11 +98,13 @@ def make_job(tmp_path, drawn, trunk):
             classes=CLASSES,
             parent=trunk,
             shards=drawn,
+            validation=drawn,
             folder=tmp_path / name,
             lineage={"net": "fcn32s", "chain": "tiny"},
             iterations=8,
             lr=0.01,
             batch_size=2,
+            accumulation=1,
             loss="mean",
             optimizer="sgd",
             momentum=0.9,
@@ -108,12 +112,16 @@ def make_job(tmp_path, drawn, trunk):
             schedule="fixed",
             sampling="epochs",
             precision="float32",
+            batch_norm="local",
             class_balancing=False,
             sample_pixels=1.0,
             seed=5,
             loader_workers=0,
             log_every=1,
+            log_every_s=0.0,
             checkpoint_every=3,
+            validate_every=0,
+            validate_images=3,
         )
         job = dataclasses.replace(standard, **changes)
         job.folder.mkdir()
@@ -145,14 +153,14 @@ class KilledError(Exception):
 
 def kill_before_step(monkeypatch, number: int) -> None:
     """From now on, the process ends when its step `number` (of this start) is about to be computed."""
-    real, count = train.step_loss, iter(range(10**9))
+    real, count = train.gradients, iter(range(10**9))
 
-    def step_loss(*arguments):
+    def gradients(*arguments):
         if next(count) == number:
             raise KilledError
         return real(*arguments)
 
-    monkeypatch.setattr(train, "step_loss", step_loss)
+    monkeypatch.setattr(train, "gradients", gradients)
 
 
 # What is learned
@@ -181,9 +189,9 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
     assert content["lineage"] == job.lineage
     FCN(**content["model"]).load_state_dict(content["state_dict"])
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 4
-    assert out[-1].startswith("fcn32s  40/40  loss 0.")
-    assert out[-1].endswith("0:00 left")
+    assert out[0].startswith("fcn32s  check: 4 x 32x32 a worker, loss 1.6094 (by chance 1.6094), memory ")
+    assert len(out) == 41  # log_every_s is 0: a line a step
+    assert re.fullmatch(r"fcn32s  40/40  loss 0\.\d+  [\d.]+ images/s  \d+% data wait  0:00 left", out[-1])
 
 
 @pytest.mark.parametrize("loss", ["sum", "mean"])
@@ -364,8 +372,8 @@ def test_at_most_one_interval_of_steps_is_done_again(make_job, monkeypatch, caps
     capsys.readouterr()
     train_worker(job, ALONE)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "fcn32s  going on from step 6"
-    assert [line.split()[1] for line in lines[1:]] == ["7/8", "8/8"]
+    assert lines[1] == "fcn32s  going on from step 6"
+    assert [line.split()[1] for line in lines[2:]] == ["7/8", "8/8"]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])  # two working checkpoints and the final model
@@ -459,13 +467,12 @@ def test_two_runs_of_the_same_job_are_bit_equal_and_another_seed_is_not(make_job
 
 def test_a_loss_that_is_nan_stops_the_run_naming_net_step_images_and_rate(make_job, monkeypatch):
     job = make_job(log_every=4, checkpoint_every=4, iterations=12)
-    real, count = train.step_loss, iter(range(100))
+    real, count = train.gradients, iter(range(100))
 
-    def step_loss(*arguments):
-        factor = float("nan") if next(count) == 6 else 1
-        return tuple(factor * value for value in real(*arguments))
+    def gradients(*arguments):
+        return real(*arguments) * (float("nan") if next(count) == 6 else 1)
 
-    monkeypatch.setattr(train, "step_loss", step_loss)
+    monkeypatch.setattr(train, "gradients", gradients)
     with pytest.raises(UserError) as caught:
         train_worker(job, ALONE)
     keys = open_shards(job.shards).keys
