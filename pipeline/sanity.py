@@ -34,8 +34,11 @@ def check_start(job: Job, model: FCN, shards: Shards, place: Place) -> None:
     if place.is_first:
         check_disk(job, (KEPT + 1) * checkpoint_bytes + 2 * state)
     largest = largest_batch(shards, job.inner_batch_size // place.world)
-    (batch,) = loader(shards, [largest])
-    loss = first_loss(job, model, batch.image.to(place.device), batch.label.to(place.device).long(), place)
+    with torch.random.fork_rng(devices=[place.device] if place.device.type == "cuda" else []):
+        (batch,) = loader(shards, [largest])
+        loss = first_loss(
+            job, model, batch.image.to(place.device), batch.label.to(place.device).long(), place
+        )
     check_memory(job, OPTIMIZER_COPIES[job.optimizer] * learned, checkpoint_bytes, place)
     chance = math.log(model.num_classes)
     if scores_are_zero(model) and math.isfinite(loss) and abs(loss / chance - 1) > CHANCE_TOLERANCE:
@@ -69,12 +72,11 @@ def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, place: Place)
     """Loss a valid pixel, nan if there is none; UserError if it or a gradient is no number, or memory runs out."""
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
     try:
-        with torch.random.fork_rng(devices=[place.device] if place.device.type == "cuda" else []):
-            with autocast(job.precision, place.device):
-                score = model(image)
-            loss = pixel_cross_entropy(score, label) * len(label) / count_valid(label)
-            if count_valid(label):
-                loss.backward()
+        with autocast(job.precision, place.device):
+            score = model(image)
+        loss = pixel_cross_entropy(score, label) * len(label) / count_valid(label)
+        if count_valid(label):
+            loss.backward()
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{job.net}: {tuple(image.shape)} images at a time do not fit into {place.device}'s memory; raise "
