@@ -40,14 +40,14 @@ class Kill(NamedTuple):
 
 
 class Repro:
-    """`dvc repro train@fcn32s` as a process, with its output followed."""
+    """`dvc repro train@fcn32s` as a process, with its output followed; forced, or DVC would take what it cached."""
 
-    def __init__(self, project: Project, *options: str):
+    def __init__(self, project: Project):
         self.project = project
         self.log = project.folder / "repro.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                ["dvc", "repro", "-s", "--no-run-cache", *options, "train@fcn32s"],
+                ["dvc", "repro", "-s", "--force", "train@fcn32s"],
                 cwd=project.folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -91,7 +91,7 @@ def wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
 def disturbed_run(project: Project, points: list[int], chance: random.Random) -> list[Kill]:
     """Trains anew, killing one process after each of the given steps."""
     kills = []
-    repro = Repro(project, "--force")
+    repro = Repro(project)
     wait_until(lambda: steps_done(project) < points[0], "a new run", repro.log)  # the old one's curve is gone
     for point in points:
         wait_until(
@@ -153,7 +153,7 @@ def main() -> None:
     survived = 0
     with tempfile.TemporaryDirectory(prefix="kills") as folder:
         project = prepared(Path(folder))
-        project.run("dvc", "repro", "-s", "--no-run-cache", "train@fcn32s")
+        project.run("dvc", "repro", "-s", "train@fcn32s")
         expected, losses = weights_digest(project), curve(project)
         print(f"undisturbed: {expected[:16]}, {len(losses)} steps", flush=True)
         while len(kills) < arguments.points:
