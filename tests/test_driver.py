@@ -59,15 +59,17 @@ def profile(values):
     return make
 
 
-def write_data(root: Path, seed: int, classes=sample.CLASSES) -> None:
+def write_data(
+    root: Path, seed: int, classes=sample.CLASSES, profile: str = "tiny", split: str = "train"
+) -> None:
     def load(key: str) -> Sample:
         image, label = sample.picture("sbd_train", int(key), 32, seed)
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG")
         return Sample(key, file.getvalue(), label)
 
-    dest = root / "data" / "tiny" / "shards" / "train"
-    write_shards(list("012"), load, dest, split="train", classes=classes, samples_per_shard=2, seed=0)
+    dest = root / "data" / profile / "shards" / split
+    write_shards(list("012"), load, dest, split=split, classes=classes, samples_per_shard=2, seed=0)
 
 
 @pytest.fixture(scope="module")
