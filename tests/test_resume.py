@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray.cluster_utils import Cluster
 
 from pipeline import checkpoint
 from tests.project_copy import Project
@@ -28,12 +29,13 @@ PATIENCE_S = 240  # for a step to be reached on a busy machine
 class Run:
     """`python -m stages.train fcn32s` as a process of its own, whose output is followed."""
 
-    def __init__(self, project: Project):
+    def __init__(self, project: Project, **environment: str):
         self.log = project.folder / "train.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "stages.train", "fcn32s"],
                 cwd=project.folder,
+                env=os.environ | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -161,4 +163,23 @@ def test_ctrl_c_ends_in_a_sentence_and_the_next_run_goes_on(project, undisturbed
     text = run.log.read_text()
     assert "stopped; run the same command again to go on from here" in text
     assert "going on from step" in Run(project).finish()
+    assert_equal(weights(project), undisturbed)
+
+
+def test_a_lost_second_node_is_waited_for_and_the_run_goes_on_when_another_joins(project, undisturbed):
+    """Two raylets on this machine with a worker each; the second is killed, and a third takes its place."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        run = Run(project, RAY_ADDRESS=cluster.address)
+        run.wait_for(EARLY)
+        cluster.remove_node(second, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        text = run.finish()
+    finally:
+        cluster.shutdown()
+    steps = steps_shown(text)
+    assert "going on from step" in text
+    assert set(steps) == set(range(LOG_EVERY, ITERATIONS + 1, LOG_EVERY))
+    assert len(steps) - len(set(steps)) <= CHECKPOINT_EVERY
     assert_equal(weights(project), undisturbed)
