@@ -1,6 +1,7 @@
 """Ray: the workers a function runs on, here or on a cluster. No other module imports it."""
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -44,11 +45,13 @@ def run_workers(
     use_gpu: bool,
     cpus_per_worker: int,
     max_failures: int,
+    on_sigterm: Callable[[], None],
 ) -> None:
     """Runs worker(job, place) on num_workers processes joined in a torch process group, until all have returned.
 
     On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. If a worker dies all are started again,
     up to max_failures times. storage: absolute, shared by all nodes. UserError if the workers failed for good.
+    on_sigterm: what SIGTERM does, instead of ending this process at once.
     """
     _connect(num_workers * cpus_per_worker)
     trainer = TorchTrainer(
@@ -67,7 +70,8 @@ def run_workers(
     mistake = _mistake_file(storage, name)
     mistake.unlink(missing_ok=True)
     try:
-        trainer.fit()
+        with _sigterm_calls(on_sigterm):
+            trainer.fit()
     except TrainingFailedError:
         if not mistake.exists():
             raise
@@ -126,6 +130,16 @@ def _connect(num_cpus: int) -> None:
     else:
         # "local": never a cluster that somebody happens to run on this machine
         ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1))
+
+
+@contextmanager
+def _sigterm_calls(function: Callable[[], None]) -> Iterator[None]:
+    """Inside, after Ray has set a handler of its own."""
+    before = signal.signal(signal.SIGTERM, lambda *_: function())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _resources(use_gpu: bool, cpus: int) -> dict[str, float]:

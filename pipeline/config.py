@@ -217,9 +217,13 @@ class Optimizer(Section):
 class Train(Section):
     """What the nets of a chain share.
 
-    batch_size: images a step over all workers.   loss: "sum" over pixels, as the reference, or "mean" over valid ones.
+    batch_size: images a step over all workers.   accumulation: inner steps it is taken in, to save memory (iter_size).
+    loss: "sum" over pixels, as the reference, "mean" over the step's valid ones, or "image_mean": over each image's.
+    batch_rule: lr, momentum and iterations are those of one image a step; follow that run with batch_size images.
     sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule: of lr over the run.
-    num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it.
+    num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it,
+    "auto" takes it on a GPU that has it.   batch_norm: statistics of each worker's images ("local"), of all workers'
+    ("sync"), or those the net came with ("frozen").
     class_balancing: weigh each class's pixels inversely to its share.   sample_pixels: the share of pixels, drawn anew
     each step, that the loss counts. The paper tried both and found no gain.
     """
@@ -227,21 +231,32 @@ class Train(Section):
     num_workers: PositiveInt
     use_gpu: bool = False
     batch_size: PositiveInt
-    loss: Literal["sum", "mean"]
+    accumulation: PositiveInt = 1
+    batch_rule: bool = False
+    loss: Literal["sum", "mean", "image_mean"]
     optimizer: Optimizer
     schedule: Literal["fixed", "poly"] = "fixed"
     sampling: Literal["epochs", "replacement"] = "epochs"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
     class_balancing: bool = False
     sample_pixels: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Seed
 
     @model_validator(mode="after")
     def _divides_evenly(self) -> "Train":
-        if self.batch_size % self.num_workers:
+        if self.batch_size % (self.num_workers * self.accumulation):
             raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of num_workers {self.num_workers}, "
-                "so that every worker takes as many images"
+                f"batch_size {self.batch_size} must be a multiple of num_workers {self.num_workers} times "
+                f"accumulation {self.accumulation}, so that every worker takes as many images at a time"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_rule_to_follow(self) -> "Train":
+        if self.batch_rule and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"batch_rule is one of sgd with momentum; optimizer.name is {self.optimizer.name}"
             )
         return self
 
@@ -250,7 +265,9 @@ class Run(Section):
     """How it runs, without a say in the result: a change of these does nothing anew.
 
     loader_workers: processes that read ahead for each worker.   max_failures: how often a run starts again from its
-    last checkpoint after a worker died.   log_every, checkpoint_every: in iterations.
+    last checkpoint after a worker died.   log_every, checkpoint_every, validate_every: in iterations; of a point of
+    the curves, a checkpoint, and scores on the first validate_images of the validation split (0: never).
+    log_every_s: seconds between two lines on the terminal.
     shard_workers: processes that write shards; 1: without Ray, whose start costs seconds.
     verify_shards: before the first step, "full" reads every byte, "cached" only what was not found whole before.
     """
@@ -258,7 +275,10 @@ class Run(Section):
     cpus_per_worker: PositiveInt = 1
     loader_workers: NonNegativeInt = 0
     log_every: PositiveInt
+    log_every_s: Annotated[float, Field(ge=0)] = 5.0
     checkpoint_every: PositiveInt
+    validate_every: NonNegativeInt = 0
+    validate_images: PositiveInt = 100
     max_failures: NonNegativeInt = 2
     shard_workers: PositiveInt = 1
     verify_shards: Literal["cached", "full"] = "cached"

@@ -172,13 +172,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("model.dropout", -0.1, "must be greater than or equal to 0, got -0.1"),
     ("model.fc6_kernel", 16, "must be less than 16, got 16"),
     ("model.backbone", 16, "must be text, got 16"),
-    ("train.loss", "man", "must be 'sum' or 'mean', got 'man'"),
+    ("train.loss", "man", "must be 'sum', 'mean' or 'image_mean', got 'man'"),
     ("train.optimizer.name", "adam", "must be 'sgd' or 'adamw', got 'adam'"),
     ("train.optimizer.weight_decay", "none", "must be a number, got 'none'"),
     ("train.optimizer.momentum", 1.0, "must be less than 1, got 1.0"),
     ("train.schedule", "step", "must be 'fixed' or 'poly', got 'step'"),
     ("train.sampling", "random", "must be 'epochs' or 'replacement', got 'random'"),
-    ("train.precision", "float16", "must be 'float32' or 'bfloat16', got 'float16'"),
+    ("train.precision", "float16", "must be 'float32', 'bfloat16' or 'auto', got 'float16'"),
     ("train.seed", -1, "must be greater than or equal to 0, got -1"),
     ("train.seed", 2**63, f"must be less than {2**63}, got {2**63}"),
     ("train.num_workers", 0, "must be greater than 0, got 0"),
@@ -286,7 +286,7 @@ def test_every_mistake_is_told_at_once_a_line_each(project: Path):
     assert complaint(project).splitlines() == [
         "profiles/voc.yaml: shards.seed is missing; add it",
         "profiles/voc.yaml: unknown key shards.sed; known there: samples_per_shard, seed, destination",
-        "profiles/voc.yaml: train.loss must be 'sum' or 'mean', got 'y'",
+        "profiles/voc.yaml: train.loss must be 'sum', 'mean' or 'image_mean', got 'y'",
         "profiles/voc.yaml: nets.fcn32s.lr must be a number, got 'x'",
     ]
 
@@ -351,8 +351,15 @@ def test_a_missing_key_is_named(project: Path, key: str):
 def test_the_batch_must_divide_evenly_over_the_workers(project: Path):
     edit(project, "train.batch_size", 7)
     assert complaint(project) == (
-        "profiles/voc.yaml: train: batch_size 7 must be a multiple of num_workers 2, "
-        "so that every worker takes as many images"
+        "profiles/voc.yaml: train: batch_size 7 must be a multiple of num_workers 2 times "
+        "accumulation 1, so that every worker takes as many images at a time"
+    )
+
+
+def test_the_batch_rule_is_one_of_sgd(project: Path):
+    edit(project, "train.batch_rule", True)
+    assert complaint(project) == (
+        "profiles/voc.yaml: train: batch_rule is one of sgd with momentum; optimizer.name is adamw"
     )
 
 
@@ -560,8 +567,14 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "backbone.weights": None,
         "backbone.seed": 0,
         "train.use_gpu": False,
+        "train.accumulation": 1,
+        "train.batch_rule": False,
+        "train.batch_norm": "local",
         "run.cpus_per_worker": 1,
         "run.loader_workers": 0,
+        "run.log_every_s": 5.0,
+        "run.validate_every": 0,
+        "run.validate_images": 100,
         "train.schedule": "fixed",
         "train.sampling": "epochs",
         "train.precision": "float32",

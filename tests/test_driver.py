@@ -37,7 +37,7 @@ def values(request) -> dict[str, Any]:
     values = YAML(typ="safe").load(request.config.rootpath / "profiles" / "sample.yaml")
     values["model"] |= {"width": 1 / 64, "batch_norm": False}
     values["train"] |= {"num_workers": 1, "batch_size": 2}
-    values["run"] = {"log_every": 1, "checkpoint_every": 2}
+    values["run"] = {"log_every": 1, "log_every_s": 0.0, "checkpoint_every": 2}
     values["nets"] = {net: {"lr": 1e-3, "iterations": 4} for net in CHAIN}
     return values
 
@@ -59,15 +59,22 @@ def profile(values):
     return make
 
 
-def write_data(root: Path, seed: int, classes=sample.CLASSES, keys: str = "012") -> None:
+def write_data(
+    root: Path,
+    seed: int,
+    classes=sample.CLASSES,
+    keys: str = "012",
+    profile: str = "tiny",
+    split: str = "train",
+) -> None:
     def load(key: str) -> Sample:
         image, label = sample.picture("sbd_train", int(key), 32, seed)
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG")
         return Sample(key, file.getvalue(), label)
 
-    dest = root / "data" / "tiny" / "shards" / "train"
-    write_shards(list(keys), load, dest, split="train", classes=classes, samples_per_shard=2, seed=0)
+    dest = root / "data" / profile / "shards" / split
+    write_shards(list(keys), load, dest, split=split, classes=classes, samples_per_shard=2, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +146,9 @@ def test_what_changes_the_result_changes_the_runs_name(root, profile, where, val
     ("where", "value"),
     [
         ("run.log_every", 7),
+        ("run.validate_every", 2),
+        ("train.num_workers", 2),
+        ("train.accumulation", 2),
         ("run.checkpoint_every", 7),
         ("run.loader_workers", 3),
         ("run.max_failures", 9),
@@ -159,32 +169,15 @@ def test_other_images_another_parent_and_other_code_change_the_runs_name(
     backbone.write_random(root / "models" / "tiny" / "backbone.pt", profile().model.arguments(), seed=2)
     names.add(identity(root, profile()))
     code = tmp_path / "code"
-    for pattern in driver.DECIDES_RESULT:
-        for path in driver.CODE.glob(pattern):
-            copied = code / path.relative_to(driver.CODE)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copied)
+    for name in driver.DECIDES_RESULT:
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(driver.CODE / name, code / name)
     monkeypatch.setattr(driver, "CODE", code)
     assert identity(root, profile()) in names  # the same code elsewhere
     (code / "fcn" / "loss.py").write_text("# changed\n" + (code / "fcn" / "loss.py").read_text())
     names.add(identity(root, profile()))
     assert len(names) == 4
     assert all(name.startswith("fcn32s-") for name in names)
-
-
-def test_all_of_the_code_that_decides_the_result_is_found():
-    found = {path.name for pattern in driver.DECIDES_RESULT for path in driver.CODE.glob(pattern)}
-    assert found >= {
-        "model.py",
-        "loss.py",
-        "optim.py",
-        "vgg.py",
-        "train.py",
-        "stream.py",
-        "place.py",
-        "shards.py",
-        "files.py",
-    }
 
 
 # The job
@@ -200,6 +193,21 @@ def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
     digest = checkpoint.load(job.parent, "backbone")[1]
     assert job.lineage["parent_sha256"] == digest
     assert (job.lineage["net"], job.lineage["parent"]) == ("fcn32s", "backbone")
+
+
+def test_with_the_batch_rule_a_job_follows_the_run_of_one_image_a_step(root, profile):
+    changes = {
+        "train.batch_rule": True,
+        "train.batch_size": 8,
+        "nets.fcn32s": {"lr": 1e-10, "iterations": 100},
+    }
+    changes["train.optimizer"] = {"name": "sgd", "momentum": 0.99, "weight_decay": 5e-4}
+    job = make_job("tiny", profile(changes), "fcn32s", root)
+    assert job.lr == pytest.approx(61.8e-10, rel=1e-3)
+    assert job.momentum == pytest.approx(0.9227, rel=1e-4)
+    assert job.iterations == 13  # of 8 images: as many as 100 of one, rounded up
+    plain = make_job("tiny", profile(changes | {"train.batch_rule": False}), "fcn32s", root)
+    assert (plain.lr, plain.momentum, plain.iterations) == (1e-10, 0.99, 100)
 
 
 def test_nets_learned_all_at_once_start_from_the_backbone(root, profile, started):

@@ -85,3 +85,34 @@ print("torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False", done
+
+
+CURVATURE = 2.0  # of the quadratic the tests below descend
+
+
+def on_a_quadratic(lr: float, momentum: float, steps: int) -> float:
+    """Where torch's SGD stands on CURVATURE w^2 / 2 after so many steps from 1."""
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=lr, momentum=momentum)
+    for _ in range(steps):
+        weight.grad = CURVATURE * weight.detach()
+        optimizer.step()
+    return weight.item()
+
+
+def known_trajectory(lr: float, momentum: float, steps: int) -> float:
+    """The same in closed form: (w, v) is multiplied by a fixed matrix each step, so by its power after many."""
+    step = torch.tensor([[1 - lr * CURVATURE, -lr * momentum], [CURVATURE, momentum]], dtype=torch.float64)
+    return (torch.linalg.matrix_power(step, steps) @ torch.tensor([1.0, 0.0], dtype=torch.float64))[0].item()
+
+
+@pytest.mark.parametrize("images", [2, 4, 8])
+def test_on_a_quadratic_the_batch_rule_follows_the_run_of_one_image_a_step(images):
+    lr, momentum, seen = 1e-5, 0.99, (400, 1600, 4000)
+    one = [known_trajectory(lr, momentum, n) for n in seen]
+    assert [on_a_quadratic(lr, momentum, n) for n in seen] == pytest.approx(one, rel=1e-9)
+    assert one[0] > 0.5 > one[1] > one[2]  # it does descend
+    ruled = [on_a_quadratic(*batch_rule(lr, momentum, images), n // images) for n in seen]
+    assert ruled == pytest.approx(one, abs=0.01)
+    unruled = [on_a_quadratic(lr, momentum, n // images) for n in seen]
+    assert max(abs(a - b) for a, b in zip(unruled, one, strict=True)) > 0.2

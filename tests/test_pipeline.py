@@ -65,7 +65,7 @@ def test_each_net_names_the_one_it_started_from(project):
 
 def test_workers_show_step_loss_rate_and_time_left(project):
     assert "fcn8s  4/4  loss " in project.log
-    assert " images/s  0:00 left" in project.log
+    assert "% data wait  0:00 left" in project.log
 
 
 def test_mlflow_has_a_run_for_each_net_with_curve_scores_params_tags_and_figure(project):
