@@ -11,12 +11,16 @@ from pipeline.config import CHAIN, STRIDE, Profile
 from pipeline.errors import CheckpointError
 from pipeline.shards import open_shards
 from pipeline.train import CURVES, FINAL, Job, train_worker
+from pipeline.transforms import Transforms
 
 CODE = Path(__file__).parent.parent
 DECIDES_RESULT = (
     "fcn/*.py",
     "pipeline/train.py",
+    "pipeline/order.py",
+    "pipeline/samples.py",
     "pipeline/stream.py",
+    "pipeline/transforms.py",
     "pipeline/place.py",
     "pipeline/shards.py",
     "pipeline/datasets/files.py",
@@ -108,6 +112,8 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         weight_decay=shared.optimizer.weight_decay,
         schedule=shared.schedule,
         sampling=shared.sampling,
+        size_buckets=shared.size_buckets,
+        transforms=Transforms(**dict(shared.transforms)),
         precision=shared.precision,
         class_balancing=shared.class_balancing,
         sample_pixels=shared.sample_pixels,

@@ -21,8 +21,10 @@ from fcn.surgery import transplant
 from pipeline import checkpoint, spool
 from pipeline.errors import CheckpointError, UserError
 from pipeline.place import Place
-from pipeline.shards import Shards, open_shards
-from pipeline.stream import Batch, Order, loader
+from pipeline.samples import Batch
+from pipeline.shards import open_shards
+from pipeline.stream import Stream, loader
+from pipeline.transforms import Transforms
 
 FINAL = "final.pt"
 CURVES = "curves.jsonl"
@@ -56,6 +58,8 @@ class Job:
     weight_decay: float
     schedule: str
     sampling: str
+    size_buckets: bool
+    transforms: Transforms
     precision: str
     class_balancing: bool
     sample_pixels: float
@@ -73,13 +77,22 @@ def train_worker(job: Job, place: Place) -> None:
     optimizer = make_optimizer(job, model)
     start = resume(job, model, optimizer, place)
     trained = DistributedDataParallel(model) if place.world > 1 else model
-    order = Order(len(shards), job.seed, job.sampling)
-    batches = order.batches(job.batch_size, range(start, job.iterations), place.rank, place.world)
+    stream = Stream(
+        shards,
+        job.batch_size,
+        job.seed,
+        sampling=job.sampling,
+        size_buckets=job.size_buckets,
+        transforms=job.transforms,
+        rank=place.rank,
+        world=place.world,
+    )
+    steps = range(start, job.iterations)
     class_weight = balancing_weights(shards.class_pixels).to(place.device) if job.class_balancing else None
-    meter = Meter(job, place, start, lambda step: step_keys(job, shards, order, step))
+    meter = Meter(job, place, start, stream.keys)
     trained.train()
     for step, batch in enumerate(
-        loader(shards, batches, job.loader_workers, pin=place.device.type == "cuda"), start=start
+        loader(stream, steps, job.loader_workers, pin=place.device.type == "cuda"), start=start
     ):
         # The random state of dropout is a function of the step, so a resumed run needs none of it saved
         torch.manual_seed(_step_seed(job.seed, step, place.rank))
@@ -185,11 +198,6 @@ def refuse_broken(job: Job, model: nn.Module, done: int) -> None:
                 f"{job.net}: {name} is not finite after step {done}; lower nets.{job.net}.lr (now {job.lr}); "
                 f"the last good checkpoint is kept in {job.folder}"
             )
-
-
-def step_keys(job: Job, shards: Shards, order: Order, step: int) -> list[str]:
-    """The names of the images that all workers together take at a step."""
-    return [shards.keys[i] for batch in order.batches(job.batch_size, range(step, step + 1)) for i in batch]
 
 
 def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -21,12 +21,14 @@ batch_sizes = st.integers(1, 12)
 # --- one sequence, cut into steps
 
 
+@settings(deadline=None)
 @given(orders, batch_sizes, st.integers(0, 30))
 def test_a_step_takes_its_positions_of_the_one_sequence(order, batch_size, number):
     first = number * batch_size
     assert order.step(number, batch_size) == [order[first + place] for place in range(batch_size)]
 
 
+@settings(deadline=None)
 @given(orders, batch_sizes, st.lists(st.integers(0, 60), min_size=1, max_size=8))
 def test_steps_can_be_asked_for_in_any_order(order, batch_size, numbers):
     def afresh(number: int) -> list[int]:
@@ -35,6 +37,7 @@ def test_steps_can_be_asked_for_in_any_order(order, batch_size, numbers):
     assert [order.step(number, batch_size) for number in numbers] == [afresh(number) for number in numbers]
 
 
+@settings(deadline=None)
 @given(orders, st.integers(1, 10), st.integers(1, 10))
 def test_the_batch_size_cuts_the_sequence_but_does_not_change_it(order, one, other):
     def sequence(batch_size: int) -> list[int]:
@@ -46,6 +49,7 @@ def test_the_batch_size_cuts_the_sequence_but_does_not_change_it(order, one, oth
     assert sequence(one)[:length] == sequence(other)[:length]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), seeds)
 def test_each_epoch_visits_each_sample_once(num_samples, seed):
     order = Order(num_samples, seed)
@@ -53,6 +57,7 @@ def test_each_epoch_visits_each_sample_once(num_samples, seed):
         assert sorted(order.step(epoch, num_samples)) == list(range(num_samples))
 
 
+@settings(deadline=None)
 @given(orders, st.integers(0, 10**9))
 def test_any_position_can_be_asked_for_alone(order, position):
     index = order[position]
@@ -126,7 +131,7 @@ def rare(sizes: np.ndarray, batch_size: int) -> set[tuple[int, int]]:
     return {size for size, count in Counter(map(tuple, sizes.tolist())).items() if count < batch_size}
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(sizes, batch_sizes, seeds, st.sampled_from(SAMPLINGS), st.integers(0, 200))
 def test_a_step_takes_images_of_one_size_or_rare_ones_together(sizes, batch_size, seed, sampling, number):
     step = buckets(sizes, batch_size, seed, sampling).step(number, batch_size)
@@ -135,7 +140,7 @@ def test_a_step_takes_images_of_one_size_or_rare_ones_together(sizes, batch_size
     assert len(found) == 1 or found <= rare(sizes, batch_size)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(sizes, batch_sizes, seeds, st.sampled_from(SAMPLINGS), st.lists(st.integers(0, 99), max_size=5))
 def test_a_step_of_buckets_does_not_depend_on_those_asked_for_before(
     sizes, batch_size, seed, sampling, numbers
@@ -146,7 +151,7 @@ def test_a_step_of_buckets_does_not_depend_on_those_asked_for_before(
         assert used.step(number, batch_size) == afresh.step(number, batch_size)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(sizes, batch_sizes, seeds)
 def test_by_epochs_no_sample_of_a_bucket_comes_twice_before_all_have_come(sizes, batch_size, seed):
     order = buckets(sizes, batch_size, seed)
@@ -159,7 +164,7 @@ def test_by_epochs_no_sample_of_a_bucket_comes_twice_before_all_have_come(sizes,
             assert max(counts) - min(counts) <= 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(sizes, batch_sizes, seeds, st.integers(1, 5))
 def test_after_an_epoch_every_bucket_has_had_its_samples_but_for_less_than_a_batch(
     sizes, batch_size, seed, epochs

@@ -47,6 +47,7 @@ def drawn(changes: Transforms, count: int = 2000, size: tuple[int, int] = (100, 
 # --- what is drawn
 
 
+@settings(deadline=None)
 @given(transforms, sides, sides, st.integers(0, 2**63 - 1), positions)
 def test_a_draw_is_a_function_of_seed_and_position_alone(changes, height, width, seed, position):
     first = draw(changes, (height, width), seed, position)
@@ -110,7 +111,7 @@ def test_one_transform_more_does_not_change_what_the_others_draw():
     assert [(c.window, c.mirrored) for c in fewer] == [(c.window, c.mirrored) for c in more]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(transforms, sides, sides, positions)
 def test_no_outcome_is_larger_than_the_largest(changes, height, width, position):
     size = draw(changes, (height, width), 1, position).size
