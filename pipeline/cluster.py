@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 # Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
@@ -64,9 +65,11 @@ def run_workers(
     mistake.unlink(missing_ok=True)
     try:
         trainer.fit()
-    except TrainingFailedError:
+    except TrainingFailedError as error:
         if not mistake.exists():
-            raise
+            raise UserError(
+                f"{name}: the workers failed for good, what they said is above: {shorten(str(error), 400)}"
+            ) from error
     except SystemExit as stop:  # how Ray ends a run that Ctrl-C has aborted
         raise KeyboardInterrupt from stop
     finally:

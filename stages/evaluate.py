@@ -10,6 +10,7 @@ import torch
 
 from pipeline import config, evaluate, paths, report, tracking
 from pipeline.errors import exit_cleanly
+from pipeline.place import Place
 from pipeline.shards import open_shards
 
 
@@ -22,7 +23,19 @@ def main() -> None:
     shards = open_shards(paths.shards(profile_name, "val"))
     model, about, digest = evaluate.load_model(paths.model(profile_name, net), device)
 
-    scores = evaluate.score_split(model, shards, device).scores()
+    if profile.evaluate.num_workers == 1:
+        confusion = evaluate.score_split(model, shards, Place(0, 1, device))
+    else:
+        root = Path.cwd()
+        confusion = evaluate.score_on_workers(
+            root / paths.model(profile_name, net),
+            root / shards.folder,
+            root / paths.RUNS / profile_name / f"evaluate-{net}",
+            num_workers=profile.evaluate.num_workers,
+            use_gpu=profile.evaluate.use_gpu,
+            cpus_per_worker=profile.run.cpus_per_worker,
+        )
+    scores = confusion.scores()
     values = evaluate.as_json(scores, shards.classes, len(shards))
     evaluate.write_json(paths.metrics(profile_name, net), values)
 
