@@ -22,10 +22,10 @@ import pyarrow as pa
 
 from pipeline import manifest
 from pipeline.datasets import Sample
+from pipeline.order import Order
 from pipeline.sharding import Plan, publish
 from pipeline.shards import open_shards
 from pipeline.storage import Folder
-from pipeline.stream import Order
 
 NUM_CLASSES, SHARD_BYTES, BATCH_PER_RANK = 21, 2**18, 4
 
@@ -118,9 +118,7 @@ def deal(num_samples: int, ranks: int) -> None:
     """Every batch of one epoch of every rank."""
     order, batch_size = Order(num_samples, seed=0), BATCH_PER_RANK * ranks
     steps = range(num_samples // batch_size)
-    dealt = sum(
-        len(batch) for rank in range(ranks) for batch in order.batches(batch_size, steps, rank, ranks)
-    )
+    dealt = sum(len(order.step(step, batch_size)[rank::ranks]) for rank in range(ranks) for step in steps)
     assert dealt == len(steps) * batch_size
 
 

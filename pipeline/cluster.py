@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 # Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
@@ -72,9 +73,11 @@ def run_workers(
     try:
         with _sigterm_calls(on_sigterm):
             trainer.fit()
-    except TrainingFailedError:
+    except TrainingFailedError as error:
         if not mistake.exists():
-            raise
+            raise UserError(
+                f"{name}: the workers failed for good, what they said is above: {shorten(str(error), 400)}"
+            ) from error
     except SystemExit as stop:  # how Ray ends a run that Ctrl-C has aborted
         raise KeyboardInterrupt from stop
     finally:

@@ -29,6 +29,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and numpy both take
+Scale = Annotated[float, Field(ge=0.1, le=10)]
+Side = Annotated[int, Field(gt=0, le=4096)]
+Strength = Annotated[float, Field(ge=0, le=1)]
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd|own)/[A-Za-z0-9_-]+$")]
 
@@ -214,6 +217,40 @@ class Optimizer(Section):
     weight_decay: Annotated[float, Field(ge=0)]
 
 
+class Transforms(Section):
+    """What is drawn anew for every image a step takes; without this section, nothing, as in the paper.
+
+    mirror: every second image, left for right.   jitter: shift by up to so many pixels each way (the paper tried 32).
+    scale: least and greatest factor of the sides, uniform in its logarithm.   crop: height and width of a window
+    anywhere in the (scaled) image; where the image is smaller, black with a void label.   brightness, contrast,
+    saturation: s for factors from 1 - s to 1 + s.   hue: shift by up to this part of the circle; costs the most time.
+    """
+
+    mirror: bool = False
+    jitter: Annotated[int, Field(ge=0, le=32)] = 0
+    scale: tuple[Scale, Scale] = (1.0, 1.0)
+    crop: tuple[Side, Side] | None = None
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_pairs(cls, values: Any) -> Any:
+        """YAML knows lists only."""
+        if not isinstance(values, dict):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> "Transforms":
+        least, greatest = self.scale
+        if least > greatest:
+            raise ValueError(f"scale must be [least, greatest], got [{least}, {greatest}]")
+        return self
+
+
 class Train(Section):
     """What the nets of a chain share.
 
@@ -221,6 +258,7 @@ class Train(Section):
     loss: "sum" over pixels, as the reference, "mean" over the step's valid ones, or "image_mean": over each image's.
     batch_rule: lr, momentum and iterations are those of one image a step; follow that run with batch_size images.
     sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule: of lr over the run.
+    size_buckets: a step takes images of one size, so that none is padded; sizes rarer than batch_size share a bucket.
     num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it,
     "auto" takes it on a GPU that has it.   batch_norm: statistics of each worker's images ("local"), of all workers'
     ("sync"), or those the net came with ("frozen").
@@ -237,6 +275,8 @@ class Train(Section):
     optimizer: Optimizer
     schedule: Literal["fixed", "poly"] = "fixed"
     sampling: Literal["epochs", "replacement"] = "epochs"
+    size_buckets: bool = False
+    transforms: Transforms = Transforms()
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     class_balancing: bool = False
@@ -257,6 +297,15 @@ class Train(Section):
         if self.batch_rule and self.optimizer.name != "sgd":
             raise ValueError(
                 f"batch_rule is one of sgd with momentum; optimizer.name is {self.optimizer.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_buckets_for_a_reason(self) -> "Train":
+        if self.size_buckets and (self.transforms.crop or self.transforms.scale != (1.0, 1.0)):
+            raise ValueError(
+                "size_buckets are of no use with transforms.crop, which makes all sizes one, or with "
+                "transforms.scale, which makes them all differ; leave out one of them"
             )
         return self
 
@@ -296,9 +345,13 @@ class Nets(Section):
 
 
 class Evaluate(Section):
-    """num_figures: images drawn beside label and prediction."""
+    """num_figures: images drawn beside label and prediction.
+
+    num_workers: Ray workers that share the images, a GPU each if use_gpu; 1: this process alone, without Ray.
+    """
 
     num_figures: PositiveInt = 6
+    num_workers: PositiveInt = 1
     use_gpu: bool = False
 
 

@@ -21,6 +21,7 @@ from pipeline.lock import only_one
 from pipeline.meter import CURVES, STOP
 from pipeline.shards import open_shards
 from pipeline.train import FINAL, train_worker
+from pipeline.transforms import Transforms
 
 CODE = Path(__file__).parent.parent
 DECIDES_RESULT = (
@@ -39,12 +40,15 @@ DECIDES_RESULT = (
     "pipeline/datasets/files.py",
     "pipeline/manifest.py",
     "pipeline/norm.py",
+    "pipeline/order.py",
     "pipeline/place.py",
+    "pipeline/samples.py",
     "pipeline/shards.py",
     "pipeline/step.py",
     "pipeline/stream.py",
     "pipeline/train.py",
     "pipeline/trained_on.py",
+    "pipeline/transforms.py",
 )
 ONLY_SPLITS = {"num_workers", "use_gpu", "accumulation"}  # keys of train that a stopped run may go on without
 PARENT_POLL_S = 1.0
@@ -179,6 +183,8 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         weight_decay=shared.optimizer.weight_decay,
         schedule=shared.schedule,
         sampling=shared.sampling,
+        size_buckets=shared.size_buckets,
+        transforms=Transforms(**dict(shared.transforms)),
         precision=shared.precision,
         batch_norm=shared.batch_norm,
         class_balancing=shared.class_balancing,

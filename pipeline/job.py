@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.trained_on import Record
+from pipeline.transforms import Transforms
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Job:
     weight_decay: float
     schedule: str
     sampling: str
+    size_buckets: bool
+    transforms: Transforms
     precision: str
     batch_norm: str
     class_balancing: bool

@@ -13,7 +13,7 @@ from pipeline import spool
 from pipeline.errors import UserError
 from pipeline.job import Job
 from pipeline.place import Place
-from pipeline.stream import Batch
+from pipeline.samples import Batch
 
 CURVES = "curves.jsonl"
 STOP = "stop"  # a file of this name in a run's folder asks its workers to write a checkpoint and end

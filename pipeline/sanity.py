@@ -4,9 +4,12 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fcn import IGNORE_LABEL
 from fcn.loss import count_valid, pixel_cross_entropy
 from fcn.model import FCN
 from pipeline.checkpoint import KEPT
@@ -14,9 +17,10 @@ from pipeline.errors import UserError
 from pipeline.job import Job
 from pipeline.meter import peak_memory_gb
 from pipeline.place import Place
+from pipeline.samples import Samples
 from pipeline.shards import Shards
 from pipeline.step import autocast
-from pipeline.stream import loader
+from pipeline.transforms import largest
 
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}  # numbers an optimizer keeps for each one that learns
 CHANCE_TOLERANCE = 0.02  # of ln C, which bfloat16 misses by less
@@ -33,12 +37,9 @@ def check_start(job: Job, model: FCN, shards: Shards, place: Place) -> None:
     checkpoint_bytes = state + OPTIMIZER_COPIES[job.optimizer] * learned
     if place.is_first:
         check_disk(job, (KEPT + 1) * checkpoint_bytes + 2 * state)
-    largest = largest_batch(shards, job.inner_batch_size // place.world)
+    image, label = largest_batch(job, shards, job.inner_batch_size // place.world)
     with torch.random.fork_rng(devices=[place.device] if place.device.type == "cuda" else []):
-        (batch,) = loader(shards, [largest])
-        loss = first_loss(
-            job, model, batch.image.to(place.device), batch.label.to(place.device).long(), place
-        )
+        loss = first_loss(job, model, image.to(place.device), label.to(place.device).long(), place)
     check_memory(job, OPTIMIZER_COPIES[job.optimizer] * learned, checkpoint_bytes, place)
     chance = math.log(model.num_classes)
     if scores_are_zero(model) and math.isfinite(loss) and abs(loss / chance - 1) > CHANCE_TOLERANCE:
@@ -47,7 +48,7 @@ def check_start(job: Job, model: FCN, shards: Shards, place: Place) -> None:
             f"ln {model.num_classes} = {chance:.4f}"
         )
     if place.is_first:
-        n, _, height, width = batch.image.shape
+        n, _, height, width = image.shape
         print(
             f"{job.net}  check: {n} x {height}x{width} a worker, loss {loss:.4f} (by chance {chance:.4f}), "
             f"memory {peak_memory_gb(place.device):.2f} GB, checkpoints {KEPT} x {checkpoint_bytes / 1e6:.0f} MB",
@@ -61,11 +62,18 @@ def scores_are_zero(model: FCN) -> bool:
     return not any(p.any() for layer in layers for p in layer.parameters())
 
 
-def largest_batch(shards: Shards, num: int) -> list[int]:
-    """Indices of the images with most pixels."""
-    heights, widths = (shards.table[name].to_pylist() for name in ("height", "width"))
-    by_size = sorted(range(len(shards)), key=lambda index: -heights[index] * widths[index])
-    return [by_size[i % len(by_size)] for i in range(num)]
+def largest_batch(job: Job, shards: Shards, num: int) -> tuple[Tensor, Tensor]:
+    """(image, label) of the images with most pixels, padded or cut to the greatest size a worker can meet."""
+    sides = [shards.table[name].to_numpy() for name in ("height", "width")]
+    by_size = np.argsort(-sides[0].astype(np.int64) * sides[1], kind="stable")
+    height, width = largest(job.transforms, (int(sides[0].max()), int(sides[1].max())))
+    samples, images, labels = Samples(shards), [], []
+    for index in np.resize(by_size, num).tolist():
+        image, label, _ = samples[index]
+        border = (0, width - image.shape[-1], 0, height - image.shape[-2])  # what is below zero is cut
+        images.append(F.pad(image, border))
+        labels.append(F.pad(label, border, value=IGNORE_LABEL))
+    return torch.cat(images), torch.cat(labels)
 
 
 def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, place: Place) -> float:

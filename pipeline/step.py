@@ -21,7 +21,7 @@ from fcn.loss import (
 )
 from pipeline.job import Job
 from pipeline.place import Place
-from pipeline.stream import Batch
+from pipeline.samples import Batch
 
 
 def gradients(

@@ -25,7 +25,7 @@ from pipeline.sanity import check_start
 from pipeline.saver import Saver
 from pipeline.shards import Shards, open_shards
 from pipeline.step import gradients
-from pipeline.stream import Order, loader
+from pipeline.stream import Stream, loader
 from pipeline.validation import validate
 
 FINAL = "final.pt"
@@ -52,14 +52,13 @@ def train_worker(job: Job, place: Place) -> None:
         state = resume(job, model, optimizer, place)
         start, best = state["step"], state["best"]
         trained = DistributedDataParallel(model) if place.world > 1 else model
-        order = Order(len(shards), job.seed, job.sampling)
+        stream = make_stream(job, shards, place)
         inner_steps = range(start * job.accumulation, job.iterations * job.accumulation)
-        indices = order.batches(job.inner_batch_size, inner_steps, place.rank, place.world)
-        batches = loader(shards, indices, job.loader_workers, pin=place.device.type == "cuda")
+        batches = loader(stream, inner_steps, job.loader_workers, pin=place.device.type == "cuda")
         class_weight = (
             balancing_weights(shards.class_pixels).to(place.device) if job.class_balancing else None
         )
-        meter = Meter(job, place, start, state["unshown"], lambda step: step_keys(job, shards, order, step))
+        meter = Meter(job, place, start, state["unshown"], stream.keys)
         for step in range(start, job.iterations):
             optimizer.zero_grad(set_to_none=True)
             taken = meter.waiting(batches, job.accumulation)
@@ -179,9 +178,19 @@ def refuse_broken(job: Job, model: nn.Module, done: int) -> None:
             )
 
 
-def step_keys(job: Job, shards: Shards, order: Order, step: int) -> list[str]:
-    """The names of the images that all workers together take at a step."""
-    return [shards.keys[i] for batch in order.batches(job.batch_size, range(step, step + 1)) for i in batch]
+def make_stream(job: Job, shards: Shards, place: Place) -> Stream:
+    """What this worker reads."""
+    return Stream(
+        shards,
+        job.batch_size,
+        job.seed,
+        sampling=job.sampling,
+        size_buckets=job.size_buckets,
+        transforms=job.transforms,
+        accumulation=job.accumulation,
+        rank=place.rank,
+        world=place.world,
+    )
 
 
 def training_state(
@@ -206,6 +215,19 @@ def training_state(
         "best": best,
         "unshown": unshown,
     }
+
+
+def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    checkpoint.save_step(
+        job.folder,
+        done,
+        {
+            "identity": job.identity,
+            "step": done,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
+    )
 
 
 def save_model(job: Job, model: nn.Module, shards: Shards, name: str, chosen: dict[str, float]) -> None:

@@ -9,8 +9,8 @@ from fcn.model import FCN
 from pipeline.job import Job
 from pipeline.norm import set_training
 from pipeline.place import Place
+from pipeline.samples import Samples
 from pipeline.shards import Shards
-from pipeline.stream import loader
 
 
 @torch.no_grad()
@@ -22,7 +22,8 @@ def validate(job: Job, model: FCN, shards: Shards, place: Place) -> dict[str, fl
     confusion = ConfusionMatrix(model.num_classes, place.device)
     mine = range(place.rank, min(job.validate_images, len(shards)), place.world)
     model.eval()
-    for image, label, _ in loader(shards, [[index] for index in mine]):
+    samples = Samples(shards)
+    for image, label, _ in (samples[index] for index in mine):
         confusion.update(model(image.to(place.device)).argmax(1), label.to(place.device))
     set_training(model, job.batch_norm)
     total = ConfusionMatrix(model.num_classes, place.device).merge(place.total(confusion.hist))

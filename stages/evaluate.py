@@ -10,6 +10,7 @@ import torch
 
 from pipeline import config, evaluate, leaks, paths, report, tracking
 from pipeline.errors import exit_cleanly
+from pipeline.place import Place
 from pipeline.shards import open_shards
 
 
@@ -29,7 +30,19 @@ def main() -> None:
     val, reasons = leaks.Images.of_shards("val", shards), profile.data.allow_leak
     num_leaked = leaks.check_model(about["trained_on"], val, net, reasons)
 
-    scores = evaluate.score_split(model, shards, device).scores()
+    if profile.evaluate.num_workers == 1:
+        confusion = evaluate.score_split(model, shards, Place(0, 1, device))
+    else:
+        root = Path.cwd()
+        confusion = evaluate.score_on_workers(
+            root / paths.model(profile_name, net),
+            root / paths.shards(profile_name, "val"),
+            root / paths.RUNS / profile_name / f"evaluate-{net}",
+            num_workers=profile.evaluate.num_workers,
+            use_gpu=profile.evaluate.use_gpu,
+            cpus_per_worker=profile.run.cpus_per_worker,
+        )
+    scores = confusion.scores()
     values = evaluate.as_json(scores, shards.classes, len(shards)) | {"num_leaked": num_leaked}
     evaluate.write_json(paths.metrics(profile_name, net), values)
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
-from pipeline import config
+from pipeline import config, transforms
 from pipeline.datasets import published, splits
 from pipeline.errors import USER_MISTAKE, ConfigError
 from tests.conftest import ROOT
@@ -179,6 +179,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train.schedule", "step", "must be 'fixed' or 'poly', got 'step'"),
     ("train.sampling", "random", "must be 'epochs' or 'replacement', got 'random'"),
     ("train.precision", "float16", "must be 'float32', 'bfloat16' or 'auto', got 'float16'"),
+    ("train.transforms", {"jitter": 33}, "must be less than or equal to 32, got 33"),
+    ("train.transforms", {"mirror": 1}, "must be true or false, got 1"),
+    ("train.transforms", {"hue": 0.6}, "must be less than or equal to 0.5, got 0.6"),
+    ("train.transforms", {"scale": [0, 2]}, "scale.0 must be greater than or equal to 0.1, got 0"),
+    ("train.transforms", {"scale": [2.0, 0.5]}, "scale must be [least, greatest], got [2.0, 0.5]"),
+    ("train.transforms", {"scale": [0.5]}, "train.transforms.scale.1 is missing; add it"),
+    ("train.transforms", {"crop": 320}, "must be a list, got 320"),
+    ("train.transforms", {"crop": [320, 0]}, "crop.1 must be greater than 0, got 0"),
     ("train.seed", -1, "must be greater than or equal to 0, got -1"),
     ("train.seed", 2**63, f"must be less than {2**63}, got {2**63}"),
     ("train.num_workers", 0, "must be greater than 0, got 0"),
@@ -234,6 +242,16 @@ def test_a_wrong_value_is_named_with_file_key_and_what_it_must_be(
     assert message.startswith(f"profiles/voc.yaml: {where}")
     assert message.endswith(expected)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("transform", [{"crop": [64, 64]}, {"scale": [0.5, 2.0]}])
+def test_size_buckets_are_refused_where_the_manifests_sizes_are_not_those_of_a_batch(
+    project: Path, transform: dict[str, Any]
+):
+    edit(project, "train", yaml.load(SAMPLE)["train"] | {"size_buckets": True, "transforms": transform})
+    message = complaint(project)
+    assert message.startswith("profiles/voc.yaml: train: size_buckets are of no use with transforms.crop")
+    assert message.endswith("leave out one of them")
 
 
 @pytest.mark.parametrize(
@@ -577,6 +595,8 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "run.validate_images": 100,
         "train.schedule": "fixed",
         "train.sampling": "epochs",
+        "train.size_buckets": False,
+        "train.transforms": config.Transforms(),  # none; its own defaults are held by test_transforms.py
         "train.precision": "float32",
         "train.class_balancing": False,
         "train.sample_pixels": 1.0,
@@ -584,8 +604,10 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "run.shard_workers": 1,
         "run.verify_shards": "cached",
         "evaluate.num_figures": 6,
+        "evaluate.num_workers": 1,
         "evaluate.use_gpu": False,
     }
+    assert transforms.Transforms(**dict(config.Transforms())) == transforms.Transforms()
     assert profile.train.optimizer.momentum == 0.9
     assert profile.data.splits.train.exclude == []
     assert profile.data.allow_leak == []

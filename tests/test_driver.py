@@ -131,6 +131,8 @@ def identity(root: Path, profile: Profile, net: str = "fcn32s") -> str:
         ("train.optimizer.momentum", 0.99),
         ("train.schedule", "fixed"),
         ("train.sampling", "replacement"),
+        ("train.size_buckets", True),
+        ("train.transforms", {"mirror": True}),
         ("train.precision", "bfloat16"),
         ("train.seed", 1),
         ("model.dropout", 0.4),

@@ -21,7 +21,9 @@ from pipeline.place import ALONE, Place
 from pipeline.sharding import write_shards
 from pipeline.shards import open_shards
 from pipeline.step import gradients
-from pipeline.stream import Order, loader
+from pipeline.stream import loader
+from pipeline.train import make_stream
+from pipeline.transforms import Transforms
 from tests.gloo import run_in_processes
 from tests.test_train import TINY
 
@@ -86,6 +88,8 @@ def job(noise) -> Job:
         weight_decay=0,
         schedule="fixed",
         sampling="epochs",
+        size_buckets=False,
+        transforms=Transforms(),
         precision="float32",
         batch_norm="local",
         class_balancing=False,
@@ -118,8 +122,7 @@ def one_step(job: Job, place: Place) -> dict[str, torch.Tensor]:
         model.register_comm_hook(None, counting)
     shards, step = open_shards(job.shards), 2
     steps = range(step * job.accumulation, (step + 1) * job.accumulation)
-    order = Order(len(shards), job.seed, job.sampling)
-    batches = list(loader(shards, order.batches(job.inner_batch_size, steps, place.rank, place.world)))
+    batches = list(loader(make_stream(job, shards, place), steps))
     counted = gradients(job, model, batches, step, place, None)
     found = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     found |= {name: b for name, b in net.named_buffers() if "running" in name}

@@ -26,11 +26,13 @@ from pipeline.datasets import Sample, sample
 from pipeline.errors import CheckpointError, UserError
 from pipeline.job import Job
 from pipeline.meter import STOP
+from pipeline.order import Order
 from pipeline.place import ALONE, Place
 from pipeline.sharding import write_shards
 from pipeline.shards import open_shards
-from pipeline.stream import Order, Samples, collate
+from pipeline.stream import Stream
 from pipeline.train import learning_rate, start_model, train_worker
+from pipeline.transforms import Transforms
 from tests.gloo import run_in_processes
 
 CLASSES = sample.CLASSES
@@ -42,6 +44,7 @@ TINY = {
     "dropout": 0.5,
     "pixels": "torchvision",
 }
+DRAWN = Transforms(mirror=True, jitter=4, scale=(0.8, 1.25), contrast=0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +87,16 @@ def uneven(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    """Five noisy images of five sizes."""
+    random = np.random.Generator(np.random.PCG64(1))
+    sizes = (32, 40), (40, 32), (17, 50), (33, 33), (64, 20)
+    images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    labels = [random.integers(0, len(CLASSES), size, dtype=np.uint8) for size in sizes]
+    return write(tmp_path_factory.mktemp("mixed") / "train", labels, images)
+
+
+@pytest.fixture(scope="module")
 def trunk(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("trunk") / "backbone.pt"
     backbone.write_random(path, TINY, seed=3)
@@ -113,6 +126,8 @@ def make_job(tmp_path, drawn, trunk):
             weight_decay=5e-4,
             schedule="fixed",
             sampling="epochs",
+            size_buckets=False,
+            transforms=Transforms(),
             precision="float32",
             batch_norm="local",
             class_balancing=False,
@@ -237,12 +252,11 @@ def by_formula(job: Job) -> tuple[dict[str, torch.Tensor], list[float]]:
     Biases take twice the rate and no decay; fixed upsampling stays. The gradient comes from log-softmax by hand.
     """
     model = start_model(job)
-    samples, order = Samples(open_shards(job.shards)), Order(4, job.seed, job.sampling)
+    stream = Stream(open_shards(job.shards), job.batch_size, job.seed, job.sampling)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters() if "upscore" not in name}
     losses = []
     for step in range(job.iterations):
-        positions = range(step * job.batch_size, (step + 1) * job.batch_size)
-        batch = collate([samples[order[i]] for i in positions])
+        batch = stream.read(step)
         label, valid = batch.label.long(), batch.label != IGNORE_LABEL
         log_share = model(batch.image).log_softmax(1)
         chosen = (log_share * F.one_hot(label * valid, len(CLASSES)).permute(0, 3, 1, 2)).sum(1)
@@ -312,7 +326,7 @@ def test_adamws_rate_follows_the_schedule_in_both_groups(make_job, monkeypatch):
 
 
 def test_reading_ahead_in_other_processes_changes_nothing(make_job):
-    jobs = make_job("here"), make_job("ahead", loader_workers=1)
+    jobs = make_job("here", transforms=DRAWN), make_job("ahead", transforms=DRAWN, loader_workers=1)
     for job in jobs:
         train_worker(job, ALONE)
     assert bits(jobs[0]) == bits(jobs[1])
@@ -352,7 +366,7 @@ def test_a_batch_that_is_all_void_teaches_nothing(make_job, tmp_path):
 def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
     make_job, monkeypatch, optimizer, sampling
 ):
-    settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly"}
+    settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly", "transforms": DRAWN}
     undisturbed = make_job("undisturbed", **settings)
     train_worker(undisturbed, ALONE)
     for number in range(undisturbed.iterations):
@@ -699,6 +713,9 @@ def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, 
     for loss, lr in (("sum", 1e-3), ("mean", 0.3)):
         settings = {"shards": uneven, "loss": loss, "lr": lr, "batch_size": 4, "iterations": 4}
         alike.append([make_job(f"{loss}{world}", model=plain, **settings) for world in (1, 2)])
+    # Images of a step that differ in size are padded alike whoever reads them
+    settings |= {"shards": mixed, "batch_size": 2, "transforms": DRAWN}
+    alike.append([make_job(f"mixed{world}", model=plain, **settings) for world in (1, 2)])
     normed = {"batch_norm": True}
     backbone.write_random(tmp_path / "normed.pt", TINY | normed, seed=3)
     settings = {"model": normed, "parent": tmp_path / "normed.pt", "optimizer": "adamw"}
