@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,7 @@ def run_workers(
     use_gpu: bool,
     cpus_per_worker: int,
     max_failures: int,
-    on_sigterm: Callable[[], None],
+    on_sigterm: Callable[[], None] | None = None,
 ) -> None:
     """Runs worker(job, place) on num_workers processes joined in a torch process group, until all have returned.
 
@@ -71,7 +71,7 @@ def run_workers(
     mistake = _mistake_file(storage, name)
     mistake.unlink(missing_ok=True)
     try:
-        with _sigterm_calls(on_sigterm):
+        with _sigterm_calls(on_sigterm) if on_sigterm else nullcontext():
             trainer.fit()
     except TrainingFailedError as error:
         if not mistake.exists():

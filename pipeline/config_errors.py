@@ -49,6 +49,7 @@ _KINDS = {
     "bool_type": "true or false",
     "string_type": "text",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "a section of keys and values",
     "model_type": "a section of keys and values",
 }

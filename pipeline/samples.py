@@ -44,6 +44,7 @@ def decode_jpeg(jpeg: bytes) -> Tensor:
 
     By torchvision, which is a quarter faster, gives the same pixels and, unlike its PNG decoder, was never seen to
     crash (tests/test_samples.py). It refuses some damaged files that Pillow took when the shards were written.
+    torchvision calls it deprecated: should it go, Pillow's lines below do.
     """
     try:
         return torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), RGB, False)

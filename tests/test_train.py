@@ -57,14 +57,14 @@ def one_thread():
     torch.set_flush_denormal(False)  # which train_worker sets for its process
 
 
-def write(dest: Path, labels: list[np.ndarray], images: list[np.ndarray]) -> Path:
+def write(dest: Path, labels: list[np.ndarray], images: list[np.ndarray], split: str = "train") -> Path:
     def load(key: str) -> Sample:
         file = io.BytesIO()
         Image.fromarray(images[int(key)]).save(file, "JPEG", quality=90)
         return Sample(key, file.getvalue(), labels[int(key)])
 
     keys = [str(i) for i in range(len(images))]
-    write_shards(keys, load, dest, split="train", classes=CLASSES, samples_per_shard=3, seed=0)
+    write_shards(keys, load, dest, split=split, classes=CLASSES, samples_per_shard=3, seed=0)
     return dest
 
 
@@ -73,6 +73,13 @@ def drawn(tmp_path_factory) -> Path:
     """Four drawings of 32x32, with void borders."""
     images, labels = zip(*(sample.picture("sbd_train", i, 32, 1) for i in range(4)), strict=True)
     return write(tmp_path_factory.mktemp("drawn") / "train", labels, images)
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory) -> Path:
+    """The same four as a validation split."""
+    images, labels = zip(*(sample.picture("sbd_train", i, 32, 1) for i in range(4)), strict=True)
+    return write(tmp_path_factory.mktemp("held_out") / "val", labels, images, split="val")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +111,7 @@ def trunk(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def make_job(tmp_path, drawn, trunk):
+def make_job(tmp_path, drawn, held_out, trunk):
     def make(name: str = "run", model: dict | None = None, **changes) -> Job:
         standard = Job(
             identity="tiny",
@@ -113,7 +120,7 @@ def make_job(tmp_path, drawn, trunk):
             classes=CLASSES,
             parent=trunk,
             shards=drawn,
-            validation=drawn,
+            validation=held_out,
             folder=tmp_path / name,
             lineage={"net": "fcn32s", "chain": "tiny"},
             iterations=8,
@@ -706,7 +713,7 @@ def several_jobs(place: Place, tasks: list[Task]) -> None:
         assert (job.folder / "final.pt").is_file()  # no worker comes back before it is there
 
 
-def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, tmp_path):
+def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, mixed, tmp_path):
     """All that needs two processes, as starting them takes seconds."""
     plain = {"dropout": 0.0}
     alike = []  # the same training by one worker and by two, in float64
