@@ -14,7 +14,7 @@ from pipeline.place import ALONE
 from pipeline.sanity import check_start, largest_batch
 from pipeline.shards import open_shards
 from pipeline.train import start_model
-from tests.test_train import drawn, make_job, one_thread, trunk, write  # noqa: F401  # fixtures among them
+from tests.test_train import drawn, held_out, make_job, one_thread, trunk, write  # noqa: F401  # fixtures among them
 
 
 def check(job, model=None) -> None:
@@ -40,13 +40,14 @@ def test_it_leaves_no_trace(make_job):  # noqa: F811
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_largest_images_make_the_largest_batch(tmp_path):
+def test_the_largest_images_make_the_largest_batch(make_job, tmp_path):  # noqa: F811
     sizes = [(16, 20), (40, 16), (16, 16), (30, 30)]
     images = [np.zeros((h, w, 3), np.uint8) for h, w in sizes]
     shards = open_shards(write(tmp_path / "train", [np.zeros(size, np.uint8) for size in sizes], images))
-    by_key = [int(shards.keys[i]) for i in largest_batch(shards, 3)]
-    assert by_key == [3, 1, 0]  # 900, 640 and 320 pixels
-    assert len(largest_batch(shards, 6)) == 6
+    image, label = largest_batch(make_job(), shards, 6)
+    assert image.shape == (6, 3, 40, 30)  # the greatest height and the greatest width
+    num_valid = (label != 255).flatten(1).sum(1).tolist()
+    assert num_valid == [900, 640, 320, 256, 900, 640]  # again from the largest when there are no more
 
 
 @pytest.mark.parametrize("value", [math.nan, 1e38])

@@ -386,7 +386,7 @@ def test_a_list_that_is_not_there_is_answered_with_those_that_are(shared_raw: Pa
 
 
 def test_the_lists_a_split_is_made_of_are_given_whole_whether_the_files_are_there_or_not(raw: Path):
-    for path in splits.sbd.files(splits.sbd.root(raw), "d"):
+    for path in splits.sbd.LAYOUT.files(splits.sbd.root(raw), "d"):
         path.unlink()
     assert splits.listed(raw, ["sbd/train", "voc2012/val"]) == {
         "sbd/train": ["d", "c", "b"],
