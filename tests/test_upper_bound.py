@@ -14,6 +14,7 @@ def test_a_border_between_two_cells_survives_and_a_thing_much_smaller_than_a_cel
     assert not (coarsened(label, 8) == 3).any()
 
 
+@pytest.mark.slow
 def test_the_papers_upper_bounds_come_out_of_its_736_labels(real_data):
     """Within a point from a factor of 16 down; above it the paper does not say how a cell's label is found."""
     labels = read(real_data / "seg11valid_masks")
