@@ -47,9 +47,9 @@ class Folder:
 
     def list(self) -> dict[str, Entry]:
         """Whatever lies directly in it; nothing if it is not there."""
-        system, path = _system(self.is_remote), _path(self.where)
+        store, path = system(self.is_remote), _path(self.where)
         with _named(self.where, "listed"):
-            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            found = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return {info.base_name: Entry(info.size or 0, info.mtime_ns) for info in found}
 
     def read(self, file: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -74,7 +74,7 @@ class Folder:
             if self.is_remote:
                 with (
                     finished.open("rb") as source,
-                    _system(True).open_output_stream(_path(self.name(file))) as dest,
+                    system(True).open_output_stream(_path(self.name(file))) as dest,
                 ):
                     shutil.copyfileobj(source, dest, BLOCK)
                 finished.unlink()
@@ -86,7 +86,7 @@ class Folder:
 
     def remove(self, file: str) -> None:
         with _named(self.name(file), "removed"):
-            _system(self.is_remote).delete_file(_path(self.name(file)))
+            system(self.is_remote).delete_file(_path(self.name(file)))
 
     def become(self, dest: "Folder", last: str) -> None:
         """Replaces dest by this folder, which is gone then. The file `last` leaves dest first and comes last.
@@ -98,12 +98,12 @@ class Folder:
             if not dest.is_remote:
                 _swap(Path(self.where), Path(dest.where))
                 return
-            system, names = _system(True), sorted(self.list(), key=lambda name: (name == last, name))
+            store, names = system(True), sorted(self.list(), key=lambda name: (name == last, name))
             for name in sorted(dest.list(), key=lambda name: (name != last, name)):
                 dest.remove(name)
             for name in names:
-                system.move(_path(self.name(name)), _path(dest.name(name)))
-            system.delete_dir(_path(self.where))
+                store.move(_path(self.name(name)), _path(dest.name(name)))
+            store.delete_dir(_path(self.where))
 
 
 def _swap(new: Path, dest: Path) -> None:
@@ -117,7 +117,8 @@ def _swap(new: Path, dest: Path) -> None:
 
 
 @lru_cache(maxsize=2)
-def _system(is_remote: bool) -> fs.FileSystem:
+def system(is_remote: bool) -> fs.FileSystem:
+    """pyarrow's, of this machine or of S3."""
     if not is_remote:
         return fs.LocalFileSystem()
     return fs.S3FileSystem(
@@ -133,7 +134,7 @@ def _path(where: str) -> str:
 
 
 def _opened(name: str) -> Any:
-    return _system(name.startswith(S3)).open_input_file(_path(name))
+    return system(name.startswith(S3)).open_input_file(_path(name))
 
 
 # To open an object is a request of its own; a shard is read many times, and never changes under its manifest. Such a

@@ -62,7 +62,7 @@ def point_to(endpoint: str, patch: pytest.MonkeyPatch) -> None:
 
 def forget() -> None:
     """Lets go of connections to a server that was."""
-    storage._system.cache_clear()
+    storage.system.cache_clear()
     storage._kept_open.cache_clear()
 
 

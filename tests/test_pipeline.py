@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from fcn.model import FCN
 from pipeline import checkpoint
 from tests.project_copy import Project
+from tests.s3_server import s3_server
 
 CHAIN = ["fcn32s", "fcn16s", "fcn8s"]
 
@@ -195,3 +196,21 @@ def test_another_val_trains_nothing_anew_and_a_val_that_is_trained_on_stops_the_
     assert newest.info.run_name == "fcn32s"
     assert newest.data.tags["allow_leak"] == "To see what a leak does."
     assert newest.data.metrics["num_leaked"] == 4
+
+
+@pytest.mark.slow
+def test_shards_in_a_bucket_give_the_same_nets_and_scores_as_shards_here(project, tmp_path):
+    elsewhere = Project(tmp_path)
+    profile = tiny(elsewhere.profile("sample"))
+    with s3_server() as bucket:
+        profile["shards"]["destination"] = f"{bucket}/shards"
+        elsewhere.use_profile("tiny", profile)
+        elsewhere.run("dvc", "repro")
+    assert not list((elsewhere.folder / "data" / "tiny" / "shards").rglob("*.tar"))
+    here, there = models(project), models(elsewhere)
+    for net in CHAIN:
+        assert here[net]["lineage"]["identity"] == there[net]["lineage"]["identity"]
+        for name, tensor in here[net]["state_dict"].items():
+            assert torch.equal(tensor, there[net]["state_dict"][name]), (net, name)
+    scores = Path("metrics", "tiny", "fcn8s.json")
+    assert (elsewhere.folder / scores).read_bytes() == (project.folder / scores).read_bytes()

@@ -17,7 +17,9 @@ from pipeline.download.limits import MirrorError, Patience
 from pipeline.download.part import Part
 from pipeline.download.remote import copy
 from pipeline.errors import DownloadError
+from pipeline.storage import Folder
 from tests.faulty_server import FaultyServer
+from tests.s3_server import s3_server
 
 BODY = os.urandom(3 * 2**20 + 17)
 QUICK = Patience(tries=3, backoff_s=0.01)
@@ -182,3 +184,22 @@ def test_a_name_with_spaces_is_found_as_a_file_url(tmp_path: Path):
     source = tmp_path / "a name with spaces"
     source.write_bytes(BODY)
     assert bring(tmp_path, source.as_uri()) == BODY
+
+
+def test_a_file_in_a_bucket_is_fetched_with_no_package_but_the_projects_own(tmp_path: Path):
+    with s3_server() as bucket:
+        (tmp_path / "finished").write_bytes(BODY)
+        Folder(f"{bucket}/archives").put(tmp_path / "finished", "a.tar")
+        assert "no such file" in refused(tmp_path, f"{bucket}/archives/b.tar")
+        assert bring(tmp_path, f"{bucket}/archives/a.tar") == BODY
+
+
+def test_reading_from_a_bucket_goes_on_where_it_was(tmp_path: Path, part: Part):
+    with s3_server() as bucket:
+        (tmp_path / "finished").write_bytes(BODY)
+        Folder(f"{bucket}/archives").put(tmp_path / "finished", "a.tar")
+        assert copy(f"{bucket}/archives/a.tar", part, 2**30) == 0
+        with part.path.open("r+b") as file:
+            file.truncate(2**20)
+        assert copy(f"{bucket}/archives/a.tar", part, 2**30) == 2**20
+        assert part.path.read_bytes() == BODY

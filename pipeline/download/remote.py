@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import fsspec
+from fsspec.implementations.arrow import ArrowFSWrapper
 
+from pipeline import storage
 from pipeline.download.limits import MirrorError, RetryError
 from pipeline.download.part import Part
 
@@ -58,6 +60,8 @@ def _found(url: str) -> tuple[Any, str]:
         raise MirrorError("is not a URL")
     if url.startswith("file://"):
         return fsspec.filesystem("file"), str(Path(url2pathname(urlsplit(url).path)))  # fsspec keeps the %20
+    if url.startswith(storage.S3):  # with what writes shards there, so that it takes no further package
+        return ArrowFSWrapper(storage.system(is_remote=True)), url.removeprefix(storage.S3)
     system, path = fsspec.core.url_to_fs(url)
     system.invalidate_cache()  # of listings; a try after the first should look again
     return system, path
