@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 # Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for clusters of one machine, here for all
+os.environ.setdefault("RAY_enable_metrics_collection", "0")  # it would serve them on every interface
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line twice
 os.environ.setdefault(
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
@@ -16,9 +19,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new beha
 
 import ray
 import ray.train
+import torch.distributed as dist
+from ray.exceptions import AuthenticationError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from pipeline import nodes
 from pipeline.errors import UserError
 from pipeline.place import Place
 
@@ -37,6 +43,8 @@ def run_workers(
     name: str,
     storage: Path,
     num_workers: int,
+    min_workers: int,
+    divided: int,
     use_gpu: bool,
     cpus_per_worker: int,
     max_failures: int,
@@ -45,14 +53,21 @@ def run_workers(
 
     On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. If a worker dies all are started again,
     up to max_failures times. storage: absolute, shared by all nodes. UserError if the workers failed for good.
+    While the cluster has no room for num_workers, down to min_workers do; when it has, all start again. Those
+    that work together are as many as divide `divided`, the images they share, evenly; others stand by.
     """
     _connect(num_workers * cpus_per_worker)
     trainer = TorchTrainer(
         _inside_worker,
-        train_loop_config={"worker": worker, "job": job, "mistake": str(_mistake_file(storage, name))},
+        train_loop_config={
+            "worker": worker,
+            "job": job,
+            "divided": divided,
+            "mistake": str(_mistake_file(storage, name)),
+        },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=num_workers,
+            num_workers=num_workers if min_workers == num_workers else (min_workers, num_workers),
             use_gpu=use_gpu,
             resources_per_worker=_resources(use_gpu, cpus_per_worker),
         ),
@@ -76,11 +91,21 @@ def run_workers(
 
 
 def _connect(num_cpus: int) -> None:
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address)
-    else:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        nodes.ensure_token()  # Ray's own would be for every eye on this machine
         # "local": never a cluster that somebody happens to run on this machine
         ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1))
+        return
+    if address.startswith("http"):
+        raise UserError(
+            f"RAY_ADDRESS={address} is a job server: submit a job to it (fcn cluster submit --address {address} ...), "
+            "or give the head's HOST:PORT to run this command itself on the cluster"
+        )
+    try:
+        ray.init(address=address)
+    except (ConnectionError, AuthenticationError, RuntimeError) as error:
+        raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
 
 
 def _resources(use_gpu: bool, cpus: int) -> dict[str, float]:
@@ -92,14 +117,27 @@ def _inside_worker(config: dict[str, Any]) -> None:
     mistake = Path(config["mistake"])
     if mistake.exists():  # the group was started again although that cannot mend what the user has to
         return
+    place = _place(context.get_world_rank(), context.get_world_size(), config["divided"])
+    if place is None:
+        return
     try:
-        config["worker"](
-            config["job"], Place(context.get_world_rank(), context.get_world_size(), get_device())
-        )
+        config["worker"](config["job"], place)
     except UserError as error:
         mistake.parent.mkdir(parents=True, exist_ok=True)
         mistake.write_text(str(error), encoding="utf-8")
         raise
+
+
+def _place(rank: int, world: int, divided: int) -> Place | None:
+    """Where this process works; None if it stands by, because one more worker would not divide the batch evenly."""
+    working = max(size for size in range(1, world + 1) if divided % size == 0)
+    if working == world:
+        return Place(rank, world, get_device())
+    group = dist.new_group(range(working), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    if not isinstance(group, dist.ProcessGroup):
+        print(f"worker {rank} stands by: {divided} images are for {working} workers, not {world}", flush=True)
+        return None
+    return Place(rank, working, get_device(), group)
 
 
 def _mistake_file(storage: Path, name: str) -> Path:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fcn.loss import balancing_weights, count_valid, mean_pixel_cross_entropy, pixel_cross_entropy, sampled
 from fcn.model import FCN
@@ -20,6 +19,7 @@ from fcn.optim import parameter_groups
 from fcn.surgery import transplant
 from pipeline import checkpoint, spool
 from pipeline.errors import CheckpointError, UserError
+from pipeline.exchange import exchanging
 from pipeline.place import Place
 from pipeline.shards import Shards, open_shards
 from pipeline.stream import Batch, Order, loader
@@ -59,6 +59,7 @@ class Job:
     precision: str
     class_balancing: bool
     sample_pixels: float
+    exchange: dict[str, Any]
     seed: int
     loader_workers: int
     log_every: int
@@ -72,7 +73,7 @@ def train_worker(job: Job, place: Place) -> None:
     model = start_model(job).to(place.device)
     optimizer = make_optimizer(job, model)
     start = resume(job, model, optimizer, place)
-    trained = DistributedDataParallel(model) if place.world > 1 else model
+    trained = exchanging(model, place, start=start, **job.exchange)
     order = Order(len(shards), job.seed, job.sampling)
     batches = order.batches(job.batch_size, range(start, job.iterations), place.rank, place.world)
     class_weight = balancing_weights(shards.class_pixels).to(place.device) if job.class_balancing else None

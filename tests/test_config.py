@@ -173,6 +173,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train.precision", "float16", "must be 'float32' or 'bfloat16', got 'float16'"),
     ("train.seed", -1, "must be greater than or equal to 0, got -1"),
     ("train.seed", 2**63, f"must be less than {2**63}, got {2**63}"),
+    ("train.exchange", {"compression": "fp8"}, "must be 'none', 'bf16' or 'powersgd', got 'fp8'"),
+    ("train.exchange", {"powersgd_after": 1}, "must be greater than or equal to 2, got 1"),
+    ("run.min_workers", 0, "must be greater than 0, got 0"),
     ("train.num_workers", 0, "must be greater than 0, got 0"),
     ("run.max_failures", -1, "must be greater than or equal to 0, got -1"),
     ("run.loader_workers", 0.5, "must be a whole number, got 0.5"),
@@ -304,6 +307,13 @@ def test_the_batch_must_divide_evenly_over_the_workers(project: Path):
     assert complaint(project) == (
         "profiles/voc.yaml: train: batch_size 7 must be a multiple of num_workers 2, "
         "so that every worker takes as many images"
+    )
+
+
+def test_training_begins_with_no_more_workers_than_there_are(project: Path):
+    edit(project, "run.min_workers", 3)
+    assert complaint(project) == (
+        "profiles/voc.yaml: the file: run.min_workers 3 is more than train.num_workers 2"
     )
 
 
@@ -479,6 +489,10 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "train.precision": "float32",
         "train.class_balancing": False,
         "train.sample_pixels": 1.0,
+        "train.exchange": config.Exchange(
+            compression="none", bucket_mb=25, powersgd_rank=2, powersgd_after=1000
+        ),
+        "run.min_workers": None,
         "run.max_failures": 2,
         "evaluate.num_figures": 6,
         "evaluate.use_gpu": False,
