@@ -102,6 +102,7 @@ def _connect(num_cpus: int) -> None:
             f"RAY_ADDRESS={address} is a job server: submit a job to it (fcn cluster submit --address {address} ...), "
             "or give the head's HOST:PORT to run this command itself on the cluster"
         )
+    nodes.require_token()
     try:
         ray.init(address=address)
     except (ConnectionError, AuthenticationError, RuntimeError) as error:

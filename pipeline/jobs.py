@@ -23,9 +23,8 @@ from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipeline import commit, config
+from pipeline import commit, config, nodes
 from pipeline.errors import UserError
-from pipeline.nodes import JOB_SERVER
 
 TIMEOUT_S = 10.0  # for the job server's first answer
 MAX_UPLOAD_MB = 100  # code is under 2; more is data that git should ignore
@@ -40,16 +39,17 @@ def connect(address: str) -> JobSubmissionClient:
         os.environ.pop(name, None)
     if urlsplit(address).scheme not in ("http", "https"):
         raise UserError(
-            f"{address!r} is no address of a job server, such as {JOB_SERVER} or https://ray.example.org"
+            f"{address!r} is no address of a job server, such as {nodes.JOB_SERVER} or https://ray.example.org"
         )
     _refuse_open_road(address)
     _refuse_open_door(address)
+    nodes.require_token()
     try:
         client = JobSubmissionClient(address)
     except AuthenticationError:
         raise UserError(
-            f"{address} wants its cluster's token, and has refused yours: put it into a file (mode 600) and name that "
-            "in RAY_AUTH_TOKEN_PATH; on the cluster's head it is ~/.ray/auth_token"
+            f"{address} refuses the token in {nodes.token_file()}: copy the file ~/.ray/auth_token of the cluster's "
+            "head there, with mode 600, or name yours in RAY_AUTH_TOKEN_PATH"
         ) from None
     if client._server_ray_version != ray.__version__:
         raise UserError(
@@ -188,7 +188,7 @@ def _refuse_open_road(address: str) -> None:
     if parts.scheme == "http" and is_public:
         raise UserError(
             f"{address} is on the internet and not encrypted: keep the job server off it, and go through a tunnel "
-            f"(ssh -L 8265:127.0.0.1:8265 {parts.hostname}) to {JOB_SERVER}"
+            f"(ssh -L 8265:127.0.0.1:8265 {parts.hostname}) to {nodes.JOB_SERVER}"
         )
 
 

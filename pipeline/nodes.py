@@ -40,12 +40,8 @@ def start_head(port: int, options: Sequence[str]) -> None:
 
 def join(address: str, options: Sequence[str]) -> None:
     """Becomes a node of the cluster whose head is at HOST:PORT, until Ctrl-C."""
-    token = token_file()
-    if not os.environ.get("RAY_AUTH_TOKEN") and not token.exists():
-        raise UserError(
-            f"{token} is missing: copy it from the cluster's head, with mode 600, or set RAY_AUTH_TOKEN_PATH"
-        )
-    _become_ray([f"--address={address}", *options], token)
+    require_token()
+    _become_ray([f"--address={address}", *options], token_file())
 
 
 def token_file() -> Path:
@@ -67,6 +63,22 @@ def ensure_token() -> Path:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return path
+
+
+def require_token() -> None:
+    """UserError if there is no token to show to a cluster, which ends Ray's own code with a crash."""
+    path = token_file()
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    try:
+        is_there = bool(path.read_text("utf-8").strip())
+    except OSError:
+        is_there = False
+    if not is_there:
+        raise UserError(
+            f"the cluster's token is missing from {path}: copy the file ~/.ray/auth_token of the cluster's head there, "
+            "with mode 600, or name yours in RAY_AUTH_TOKEN_PATH"
+        )
 
 
 def _become_ray(arguments: Sequence[str], token: Path) -> None:

@@ -203,11 +203,14 @@ def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(project, cluster, shared
 def test_without_the_token_nobody_runs_anything(project, cluster, tmp_path):
     wrong = tmp_path / "token"
     wrong.write_text("f" * 64)
-    for token in (wrong, tmp_path / "missing"):
+    for token, complaint in (
+        (wrong, "refuses the token in"),
+        (tmp_path / "missing", "token is missing from"),
+    ):
         other = cluster._replace(client={"RAY_AUTH_TOKEN_PATH": str(token)})
         log = submit(project, other, "--folder", "/shared/fcn", fails=True)
         assert log.startswith("error: ")
-        assert "wants its cluster's token" in log
+        assert f"{complaint} {token}: copy the file" in log
         assert "Traceback" not in log
 
 

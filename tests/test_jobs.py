@@ -103,6 +103,7 @@ def server() -> Iterator[tuple[str, list[int]]]:
     threading.Thread(target=served.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{served.server_port}", status
     served.shutdown()
+    served.server_close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto", ""])

@@ -54,7 +54,7 @@ def test_two_tokens_differ(tmp_path, monkeypatch):
 
 
 def test_a_node_without_the_heads_token_is_told_to_fetch_it():
-    with pytest.raises(UserError, match=r"auth_token is missing: copy it from the cluster's head"):
+    with pytest.raises(UserError, match=r"token is missing from .*auth_token: copy the file"):
         nodes.join("127.0.0.1:1", [])
 
 
