@@ -30,7 +30,7 @@ from pipeline.place import ALONE, Place
 SAMPLE = {"backbone": "vgg16", "padding": "tight", "width": 0.25, "batch_norm": True, "fc6_kernel": 3}
 NETS: dict[str, tuple[dict[str, Any], int]] = {  # FCN's arguments, and the side of an image
     "sample": (SAMPLE, 128),
-    "mobilenet": ({"backbone": "mobilenet_v1", "padding": "tight", "width": 0.25}, 256),
+    "mobilenet": ({"backbone": "mobilenet_v1", "width": 0.25}, 256),
     "vgg16": ({"backbone": "vgg16", "padding": "tight"}, 128),
 }
 TO_SEND = {"none": 4, "bf16": 2}  # bytes a parameter
