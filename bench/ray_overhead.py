@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 
 from pipeline import cluster, config, spool
-from pipeline.driver import CURVES, make_job
+from pipeline.driver import make_job
+from pipeline.meter import CURVES
 from pipeline.place import Place
 from pipeline.train import train_worker
 
@@ -58,8 +59,7 @@ def with_ray(job: Any, world: int) -> None:
         name=job.identity,
         storage=job.folder.parent,
         num_workers=world,
-        min_workers=world,
-        divided=job.batch_size,
+        divided=job.inner_batch_size,
         use_gpu=False,
         cpus_per_worker=1,
         max_failures=0,

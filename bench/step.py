@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
+from fcn.optim import without_compiler
+from pipeline.place import return_large_blocks
 
 CONTESTANTS = ("tight", "reference", "peer")
 GEMM_SIDE = 2048
@@ -44,9 +47,11 @@ def build(contestant: str, peer: Path | None) -> nn.Module:
 
 
 def trainer(model: nn.Module, image: Tensor, label: Tensor) -> Callable[[], None]:
-    """One step of the reference's optimizer."""
+    """One step of the reference's optimizer: ours as pipeline.train makes it, the peer's as its trainer does."""
     model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4)
+    ours = partial(without_compiler(torch.optim.SGD), fused=True)
+    sgd = ours if isinstance(model, FCN) else torch.optim.SGD
+    optimizer = sgd(model.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -158,6 +163,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
+    if arguments.memory_of != "peer":  # of the times, the peer's too: they share a process
+        return_large_blocks()
     torch.manual_seed(0)
     image = torch.rand(1, 3, *arguments.size) * 255
     label = torch.randint(0, 21, (1, *arguments.size))

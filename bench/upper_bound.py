@@ -27,11 +27,25 @@ def coarsened(label: Tensor, factor: int) -> Tensor:
     What a net of that stride would say if every cell of its score were perfect. Void counts as background.
     """
     height, width = label.shape
-    share = (
-        F.one_hot(torch.where(label == IGNORE_LABEL, 0, label), NUM_CLASSES).permute(2, 0, 1)[None].float()
-    )
+    label = torch.where(label == IGNORE_LABEL, 0, label)
+    present = label.unique()  # the others' shares are zero everywhere
+    share = (label == present[:, None, None])[None].float()
     share = F.avg_pool2d(F.pad(share, (0, -width % factor, 0, -height % factor)), factor)
-    return F.interpolate(share, scale_factor=factor, mode="bilinear")[0, :, :height, :width].argmax(0)
+    enlarged = F.interpolate(share, scale_factor=factor, mode="bilinear")[0, :, :height, :width]
+    return present[enlarged.argmax(0)]
+
+
+def read(folder: Path) -> list[Tensor]:
+    """The (H, W) int64 labels of a folder."""
+    return [torch.from_numpy(np.array(Image.open(file))).long() for file in sorted(folder.glob("*.png"))]
+
+
+def mean_iu(labels: list[Tensor], factor: int) -> float:
+    """Of the coarsened labels against the true ones, 0..1."""
+    confusion = ConfusionMatrix(NUM_CLASSES)
+    for label in labels:
+        confusion.update(coarsened(label, factor), label)
+    return confusion.scores().mean_iu
 
 
 def main() -> None:
@@ -39,14 +53,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    files = sorted(parser.parse_args().folder.glob("*.png"))
-    labels = [torch.from_numpy(np.array(Image.open(file))).long() for file in files]
+    labels = read(parser.parse_args().folder)
     print(f"{len(labels)} labels")
     for factor, published in PUBLISHED.items():
-        confusion = ConfusionMatrix(NUM_CLASSES)
-        for label in labels:
-            confusion.update(coarsened(label, factor), label)
-        print(f"{factor:4}  {100 * confusion.scores().mean_iu:.1f}  published {published}", flush=True)
+        print(f"{factor:4}  {100 * mean_iu(labels, factor):.1f}  published {published}", flush=True)
 
 
 if __name__ == "__main__":

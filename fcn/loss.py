@@ -1,4 +1,4 @@
-"""The pixelwise loss, in the two normalisations the paper's recipes use, and the two variants it tried."""
+"""The pixelwise loss, in the normalisations the paper's recipes use, and the two variants it tried."""
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,21 @@ def mean_pixel_cross_entropy(
 ) -> Tensor:
     """Cross entropy averaged over valid pixels (Caffe's normalize=True); 0 if there are none. Shapes as above.
 
-    num_valid: the number to divide by instead of this batch's valid pixels, for a batch split over workers.
+    num_valid: what to divide by, above 0, instead of this batch's valid pixels, for a batch split over workers.
     """
     if num_valid is None:
-        num_valid = count_valid(label)
-    return _summed(score, label, class_weight) / num_valid.clamp(min=1)
+        num_valid = count_valid(label).clamp(min=1)
+    return _summed(score, label, class_weight) / num_valid
+
+
+def image_mean_cross_entropy(score: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """Cross entropy averaged over each image's valid pixels, then over the batch: every image has the same say.
+
+    What Caffe's normalize=True with one image a pass and iter_size does (FCN-AlexNet). Shapes as above.
+    """
+    loss = F.cross_entropy(score, label, class_weight, ignore_index=IGNORE_LABEL, reduction="none")
+    num_valid = (label != IGNORE_LABEL).sum((1, 2))
+    return (loss.sum((1, 2)) / num_valid.clamp(min=1)).mean()
 
 
 def count_valid(label: Tensor) -> Tensor:

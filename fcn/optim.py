@@ -1,5 +1,9 @@
 """Which parameters learn at which rate, and what more images a step change (reference solver.prototxt)."""
 
+import inspect
+from typing import TypeVar, cast
+
+import torch
 from torch import Tensor, nn
 
 BIAS_LR_FACTOR = 2.0  # lr_mult 2, decay_mult 0 for biases in every VGG net of the reference release
@@ -27,3 +31,17 @@ def batch_rule(lr: float, momentum: float, num_images: int) -> tuple[float, floa
     """
     decayed = momentum**num_images
     return lr * num_images * (1 - decayed) / (1 - momentum), decayed
+
+
+Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
+
+
+def without_compiler(optimizer: Kind) -> Kind:
+    """The optimizer class without its ties to torch.compile, whose import its first use would cost: 150 MB and seconds.
+
+    Only for steps that nothing compiles. A method that is not tied is left as it is.
+    """
+    tied = ("add_param_group", "zero_grad", "step", "state_dict", "load_state_dict")
+    plain = {name: inspect.unwrap(getattr(optimizer, name)) for name in tied}
+    plain["step"] = torch.no_grad()(plain["step"])
+    return cast(Kind, type(optimizer.__name__, (optimizer,), plain))

@@ -7,6 +7,7 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
+from fcn.features import OneProduct
 from fcn.model import FCN
 
 # What each stride has that the coarser one has not, and the other way round: the only layers that may differ
@@ -93,7 +94,7 @@ def copy_weights(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> 
 def _as_convolution(linear: nn.Linear, size: int) -> nn.Conv2d:
     """The layer as a convolution that shares its weights."""
     kernel = as_kernel(linear.weight.detach(), size)
-    layer = nn.Conv2d(kernel.shape[1], kernel.shape[0], size, bias=linear.bias is not None, device="meta")
+    layer = OneProduct(kernel.shape[1], kernel.shape[0], size, bias=linear.bias is not None, device="meta")
     layer.weight = nn.Parameter(kernel, requires_grad=linear.weight.requires_grad)
     layer.bias = linear.bias
     return layer

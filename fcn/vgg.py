@@ -45,7 +45,7 @@ class VGG16(Backbone):
             _trunk(width, batch_norm, first_padding),
             fully_connected(pool5, fc7, fc6_kernel, fc6_padding, dropout),
         )
-        super().__init__(layers, ("pool3", "pool4", "drop7"), Channels(pool3, pool4, fc7))
+        super().__init__(layers, ("pool3", "pool4", "drop7"), Channels(pool3, pool4, fc7), "pool1")
 
 
 def _trunk(width: float, batch_norm: bool, first_padding: int) -> Iterator[tuple[str, nn.Module]]:

@@ -20,9 +20,11 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_verify(commands)
+    _add_inspect(commands)
     _add_export(commands)
     _add_caffe(commands)
     _add_heatmap(commands)
+    _add_shards(commands)
     add_cluster(commands)
     return top
 
@@ -44,6 +46,31 @@ def verify(_: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _add_inspect(commands) -> None:
+    text = "say what is in folders of shards: sizes, classes, void, conversions, and what two folders share"
+    command = commands.add_parser("inspect", help=text, description=text)
+    command.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="such as data/voc/shards/train"
+    )
+    command.set_defaults(run=inspect)
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    from itertools import combinations
+
+    from pipeline import inspection, leaks
+    from pipeline.shards import open_shards
+
+    opened = {str(folder): open_shards(folder) for folder in arguments.folders}
+    for name, shards in opened.items():
+        print(inspection.as_markdown({name: inspection.inspect(shards)}))
+    images = [leaks.Images.of_shards(name, shards) for name, shards in opened.items()]
+    for one, other in combinations(images, 2):
+        shared = leaks.seen(one, other)
+        said = f": {leaks.named(shared, other.name)}" if shared else ""
+        print(f"{one.name} shares {len(shared)} images with {other.name}, by id or pixels{said}")
+
+
 def _add_export(commands) -> None:
     text = (
         "write a model for use elsewhere: ONNX or torch.export with any image size and batch, or safetensors"
@@ -58,8 +85,10 @@ def _add_export(commands) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from pipeline.export import export_model
 
-    export_model(arguments.model, arguments.dest, arguments.format)
-    print(f"wrote {arguments.dest}")
+    difference = export_model(arguments.model, arguments.dest, arguments.format)
+    print(
+        f"wrote {arguments.dest}; read back, it differs from the model by {difference:.1e} of its largest score"
+    )
 
 
 def _add_caffe(commands) -> None:
@@ -138,6 +167,31 @@ def heatmap(arguments: argparse.Namespace) -> None:
     print(
         f"wrote {out}; {names}: at most {peak.probability:.3f}, around column {peak.x:.0f}, row {peak.y:.0f}"
     )
+
+
+def _add_shards(commands) -> None:
+    text = "look after shards"
+    shards = commands.add_parser("shards", help=text, description=text)
+    ways = shards.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    text = "read every byte of a folder of shards and say all that is damaged; exit code 1 if something is"
+    command = ways.add_parser("verify", help=text, description=text)
+    command.add_argument(
+        "path", help="a split's folder, such as data/sample/shards/train, or s3://bucket/prefix"
+    )
+    command.set_defaults(run=verify_shards)
+
+
+def verify_shards(arguments: argparse.Namespace) -> None:
+    from pipeline.shards import all_damage
+
+    is_whole = True
+    for damage in all_damage(arguments.path):
+        is_whole = False
+        print(damage)
+    if not is_whole:
+        sys.exit(1)
+    print(f"{arguments.path}: whole")
 
 
 if __name__ == "__main__":

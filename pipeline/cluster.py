@@ -1,9 +1,14 @@
 """Ray: the workers a function runs on, here or on a cluster. No other module imports it."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 # Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
@@ -20,7 +25,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new beha
 import ray
 import ray.train
 import torch.distributed as dist
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -43,20 +48,23 @@ def run_workers(
     name: str,
     storage: Path,
     num_workers: int,
-    min_workers: int,
-    divided: int,
     use_gpu: bool,
     cpus_per_worker: int,
     max_failures: int,
+    min_workers: int | None = None,
+    divided: int | None = None,
+    on_sigterm: Callable[[], None] | None = None,
 ) -> None:
     """Runs worker(job, place) on num_workers processes joined in a torch process group, until all have returned.
 
     On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. If a worker dies all are started again,
     up to max_failures times. storage: absolute, shared by all nodes. UserError if the workers failed for good.
-    While the cluster has no room for num_workers, down to min_workers do; when it has, all start again. Those
-    that work together are as many as divide `divided`, the images they share, evenly; others stand by.
+    min_workers: how many do while the cluster has no room for all; when it has, all start again. None: wait for all.
+    divided: of what the workers share as many as divide it evenly work together, and the others stand by.
+    on_sigterm: what SIGTERM does, instead of ending this process at once.
     """
     _connect(num_workers * cpus_per_worker)
+    least = min(min_workers or num_workers, num_workers)
     trainer = TorchTrainer(
         _inside_worker,
         train_loop_config={
@@ -67,7 +75,7 @@ def run_workers(
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=num_workers if min_workers == num_workers else (min_workers, num_workers),
+            num_workers=num_workers if least == num_workers else (least, num_workers),
             use_gpu=use_gpu,
             resources_per_worker=_resources(use_gpu, cpus_per_worker),
         ),
@@ -78,16 +86,60 @@ def run_workers(
     mistake = _mistake_file(storage, name)
     mistake.unlink(missing_ok=True)
     try:
-        trainer.fit()
-    except TrainingFailedError:
+        with _sigterm_calls(on_sigterm) if on_sigterm else nullcontext():
+            trainer.fit()
+    except TrainingFailedError as error:
         if not mistake.exists():
-            raise
+            raise UserError(
+                f"{name}: the workers failed for good, what they said is above: {shorten(str(error), 400)}"
+            ) from error
     except SystemExit as stop:  # how Ray ends a run that Ctrl-C has aborted
         raise KeyboardInterrupt from stop
     finally:
         ray.shutdown()
     if mistake.exists():
         raise UserError(mistake.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def tasks(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]]:
+    """A function like map that runs up to num_workers calls at once, each in a process, and yields what is done first.
+
+    On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. A UserError there is raised here.
+    """
+    _connect(num_workers)
+    try:
+        yield partial(_map, num_workers)
+    finally:
+        ray.shutdown()
+
+
+def _map(num_workers: int, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    @ray.remote(
+        num_cpus=1
+    )  # within, so that workers need not import this module and with it Ray Train and torch
+    def call(function: Callable[[Any], Any], item: Any) -> Any:
+        try:
+            return function(item)
+        except UserError as error:  # Ray would put the worker's stack in its message
+            return error
+
+    shared, waiting = ray.put(function), iter(items)
+    running = [call.remote(shared, item) for item in islice(waiting, num_workers)]
+    while running:
+        done, running = ray.wait(running)
+        try:
+            result = ray.get(done[0])
+        except RayTaskError:
+            raise
+        except RayError as error:  # after Ray's own retries
+            raise UserError(
+                f"a worker process died: {error}; run the same again, with fewer workers"
+            ) from error
+        if isinstance(result, UserError):
+            raise result
+        running += [call.remote(shared, item) for item in islice(waiting, 1)]
+        yield result
 
 
 def _connect(num_cpus: int) -> None:
@@ -107,6 +159,16 @@ def _connect(num_cpus: int) -> None:
         ray.init(address=address)
     except (ConnectionError, AuthenticationError, RuntimeError) as error:
         raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _sigterm_calls(function: Callable[[], None]) -> Iterator[None]:
+    """Inside, after Ray has set a handler of its own."""
+    before = signal.signal(signal.SIGTERM, lambda *_: function())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _resources(use_gpu: bool, cpus: int) -> dict[str, float]:
@@ -129,9 +191,9 @@ def _inside_worker(config: dict[str, Any]) -> None:
         raise
 
 
-def _place(rank: int, world: int, divided: int) -> Place | None:
+def _place(rank: int, world: int, divided: int | None) -> Place | None:
     """Where this process works; None if it stands by, because one more worker would not divide the batch evenly."""
-    working = max(size for size in range(1, world + 1) if divided % size == 0)
+    working = max(size for size in range(1, world + 1) if divided is None or divided % size == 0)
     if working == world:
         return Place(rank, world, get_device())
     group = dist.new_group(range(working), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))

@@ -1,8 +1,9 @@
 """params.yaml names a profile; profiles/<name>.yaml holds its values. Read once, validated, frozen."""
 
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +17,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.config_errors import complaint, sentence
 from pipeline.errors import ConfigError
 
 PARAMS = Path("params.yaml")
@@ -27,8 +29,14 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and numpy both take
+Scale = Annotated[float, Field(ge=0.1, le=10)]
+Side = Annotated[int, Field(gt=0, le=4096)]
+Strength = Annotated[float, Field(ge=0, le=1)]
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
-SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd)/[A-Za-z0-9_]+$")]
+SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd|own)/[A-Za-z0-9_-]+$")]
+
+URL_KINDS = ("https", "http", "file", "s3", "gs", "az", "hdfs")
+_SECRET = re.compile(r"[?&][^=&]*(token|sig|secret|passw|credential|key)[^=&]*=", re.IGNORECASE)
 
 
 class Section(BaseModel):
@@ -44,22 +52,37 @@ class Drawing(Section):
     seed: Seed
 
 
-def _refuse_secret(url: str) -> str:
-    """A profile's values end up in dvc.lock and MLflow, so a password must not be among them."""
-    if "@" in url or not url.startswith(("https://", "http://", "file://")):
-        raise ValueError("must be an https, http or file URL without user:password@")
+def _checked_url(url: str) -> str:
+    """A profile's values end up in dvc.lock and MLflow, so no secret must be among them."""
+    if "@" in url or url.partition("://")[0] not in URL_KINDS:
+        raise ValueError(f"must be a URL of {', '.join(URL_KINDS)}, without user:password@")
+    if _SECRET.search(url):
+        raise ValueError(
+            "must not hold a token or signature, which would end up in dvc.lock; use s3:// or gs:// with its keys in "
+            "the environment, or put the file into downloads/ yourself"
+        )
+    if not _file_name(url):
+        raise ValueError("must end in the name of a file")
     return url
 
 
-Url = Annotated[str, AfterValidator(_refuse_secret)]
+def _file_name(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name
+
+
+Url = Annotated[str, AfterValidator(_checked_url)]
 
 
 class Archive(Section):
-    """A published archive: mirrors in the order to try, and a checksum "md5:..." or "sha256:..."."""
+    """A published archive: mirrors in the order to try, and a checksum "md5:..." or "sha256:...".
+
+    allowed_hosts: other hosts a mirror may redirect to.
+    """
 
     urls: Annotated[list[Url], Field(min_length=1)]
     checksum: Annotated[str, StringConstraints(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64})$")]
     max_size_gb: PositiveFloat = 4.0
+    allowed_hosts: list[str] = []
 
 
 class Split(Section):
@@ -79,32 +102,50 @@ class Splits(Section):
 
 
 class Source(Section):
-    """Where the images come from: exactly one of the three.
+    """Where the images come from: exactly one of the four.
 
-    local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack.
+    local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack, or with the archives, or an archive.
+    own: a folder with images/, masks/, splits/ and classes.txt, as docs/own-data.md describes it.
     """
 
     sample: Drawing | None = None
     archives: dict[ArchiveName, Archive] = {}
     local: str | None = None
+    own: str | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> "Source":
-        given = [name for name in ("sample", "archives", "local") if getattr(self, name)]
+        given = [name for name in ("sample", "archives", "local", "own") if getattr(self, name)]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"exactly one of sample, archives and local must be given, found {found}")
+            raise ValueError(f"exactly one of sample, archives, local and own must be given, found {found}")
+        names = [_file_name(archive.urls[0]) for archive in self.archives.values()]
+        if len(set(names)) != len(names):
+            raise ValueError(f"archives: {', '.join(names)}: the first URLs must end in different file names")
         return self
+
+
+def _refuse_no_reason(text: str) -> str:
+    if len(text.split()) < 3:
+        raise ValueError(
+            f"must be a sentence that says why images may be trained and evaluated on, got {text!r}"
+        )
+    return " ".join(text.split())
+
+
+Reason = Annotated[str, AfterValidator(_refuse_no_reason)]
 
 
 class Data(Section):
     """classes: names in label order, background first.
 
     allow_partial: use those ids of a list whose files are there, instead of refusing an incomplete data set.
+    allow_leak: why images may be both trained and evaluated on, a sentence or more; none: they may not.
     """
 
     source: Source
     allow_partial: bool
+    allow_leak: list[Reason] = []
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
     splits: Splits
 
@@ -115,11 +156,31 @@ class Data(Section):
         return self
 
 
+def _refuse_other_stores(destination: str) -> str:
+    if "://" in destination and not re.fullmatch(r"s3://[a-z0-9.-]{3,63}(/[A-Za-z0-9._/-]*)?", destination):
+        raise ValueError(
+            "must be a folder or s3://bucket/prefix; keys and endpoint come from the environment (AWS_...)"
+        )
+    return destination
+
+
 class Shards(Section):
-    """samples_per_shard images in a tar; seed: of the order they are written in."""
+    """samples_per_shard images in a tar; seed: of the order they are written in.
+
+    destination: a folder or s3://bucket/prefix for the shards, below which <profile>/<split> is made; data/ if None.
+    """
 
     samples_per_shard: PositiveInt
     seed: Seed
+    destination: Annotated[str, AfterValidator(_refuse_other_stores)] | None = None
+
+    def place(self, profile: str, split: str) -> Path | str | None:
+        """Where else than in data/ a split's shards go: a folder, absolute, or s3://..."""
+        if self.destination is None:
+            return None
+        if self.destination.startswith("s3://"):
+            return f"{self.destination.rstrip('/')}/{profile}/{split}"
+        return Path(self.destination).expanduser().absolute() / profile / split
 
 
 class Model(Section):
@@ -156,6 +217,40 @@ class Optimizer(Section):
     weight_decay: Annotated[float, Field(ge=0)]
 
 
+class Transforms(Section):
+    """What is drawn anew for every image a step takes; without this section, nothing, as in the paper.
+
+    mirror: every second image, left for right.   jitter: shift by up to so many pixels each way (the paper tried 32).
+    scale: least and greatest factor of the sides, uniform in its logarithm.   crop: height and width of a window
+    anywhere in the (scaled) image; where the image is smaller, black with a void label.   brightness, contrast,
+    saturation: s for factors from 1 - s to 1 + s.   hue: shift by up to this part of the circle; costs the most time.
+    """
+
+    mirror: bool = False
+    jitter: Annotated[int, Field(ge=0, le=32)] = 0
+    scale: tuple[Scale, Scale] = (1.0, 1.0)
+    crop: tuple[Side, Side] | None = None
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_pairs(cls, values: Any) -> Any:
+        """YAML knows lists only."""
+        if not isinstance(values, dict):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> "Transforms":
+        least, greatest = self.scale
+        if least > greatest:
+            raise ValueError(f"scale must be [least, greatest], got [{least}, {greatest}]")
+        return self
+
+
 class Exchange(Section):
     """How workers average gradients; what they send is nothing but time, unless compression rounds it.
 
@@ -172,9 +267,14 @@ class Exchange(Section):
 class Train(Section):
     """What the nets of a chain share.
 
-    batch_size: images a step over all workers.   loss: "sum" over pixels, as the reference, or "mean" over valid ones.
+    batch_size: images a step over all workers.   accumulation: inner steps it is taken in, to save memory (iter_size).
+    loss: "sum" over pixels, as the reference, "mean" over the step's valid ones, or "image_mean": over each image's.
+    batch_rule: lr, momentum and iterations are those of one image a step; follow that run with batch_size images.
     sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule: of lr over the run.
-    num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it.
+    size_buckets: a step takes images of one size, so that none is padded; sizes rarer than batch_size share a bucket.
+    num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it,
+    "auto" takes it on a GPU that has it.   batch_norm: statistics of each worker's images ("local"), of all workers'
+    ("sync"), or those the net came with ("frozen").
     class_balancing: weigh each class's pixels inversely to its share.   sample_pixels: the share of pixels, drawn anew
     each step, that the loss counts. The paper tried both and found no gain.
     """
@@ -182,11 +282,16 @@ class Train(Section):
     num_workers: PositiveInt
     use_gpu: bool = False
     batch_size: PositiveInt
-    loss: Literal["sum", "mean"]
+    accumulation: PositiveInt = 1
+    batch_rule: bool = False
+    loss: Literal["sum", "mean", "image_mean"]
     optimizer: Optimizer
     schedule: Literal["fixed", "poly"] = "fixed"
     sampling: Literal["epochs", "replacement"] = "epochs"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    size_buckets: bool = False
+    transforms: Transforms = Transforms()
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
     class_balancing: bool = False
     sample_pixels: Annotated[float, Field(gt=0, le=1)] = 1.0
     exchange: Exchange = Exchange()
@@ -194,28 +299,54 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _divides_evenly(self) -> "Train":
-        if self.batch_size % self.num_workers:
+        if self.batch_size % (self.num_workers * self.accumulation):
             raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of num_workers {self.num_workers}, "
-                "so that every worker takes as many images"
+                f"batch_size {self.batch_size} must be a multiple of num_workers {self.num_workers} times "
+                f"accumulation {self.accumulation}, so that every worker takes as many images at a time"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_rule_to_follow(self) -> "Train":
+        if self.batch_rule and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"batch_rule is one of sgd with momentum; optimizer.name is {self.optimizer.name}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_buckets_for_a_reason(self) -> "Train":
+        if self.size_buckets and (self.transforms.crop or self.transforms.scale != (1.0, 1.0)):
+            raise ValueError(
+                "size_buckets are of no use with transforms.crop, which makes all sizes one, or with "
+                "transforms.scale, which makes them all differ; leave out one of them"
             )
         return self
 
 
 class Run(Section):
-    """How training runs, without a say in its result: a change of these trains nothing anew.
+    """How it runs, without a say in the result: a change of these does nothing anew.
 
     min_workers: with how many of train.num_workers training begins, and goes on, while a cluster has no room for all.
     loader_workers: processes that read ahead for each worker.   max_failures: how often a run starts again from its
-    last checkpoint after a worker died.   log_every, checkpoint_every: in iterations.
+    last checkpoint after a worker died.   log_every, checkpoint_every, validate_every: in iterations; of a point of
+    the curves, a checkpoint, and scores on the first validate_images of the validation split (0: never).
+    log_every_s: seconds between two lines on the terminal.
+    shard_workers: processes that write shards; 1: without Ray, whose start costs seconds.
+    verify_shards: before the first step, "full" reads every byte, "cached" only what was not found whole before.
     """
 
     cpus_per_worker: PositiveInt = 1
     min_workers: PositiveInt | None = None
     loader_workers: NonNegativeInt = 0
     log_every: PositiveInt
+    log_every_s: Annotated[float, Field(ge=0)] = 5.0
     checkpoint_every: PositiveInt
+    validate_every: NonNegativeInt = 0
+    validate_images: PositiveInt = 100
     max_failures: NonNegativeInt = 2
+    shard_workers: PositiveInt = 1
+    verify_shards: Literal["cached", "full"] = "cached"
 
 
 class Net(Section):
@@ -230,9 +361,13 @@ class Nets(Section):
 
 
 class Evaluate(Section):
-    """num_figures: images drawn beside label and prediction."""
+    """num_figures: images drawn beside label and prediction.
+
+    num_workers: Ray workers that share the images, a GPU each if use_gpu; 1: this process alone, without Ray.
+    """
 
     num_figures: PositiveInt = 6
+    num_workers: PositiveInt = 1
     use_gpu: bool = False
 
 
@@ -286,58 +421,10 @@ def _validated(section: type[S], path: Path) -> S:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no day of any calendar
-        raise ConfigError(f"{path} is not YAML: {_complaint(error)}") from None
+        raise ConfigError(f"{path} is not YAML: {complaint(error)}") from None
     if values is None:
         raise ConfigError(f"{path} is empty; it must give {', '.join(section.model_fields)}")
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(section, path, detail) for detail in error.errors())) from None
-
-
-def _complaint(error: Exception) -> str:
-    """What is wrong and in which line, without the parser's drawing of the place."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
-
-
-def _sentence(section: type[Section], path: Path, detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"]) or "the file"
-    given, reason = detail["input"], detail["msg"]
-    match detail["type"]:
-        case "extra_forbidden" | "invalid_key":
-            known = ", ".join(_keys_beside(section, detail["loc"]))
-            return f"{path}: unknown key {where}; known there: {known}"
-        case "missing":
-            return f"{path}: {where} is missing; add it"
-        case "value_error":
-            return f"{path}: {where}: {reason.removeprefix('Value error, ')}"
-        case "string_pattern_mismatch":
-            return f"{path}: {where} must match {detail['ctx']['pattern']}, got {given!r}"
-        case "too_short" | "too_long":
-            reason = re.sub(r".*should have (.*) after validation.*", r"\1", reason)
-            return f"{path}: {where} must have {reason}, got {given!r}"
-    kind = _KINDS.get(detail["type"]) or reason.removeprefix("Input should be ")
-    return f"{path}: {where} must be {kind}, got {given!r}"
-
-
-def _keys_beside(section: type[Section], where: tuple[str | int, ...]) -> list[str]:
-    """The keys that may stand in the section which the last part of `where` is in."""
-    for part in where[:-1]:
-        field = section.model_fields.get(str(part))  # None: the name of an archive, not a key of ours
-        annotation = field.annotation if field else None
-        for kind in (annotation, *get_args(annotation)):
-            if isinstance(kind, type) and issubclass(kind, Section):
-                section = kind
-    return list(section.model_fields)
-
-
-_KINDS = {
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a section of keys and values",
-    "model_type": "a section of keys and values",
-}
+        raise ConfigError("\n".join(sentence(section, path, detail) for detail in error.errors())) from None

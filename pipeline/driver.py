@@ -2,26 +2,57 @@
 
 import hashlib
 import json
+import math
+import os
 import secrets
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pipeline import checkpoint, cluster, paths, tracking
-from pipeline.config import CHAIN, STRIDE, Profile
+from fcn.optim import batch_rule
+from pipeline import checkpoint, cluster, paths, tracking, trained_on
+from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.errors import CheckpointError
+from pipeline.job import Job
+from pipeline.lock import only_one
+from pipeline.meter import CURVES, STOP
 from pipeline.shards import open_shards
-from pipeline.train import CURVES, FINAL, Job, train_worker
+from pipeline.train import FINAL, train_worker
+from pipeline.transforms import Transforms
 
 CODE = Path(__file__).parent.parent
 DECIDES_RESULT = (
-    "fcn/*.py",
-    "pipeline/train.py",
-    "pipeline/stream.py",
-    "pipeline/exchange.py",
-    "pipeline/place.py",
-    "pipeline/shards.py",
+    "fcn/alexnet.py",
+    "fcn/features.py",
+    "fcn/geometry.py",
+    "fcn/googlenet.py",
+    "fcn/loss.py",
+    "fcn/mobilenet.py",
+    "fcn/model.py",
+    "fcn/optim.py",
+    "fcn/pixels.py",
+    "fcn/resnet.py",
+    "fcn/surgery.py",
+    "fcn/vgg.py",
     "pipeline/datasets/files.py",
+    "pipeline/exchange.py",
+    "pipeline/manifest.py",
+    "pipeline/norm.py",
+    "pipeline/order.py",
+    "pipeline/place.py",
+    "pipeline/samples.py",
+    "pipeline/shards.py",
+    "pipeline/step.py",
+    "pipeline/stream.py",
+    "pipeline/train.py",
+    "pipeline/trained_on.py",
+    "pipeline/transforms.py",
 )
+ONLY_SPLITS = {"num_workers", "use_gpu", "accumulation"}  # keys of train that a stopped run may go on without
+PARENT_POLL_S = 1.0
 ATTEMPT = "attempt"  # a random name for this try at a run: survives a resume, and finds its run in MLflow
 FINISHED = "finished"  # marks a run whose model was handed over: to train it again is to begin anew
 
@@ -29,36 +60,74 @@ FINISHED = "finished"  # marks a run whose model was handed over: to train it ag
 def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path:
     """Trains one net of the chain, or goes on where it was stopped, and writes models/<profile>/<net>.pt.
 
-    root: the project's, absolute.
+    root: the project's, absolute. SIGTERM, or the end of the `dvc repro` that started it, has the workers write a
+    checkpoint; it then ends in KeyboardInterrupt.
     """
     job = make_job(profile_name, profile, net, root)
-    if (job.folder / FINISHED).exists():
-        shutil.rmtree(job.folder)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    tracker = tracking.Tracker(profile_name, root)
-    params = {"net": net} | profile.model_dump(mode="json", exclude={"nets"}) | profile.net(net).model_dump()
-    follower = tracking.Follower(tracker, job.folder / CURVES, net, _attempt(job.folder), params)
-    if not _is_trained(job.folder / FINAL):
-        with follower:
-            cluster.run_workers(
-                train_worker,
-                job,
-                name=job.identity,
-                storage=job.folder.parent,
-                num_workers=profile.train.num_workers,
-                min_workers=profile.run.min_workers or profile.train.num_workers,
-                divided=job.batch_size,
-                use_gpu=profile.train.use_gpu,
-                cpus_per_worker=profile.run.cpus_per_worker,
-                max_failures=profile.run.max_failures,
-            )
-    model = root / paths.model(profile_name, net)
-    digest = _hand_over(job.folder / FINAL, model)
-    with tracking.outage_only_warns(f"the curves are kept in {job.folder / CURVES}"):
-        tags = {"model_sha256": digest, **{key: str(value) for key, value in job.lineage.items()}}
-        tracker.log(follower.replay(), {}, tags)
-    (job.folder / FINISHED).touch()
+    with only_one(job.folder.with_suffix(".driver.lock"), f"trains {net} already") as has_waited:
+        # Whom we waited for may have finished what we were started for
+        if (job.folder / FINISHED).exists() and not has_waited:
+            shutil.rmtree(job.folder)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        params = (
+            {"net": net} | profile.model_dump(mode="json", exclude={"nets"}) | profile.net(net).model_dump()
+        )
+        tracker = tracking.Tracker(profile_name, root)
+        follower = tracking.Follower(tracker, job.folder / CURVES, net, _attempt(job.folder), params)
+        if not _is_trained(job.folder / FINAL):
+            with follower:
+                _run(job, profile)
+        model = root / paths.model(profile_name, net)
+        digest = _hand_over(job.folder / FINAL, model)
+        with tracking.outage_only_warns(f"the curves are kept in {job.folder / CURVES}"):
+            tags = {"model_sha256": digest, **{key: str(value) for key, value in job.lineage.items()}}
+            if profile.data.allow_leak:
+                tags["allow_leak"] = "; ".join(profile.data.allow_leak)
+            tracker.log(follower.replay(), {}, tags)
+        (job.folder / FINISHED).touch()
     return model
+
+
+def _run(job: Job, profile: Profile) -> None:
+    """Puts the job on workers until the final model is there; KeyboardInterrupt if they were asked to stop."""
+    stop = job.folder / STOP
+    stop.unlink(missing_ok=True)
+    with _orphan_stops(stop):
+        cluster.run_workers(
+            train_worker,
+            job,
+            name=job.identity,
+            storage=job.folder.parent,
+            num_workers=profile.train.num_workers,
+            min_workers=profile.run.min_workers,
+            divided=job.inner_batch_size,
+            use_gpu=profile.train.use_gpu,
+            cpus_per_worker=profile.run.cpus_per_worker,
+            max_failures=profile.run.max_failures,
+            on_sigterm=stop.touch,
+        )
+    if not (job.folder / FINAL).exists() and stop.exists():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _orphan_stops(stop: Path) -> Iterator[None]:
+    """Asks the workers to stop if the `dvc repro` that runs this stage dies: its next run would find us at work."""
+    done = threading.Event()
+    parent = os.getppid()
+
+    def watch() -> None:
+        while not done.wait(PARENT_POLL_S):
+            if os.getppid() != parent:
+                stop.touch()
+                return
+
+    if "DVC_STAGE" in os.environ:  # else whoever started this may leave it to itself
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
@@ -66,8 +135,15 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     starts_chain = net == CHAIN[0] or profile.model.at_once
     previous = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
     parent = root / paths.model(profile_name, previous)
-    content, parent_digest = checkpoint.load(parent, "backbone" if previous == "backbone" else "model")
-    shards = open_shards(root / paths.shards(profile_name, "train"))
+    kind = "backbone" if previous == "backbone" else "model"
+    content, parent_digest = checkpoint.load(parent, kind)
+    cache = root / paths.VERIFIED
+    shards = open_shards(
+        root / paths.shards(profile_name, "train"),
+        split="train",
+        cache=cache,
+        anew=profile.run.verify_shards == "full",
+    )
     if list(shards.classes) != profile.data.classes:
         raise CheckpointError(
             f"{shards.folder} has classes {', '.join(shards.classes)}, "
@@ -78,7 +154,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     decides = [
         net,
         model,
-        shared.model_dump(),
+        shared.model_dump(exclude=ONLY_SPLITS),
         recipe.model_dump(),
         shards.digest,
         parent_digest,
@@ -100,34 +176,50 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         classes=shards.classes,
         parent=parent,
         shards=shards.folder,
+        validation=root / paths.shards(profile_name, "val"),
         folder=root / paths.RUNS / profile_name / identity,
         lineage=lineage,
-        iterations=recipe.iterations,
-        lr=recipe.lr,
         batch_size=shared.batch_size,
+        accumulation=shared.accumulation,
         loss=shared.loss,
         optimizer=shared.optimizer.name,
-        momentum=shared.optimizer.momentum,
         weight_decay=shared.optimizer.weight_decay,
         schedule=shared.schedule,
         sampling=shared.sampling,
+        size_buckets=shared.size_buckets,
+        transforms=Transforms(**dict(shared.transforms)),
         precision=shared.precision,
+        batch_norm=shared.batch_norm,
         class_balancing=shared.class_balancing,
         sample_pixels=shared.sample_pixels,
         exchange=shared.exchange.model_dump(),
         seed=shared.seed,
         loader_workers=profile.run.loader_workers,
         log_every=profile.run.log_every,
+        log_every_s=profile.run.log_every_s,
         checkpoint_every=profile.run.checkpoint_every,
+        validate_every=profile.run.validate_every,
+        validate_images=profile.run.validate_images,
+        cache=cache,
+        inherited=trained_on.inherited(kind, content, parent_digest, shards),
+        **_steps(shared, recipe),
     )
+
+
+def _steps(shared: Train, recipe: Net) -> dict[str, Any]:
+    """lr, momentum and iterations, as the profile gives them or, with batch_rule, for its batch_size."""
+    lr, momentum, iterations = recipe.lr, shared.optimizer.momentum, recipe.iterations
+    if shared.batch_rule:
+        lr, momentum = batch_rule(lr, momentum, shared.batch_size)
+        iterations = math.ceil(iterations / shared.batch_size)
+    return {"lr": lr, "momentum": momentum, "iterations": iterations}
 
 
 def code_digest() -> str:
     """sha256 over the source files that decide what a run learns; a change of them is another run."""
     digest = hashlib.sha256()
-    for pattern in DECIDES_RESULT:
-        for path in sorted(CODE.glob(pattern)):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name in DECIDES_RESULT:
+        digest.update(name.encode() + b"\0" + (CODE / name).read_bytes())
     return digest.hexdigest()
 
 

@@ -24,6 +24,10 @@ class DatasetError(UserError):
     """A data set on disk lacks a file, or holds one that cannot be used."""
 
 
+class LeakError(UserError):
+    """An image is both trained and evaluated on."""
+
+
 class ShardError(UserError):
     """A shard or its manifest is missing, damaged or of another data set."""
 

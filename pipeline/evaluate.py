@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -16,9 +18,10 @@ from fcn.metrics import ConfusionMatrix, Scores
 from fcn.model import FCN
 from pipeline import checkpoint
 from pipeline.errors import CheckpointError, ShardError
+from pipeline.place import Place
 from pipeline.progress import bar
-from pipeline.shards import Shards
-from pipeline.stream import Samples
+from pipeline.samples import Samples
+from pipeline.shards import Shards, open_shards
 
 
 def load_model(path: Path, device: torch.device) -> tuple[FCN, dict[str, Any], str]:
@@ -26,11 +29,14 @@ def load_model(path: Path, device: torch.device) -> tuple[FCN, dict[str, Any], s
     content, digest = checkpoint.load(path, "model")
     try:
         model = FCN(**content["model"])
+        if reason := checkpoint.misfit(content["state_dict"], model.state_dict()):
+            raise ValueError(reason)
         model.load_state_dict(content["state_dict"])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = shorten(str(error), 400)
         raise CheckpointError(f"{path} does not fit the networks of this version: {reason}") from error
-    return model.to(device).eval(), {key: content[key] for key in ("model", "classes", "lineage")}, digest
+    about = {key: content[key] for key in ("model", "classes", "lineage")}
+    return model.to(device).eval(), about | {"trained_on": content.get("trained_on")}, digest
 
 
 @torch.inference_mode()
@@ -39,22 +45,62 @@ def predict(model: FCN, image: torch.Tensor) -> torch.Tensor:
     return model(image).argmax(1)
 
 
-def score_split(model: FCN, shards: Shards, device: torch.device) -> ConfusionMatrix:
-    """One confusion matrix over every image of the shards, each seen once and at its own size."""
+def score_split(model: FCN, shards: Shards, place: Place) -> ConfusionMatrix:
+    """One confusion matrix over every image of the shards, each seen once, by one worker, and at its own size.
+
+    Every worker takes each world-th image; the matrix is the same, summed over all, on every worker. They meet only
+    for that, when each has done its share, so that it does not matter if one has more or larger images.
+    """
     if len(shards) == 0:
         raise ShardError(f"{shards.folder} holds no image to evaluate on")
     if model.num_classes != len(shards.classes):
         raise CheckpointError(
             f"the model tells {model.num_classes} classes apart, {shards.folder} has {len(shards.classes)}"
         )
-    confusion = ConfusionMatrix(model.num_classes, device)
-    samples = Samples(shards)
-    with bar(len(shards), "evaluate") as progress:
-        for index in range(len(shards)):
+    confusion = ConfusionMatrix(model.num_classes, place.device)
+    samples, share = Samples(shards), range(place.rank, len(shards), place.world)
+    with bar(len(share), "evaluate") if place.is_first else nullcontext() as progress:
+        for index in share:
             image, label, _ = samples[index]
-            confusion.update(predict(model, image.to(device)), label.to(device))
-            progress.update()
-    return confusion
+            confusion.update(predict(model, image.to(place.device)), label.to(place.device))
+            if progress:
+                progress.update()
+    return ConfusionMatrix(model.num_classes, place.device).merge(place.total(confusion.hist))
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """All a worker has to know to score its share. counts: the file the first worker writes the summed matrix to."""
+
+    model: Path
+    shards: Path
+    counts: Path
+
+
+def score_worker(job: ScoreJob, place: Place) -> None:
+    """Scores this worker's share of a split; the first writes what all counted."""
+    model, _, _ = load_model(job.model, place.device)
+    hist = score_split(model, open_shards(job.shards, split="val"), place).hist
+    if place.is_first:
+        write_json(job.counts, {"hist": hist.tolist()})
+
+
+def score_on_workers(model: Path, shards: Path, folder: Path, **workers: Any) -> ConfusionMatrix:
+    """What score_split gives, by Ray workers that each score a share; workers: of cluster.run_workers.
+
+    model, shards, folder: absolute, shared by all nodes. folder: of what Ray notes on the way, emptied afterwards.
+    """
+    from pipeline import cluster  # Ray takes seconds to import, which one worker need not pay
+
+    job = ScoreJob(model, shards, folder / "counts.json")
+    try:
+        cluster.run_workers(
+            score_worker, job, name=folder.name, storage=folder.parent, max_failures=0, **workers
+        )
+        hist = torch.tensor(json.loads(job.counts.read_text(encoding="utf-8"))["hist"])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return ConfusionMatrix(len(hist)).merge(hist)
 
 
 def as_json(scores: Scores, classes: Sequence[str], num_images: int) -> dict[str, Any]:

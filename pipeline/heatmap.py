@@ -23,7 +23,7 @@ from fcn.pixels import PixelNormalization
 from fcn.surgery import convolutionalize
 from pipeline import checkpoint, paths
 from pipeline.datasets.files import MAX_PIXELS
-from pipeline.download import fetch_published
+from pipeline.download.fetch import fetch_published
 from pipeline.errors import CheckpointError, UserError
 
 CLASSIFIERS = {

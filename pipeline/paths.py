@@ -6,6 +6,7 @@ DOWNLOADS = Path(
     "downloads"
 )  # archives and `.part` files: outside DVC's outs, which it empties before a stage runs
 RUNS = Path("runs")  # working checkpoints: outside DVC's outs for the same reason
+VERIFIED = RUNS / ".verified"  # which shards were found whole
 
 
 def raw(profile: str) -> Path:
@@ -14,6 +15,15 @@ def raw(profile: str) -> Path:
 
 def shards(profile: str, split: str) -> Path:
     return Path("data", profile, "shards", split)
+
+
+def sharding(profile: str, split: str) -> Path:
+    """Unfinished shards: on the disk of the finished ones, and outside DVC's outs."""
+    return Path("data", profile, ".sharding", split)
+
+
+def inspection(profile: str) -> Path:
+    return Path("data", profile, "inspection")
 
 
 def model(profile: str, net: str) -> Path:

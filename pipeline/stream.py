@@ -1,141 +1,194 @@
-"""Which rank sees which sample at which step: arithmetic on (samples, seed, step, batch, world), no state to lose.
+"""The batches a worker trains on, each a function of (manifest, seed, step, batch size, transforms) and its rank.
 
-Samples form one endless sequence of positions. Step s takes positions s * batch_size onwards, however many workers
-share them; so the sequence does not depend on their number, and any step can be the first.
+All workers together take the samples that order.py says, dealt out in turn. Where the images of a step differ in size
+they are padded at the right and bottom, black with a void label, to the greatest height and width of the *whole* step,
+which every worker knows from the manifest. So what a net makes of an image does not depend on who else reads it with
+whom: the summed loss and the gradient of a step are those of its padded images one by one, however they are dealt out
+(but for batch norm in training, which mixes the images of a worker).
+
+They are those of the bare images one by one where nothing is padded: with images of one size, with a crop, or in a
+size bucket. Otherwise padding changes the scores of pixels nearer to it than half the net's field of view, because
+black at the border is not what a convolution's own padding is; it changes no other, and is itself never scored.
 """
 
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fcn import IGNORE_LABEL
-from pipeline.datasets.files import decode_label
 from pipeline.errors import UserError
+from pipeline.order import Buckets, Order
+from pipeline.samples import Batch, Samples
 from pipeline.shards import Shards
+from pipeline.transforms import Change, Transforms, apply, draw, largest
 
-
-class Batch(NamedTuple):
-    """image: (N, 3, H, W) uint8 RGB.   label: (N, H, W) uint8.   keys: the N samples' names."""
-
-    image: Tensor
-    label: Tensor
-    keys: tuple[str, ...]
+PREFETCH = 2  # batches that each process reads ahead
 
 
 @dataclass(frozen=True)
-class Order:
-    """The endless sequence of sample indices.
+class Stream:
+    """The batches of one of `world` workers by number; any can be asked for, nothing before it is read.
 
-    sampling: "epochs" visits every sample once before any twice, in an order of its own each epoch;
-    "replacement" draws each uniformly from all, as the reference does.
+    batch_size: images a step over all workers.   accumulation: how many batches make a step; number n is of step
+    n // accumulation.   sampling: see order.Order.   size_buckets: see order.Buckets.
     """
 
-    num_samples: int
+    shards: Shards
+    batch_size: int
     seed: int
     sampling: str = "epochs"
+    size_buckets: bool = False
+    transforms: Transforms = field(default_factory=Transforms)
+    accumulation: int = 1
+    rank: int = 0
+    world: int = 1
 
     def __post_init__(self) -> None:
-        assert self.num_samples > 0
-        assert self.sampling in ("epochs", "replacement"), self.sampling
+        assert self.batch_size % (self.world * self.accumulation) == 0, self
+        assert 0 <= self.rank < self.world, (self.rank, self.world)
 
-    def __getitem__(self, position: int) -> int:
-        """The index of the sample at a position >= 0."""
-        round_, place = divmod(position, self.num_samples)
-        return int(_round(self, round_)[place])
+    @cached_property
+    def order(self) -> Order | Buckets:
+        if self.size_buckets:
+            return Buckets(self.sizes, self.batch_size, self.seed, self.sampling)
+        return Order(len(self.shards), self.seed, self.sampling)
 
-    def batches(self, batch_size: int, steps: range, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
-        """For each step the indices this rank takes of its batch_size samples: every rank equally many."""
-        assert batch_size % world == 0, (batch_size, world)
-        for step in steps:
-            first = step * batch_size
-            yield [self[position] for position in range(first + rank, first + batch_size, world)]
+    @cached_property
+    def sizes(self) -> NDArray[np.integer]:
+        """(num_samples, 2) height and width as the manifest has them."""
+        return np.stack([self.shards.table[side].to_numpy() for side in ("height", "width")], axis=1)
 
+    @cached_property
+    def _samples(self) -> Samples:
+        return Samples(self.shards)
 
-@lru_cache(maxsize=4)
-def _round(order: Order, number: int) -> NDArray[np.int64]:
-    """The num_samples indices that follow position number * num_samples."""
-    rng = np.random.Generator(np.random.PCG64([order.seed, number]))
-    if order.sampling == "epochs":
-        return rng.permutation(order.num_samples)
-    return rng.integers(order.num_samples, size=order.num_samples)
+    def keys(self, step: int) -> list[str]:
+        """The names of the images that all workers together take at a step, in their order."""
+        return [self.shards.keys[index] for index in self.order.step(step, self.batch_size)]
 
+    def positions(self, number: int) -> range:
+        """Where in the endless sequence this worker's images of a batch are: from its rank on, each world-th."""
+        num = self.batch_size // self.accumulation
+        return range(number * num + self.rank, (number + 1) * num, self.world)
 
-class Samples(Dataset[Batch]):
-    """Decoded samples of a folder of shards by index, each a Batch of one."""
-
-    def __init__(self, shards: Shards):
-        self.shards = shards
-
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    def __getitem__(self, index: int) -> Batch:
-        jpeg, png = self.shards.read(index)
-        with Image.open(io.BytesIO(jpeg)) as photo:
-            image = np.array(photo.convert("RGB"))
-        label = decode_label(png, self.shards.keys[index])
+    def read(self, number: int, memory: Tensor | None = None) -> Batch:
+        """This worker's images of a batch.   memory: (most_bytes,) uint8 to put them into, instead of new memory."""
+        step, positions = number // self.accumulation, self.positions(number)
+        first, indices = step * self.batch_size, self.order.step(step, self.batch_size)
+        changes = [self._change(index, position) for position, index in enumerate(indices, start=first)]
+        height, width = (max(sides) for sides in zip(*(change.size for change in changes), strict=True))
+        image, label = _views(memory, len(positions), height, width)
+        for slot, position in enumerate(positions):
+            sample = self._samples[indices[position - first]]
+            photo, truth = apply(changes[position - first], sample.image[0], sample.label[0])
+            _pad_into(image[slot], photo, 0)
+            _pad_into(label[slot], truth, IGNORE_LABEL)
         return Batch(
-            torch.from_numpy(image).permute(2, 0, 1)[None],
-            torch.from_numpy(label)[None],
-            (self.shards.keys[index],),
+            image, label, tuple(self.shards.keys[indices[position - first]] for position in positions)
         )
 
+    def _change(self, index: int, position: int) -> Change:
+        """What happens to a sample at a position, known from the manifest before it is read."""
+        height, width = self.sizes[index].tolist()
+        return draw(self.transforms, (height, width), self.seed, position)
 
-def collate(samples: Sequence[Batch]) -> Batch:
-    """One batch of samples of any sizes: smaller ones are padded at the right and bottom, their labels with void."""
-    height = max(sample.image.shape[-2] for sample in samples)
-    width = max(sample.image.shape[-1] for sample in samples)
+    @property
+    def most_bytes(self) -> int:
+        """What no batch of this worker takes more than."""
+        height, width = self.sizes.max(0).tolist()
+        height, width = largest(self.transforms, (height, width))
+        return 4 * height * width * self.batch_size // (self.world * self.accumulation)
 
-    def padded(tensor: Tensor, value: int) -> Tensor:
-        return F.pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
 
-    return Batch(
-        torch.cat([padded(sample.image, 0) for sample in samples]),
-        torch.cat([padded(sample.label, IGNORE_LABEL) for sample in samples]),
-        tuple(key for sample in samples for key in sample.keys),
-    )
+def _views(memory: Tensor | None, num: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """image (num, 3, height, width) and label (num, height, width) one after the other in memory.
+
+    The colours of a pixel lie side by side, as decoders give them.
+    """
+    area = num * height * width
+    if memory is None:
+        memory = torch.empty(4 * area, dtype=torch.uint8)
+    image = memory[: 3 * area].view(num, height, width, 3).permute(0, 3, 1, 2)
+    return image, memory[3 * area : 4 * area].view(num, height, width)
+
+
+def _pad_into(whole: Tensor, part: Tensor, padding: int) -> None:
+    """Writes part to the upper left of whole, and padding to the rest."""
+    height, width = part.shape[-2:]
+    if part.shape != whole.shape:
+        whole[..., height:, :] = padding
+        whole[..., :height, width:] = padding
+    whole[..., :height, :width].copy_(part)
 
 
 def loader(
-    shards: Shards, batches: Iterable[list[int]], num_workers: int = 0, pin: bool = False
+    stream: Stream, numbers: Iterable[int], num_workers: int = 0, pin: bool = False
 ) -> Iterator[Batch]:
-    """Reads, decodes and collates the given batches of indices, in their order; num_workers processes read ahead."""
+    """The stream's batches of these numbers, in their order; num_workers processes read ahead.
+
+    pin: into memory that a GPU can fetch from by itself.
+    """
+    if num_workers == 0:
+        for number in numbers:
+            yield _copy(stream.read(number), pin) if pin else stream.read(number)
+        return
+    # The processes write to memory that they share with this one from the start, and that is used again and again:
+    # to share each batch anew, as torch does, takes as long as half of the decoding. A batch is copied out before the
+    # next is asked for, so one slot more than there are batches under way is enough.
+    slots = [_shared(stream.most_bytes) for _ in range(PREFETCH * num_workers + 1)]
     reading = DataLoader(
-        _Batches(Samples(shards)),
-        sampler=batches,  # pyright: ignore[reportArgumentType]  # any iterable serves
+        _IntoSlots(stream, slots),
+        sampler=((number, turn % len(slots)) for turn, number in enumerate(numbers)),  # pyright: ignore[reportArgumentType]
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=num_workers,
-        pin_memory=pin,
+        prefetch_factor=PREFETCH,
+        multiprocessing_context="fork",  # or the slots would not be shared
     )
-    for batch in reading:
-        if isinstance(batch, UserError):
-            raise batch
-        yield Batch(batch.image, batch.label, tuple(batch.keys))  # pinning makes keys a list
+    for turn, outcome in enumerate(reading):
+        if isinstance(outcome, UserError):
+            raise outcome
+        (height, width), keys = outcome
+        yield _copy(Batch(*_views(slots[turn % len(slots)], len(keys), height, width), keys), pin)
 
 
-class _Batches(Dataset[Batch | UserError]):
-    """Batches by their indices. An error is handed on: torch would put the reading process's stack in its message."""
+def _copy(batch: Batch, pin: bool) -> Batch:
+    def copied(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, pin_memory=pin).copy_(tensor)
 
-    def __init__(self, samples: Samples):
-        self.samples = samples
+    return Batch(copied(batch.image), copied(batch.label), batch.keys)
 
-    def __getitem__(self, indices: list[int]) -> Batch | UserError:  # pyright: ignore[reportIncompatibleMethodOverride]
+
+def _shared(num_bytes: int) -> Tensor:
+    """Memory that this process and those it starts by a fork both see; no page of it exists before it is used."""
+    return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
+
+
+class _IntoSlots(Dataset[tuple[tuple[int, int], tuple[str, ...]] | UserError]):
+    """Reads a batch into a slot; gives its height and width and its keys.
+
+    An error is handed on, as torch would put the reading process's stack in its message.
+    """
+
+    def __init__(self, stream: Stream, slots: list[Tensor]):
+        self.stream, self.slots = stream, slots
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[tuple[int, int], tuple[str, ...]] | UserError:  # pyright: ignore[reportIncompatibleMethodOverride]
+        number, slot = item
         try:
-            return collate([self.samples[index] for index in indices])
+            _, label, keys = self.stream.read(number, self.slots[slot])
         except UserError as error:
             return error
+        return (label.shape[1], label.shape[2]), keys
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _as_it_is(item: Any) -> Any:
+    return item

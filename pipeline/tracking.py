@@ -1,5 +1,6 @@
 """MLflow: runs, curves and figures. No other module imports it, and no failure of it stops a stage."""
 
+import json
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,6 +28,7 @@ POLL_S = 2.0  # between two looks at the curves: what the UI lags behind
 MAX_METRICS = 1000  # MLflow's limit for one call
 MAX_PARAM_LENGTH = 6000  # MLflow's limit
 MAX_PARAMS = 100  # MLflow's limit for one call
+MAX_DIGEST_LENGTH = 36  # MLflow's limit, of a data set's digest
 # What an unreachable or failing server, a damaged database, or one whose driver is not installed raises
 OUTAGE = (MlflowException, OSError, SQLAlchemyError, ImportError)
 
@@ -35,6 +37,7 @@ class Tracker:
     """Experiment fcn-<profile> on the server MLFLOW_TRACKING_URI names, else in mlflow.db at the project's root."""
 
     def __init__(self, profile: str, root: Path):
+        self.profile = profile
         self.experiment = f"fcn-{profile}"
         self.root = root.resolve()
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
@@ -59,9 +62,14 @@ class Tracker:
         return run.info.run_id
 
     def log(
-        self, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str], figures: Sequence[Path] = ()
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        figures: Sequence[Path] = (),
+        files: Sequence[Path] = (),
     ) -> None:
-        """Adds final numbers, tags and, in the artifact folder "figures", pictures to a run, and ends it.
+        """Adds final numbers, tags, pictures (in the artifact folder "figures") and other files to a run, and ends it.
 
         A number the run already has is not added again.
         """
@@ -74,7 +82,18 @@ class Tracker:
         )
         for figure in figures:
             self.client.log_artifact(run_id, str(figure), "figures")
+        for file in files:
+            self.client.log_artifact(run_id, str(file))
         self.client.set_terminated(run_id)
+
+    def log_datasets(self, run_id: str, digests: Mapping[str, str]) -> None:
+        """Says which data a run is about, by the names of its splits: MLflow shows and finds runs by it."""
+        inputs = []
+        for split, digest in digests.items():
+            source = json.dumps({"uri": f"data/{self.profile}/shards/{split}"})
+            dataset = Dataset(f"{self.profile}-{split}", digest[:MAX_DIGEST_LENGTH], "local", source)
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", split)]))
+        self.client.log_inputs(run_id, inputs)
 
     def last_step(self, run_id: str, metric: str) -> int:
         """The step of the last point of a curve, -1 if it has none."""

@@ -1,109 +1,103 @@
 """The training loop: what each worker runs, read from top to bottom."""
 
-import hashlib
-import math
-import time
-from collections.abc import Callable
+import platform
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from importlib.metadata import version
 from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fcn.loss import balancing_weights, count_valid, mean_pixel_cross_entropy, pixel_cross_entropy, sampled
+from fcn.loss import balancing_weights
 from fcn.model import FCN
-from fcn.optim import parameter_groups
+from fcn.optim import parameter_groups, without_compiler
 from fcn.surgery import transplant
-from pipeline import checkpoint, spool
+from pipeline import checkpoint, trained_on
 from pipeline.errors import CheckpointError, UserError
 from pipeline.exchange import exchanging
-from pipeline.place import Place
+from pipeline.job import Job
+from pipeline.lock import only_one
+from pipeline.meter import Meter
+from pipeline.norm import across_workers, set_training
+from pipeline.place import Place, return_large_blocks
+from pipeline.sanity import check_start
+from pipeline.saver import Saver
 from pipeline.shards import Shards, open_shards
-from pipeline.stream import Batch, Order, loader
+from pipeline.step import gradients
+from pipeline.stream import Stream, loader
+from pipeline.validation import validate
 
 FINAL = "final.pt"
-CURVES = "curves.jsonl"
+BEST = "best.pt"
 POLY_POWER = 0.9  # Chen et al., DeepLab
-
-
-@dataclass(frozen=True)
-class Job:
-    """All a worker has to know; plain values and absolute paths, so that it can run anywhere.
-
-    identity: the run's name, which changes with anything that changes its result.   model: FCN's arguments.
-    parent: the file it starts from, a backbone for the first net of a chain, else the coarser net.
-    shards: of the training split.   folder: of working checkpoints, curves and the final model, shared by all workers.
-    lineage: what the final model says of where it comes from.   The rest: see profiles and config.Train.
-    """
-
-    identity: str
-    net: str
-    model: dict[str, Any]
-    classes: tuple[str, ...]
-    parent: Path
-    shards: Path
-    folder: Path
-    lineage: dict[str, Any]
-    iterations: int
-    lr: float
-    batch_size: int
-    loss: str
-    optimizer: str
-    momentum: float
-    weight_decay: float
-    schedule: str
-    sampling: str
-    precision: str
-    class_balancing: bool
-    sample_pixels: float
-    exchange: dict[str, Any]
-    seed: int
-    loader_workers: int
-    log_every: int
-    checkpoint_every: int
+PATIENCE_S = 120  # for the workers of a driver that was killed to end, which takes them seconds
+PACKAGES = ("torch", "numpy", "pillow")  # whose versions have a say in the last bits of a result
 
 
 def train_worker(job: Job, place: Place) -> None:
-    """Trains from the newest checkpoint, or from the parent, to the last iteration; the first worker writes files."""
+    """Trains from the newest checkpoint, or from the parent, to the last iteration; the first worker writes files.
+
+    Ends before that, with a checkpoint, when a file named meter.STOP appears in the run's folder.
+    """
     torch.set_flush_denormal(True)
-    shards = open_shards(job.shards)
-    model = start_model(job).to(place.device)
-    optimizer = make_optimizer(job, model)
-    start = resume(job, model, optimizer, place)
-    trained = exchanging(model, place, start=start, **job.exchange)
-    order = Order(len(shards), job.seed, job.sampling)
-    batches = order.batches(job.batch_size, range(start, job.iterations), place.rank, place.world)
-    class_weight = balancing_weights(shards.class_pixels).to(place.device) if job.class_balancing else None
-    meter = Meter(job, place, start, lambda step: step_keys(job, shards, order, step))
-    trained.train()
-    for step, batch in enumerate(
-        loader(shards, batches, job.loader_workers, pin=place.device.type == "cuda"), start=start
-    ):
-        # The random state of dropout is a function of the step, so a resumed run needs none of it saved
-        torch.manual_seed(_step_seed(job.seed, step, place.rank))
-        lr = learning_rate(job, step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
-        loss, counted = step_loss(job, trained, batch, place, class_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        meter.add(counted, lr)
-        done = step + 1
-        is_to_save = done % job.checkpoint_every == 0
-        if done % job.log_every == 0 or is_to_save or done == job.iterations:
-            meter.log(done)
-        if is_to_save or done == job.iterations:
-            refuse_broken(job, model, done)
-        if is_to_save and place.is_first:
-            save_step(job, done, model, optimizer)
-    if place.is_first:
-        save_final(job, model)
+    return_large_blocks()
+    with only_writer(job, place), Saver(job.folder) as saver:
+        shards = open_shards(job.shards, split="train", cache=job.cache)
+        held_out = open_shards(job.validation, split="val", cache=job.cache) if job.validate_every else None
+        model = across_workers(start_model(job), job.batch_norm, place).to(place.device)
+        set_training(model, job.batch_norm)
+        check_start(job, model, shards, place)
+        optimizer = make_optimizer(job, model)
+        state = resume(job, model, optimizer, place)
+        start, best = state["step"], state["best"]
+        trained = exchanging(model, place, start=start, **job.exchange)
+        stream = make_stream(job, shards, place)
+        inner_steps = range(start * job.accumulation, job.iterations * job.accumulation)
+        batches = loader(stream, inner_steps, job.loader_workers, pin=place.device.type == "cuda")
+        class_weight = (
+            balancing_weights(shards.class_pixels).to(place.device) if job.class_balancing else None
+        )
+        meter = Meter(job, place, start, state["unshown"], stream.keys)
+        for step in range(start, job.iterations):
+            optimizer.zero_grad(set_to_none=True)
+            taken = meter.waiting(batches, job.accumulation)
+            counted = gradients(job, trained, taken, step, place, class_weight)
+            lr = set_rate(job, optimizer, step)
+            optimizer.step()
+            meter.add(counted, lr)
+            done = step + 1
+            if not meter.is_due(done):
+                continue
+            is_last = done == job.iterations
+            is_asked_to_stop = meter.look(done) and not is_last
+            is_to_save = done % job.checkpoint_every == 0 or is_asked_to_stop
+            is_to_validate = held_out is not None and (is_last or done % job.validate_every == 0)
+            if is_to_save or is_to_validate or is_last:
+                refuse_broken(job, model, done)
+            scores = validate(job, model, held_out, place) if held_out and is_to_validate else {}
+            if scores.get("val_mean_iu", -1.0) > best:
+                best = scores["val_mean_iu"]
+                if place.is_first:
+                    save_model(job, model, shards, BEST, {"step": done, "val_mean_iu": best})
+            meter.show(done, scores)
+            if is_to_save and place.is_first:
+                saver.save(done, training_state(job, place, done, model, optimizer, best, meter.unshown))
+            if is_asked_to_stop:
+                break
+        else:
+            saver.wait()
+            if place.is_first:
+                save_model(job, model, shards, FINAL, {})
     if place.world > 1:
-        place.agree(0)  # no worker leaves before the file is there
+        place.agree(0)  # no worker leaves before the files are there
+
+
+def only_writer(job: Job, place: Place) -> AbstractContextManager[object]:
+    """For the first worker: no other process writes to the run's folder, such as one whose driver was killed."""
+    if not place.is_first:
+        return nullcontext()
+    return only_one(job.folder.with_suffix(".worker.lock"), "writes this run's checkpoints", PATIENCE_S)
 
 
 def start_model(job: Job) -> FCN:
@@ -127,8 +121,8 @@ def start_model(job: Job) -> FCN:
 def make_optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
     groups = parameter_groups(model, job.lr, job.weight_decay)
     if job.optimizer == "adamw":
-        return torch.optim.AdamW(groups)
-    return torch.optim.SGD(groups, momentum=job.momentum)
+        return without_compiler(torch.optim.AdamW)(groups, fused=True)
+    return without_compiler(torch.optim.SGD)(groups, momentum=job.momentum, fused=True)
 
 
 def learning_rate(job: Job, step: int) -> float:
@@ -136,46 +130,42 @@ def learning_rate(job: Job, step: int) -> float:
     return job.lr * (1 - step / job.iterations) ** POLY_POWER if job.schedule == "poly" else job.lr
 
 
-def step_loss(
-    job: Job, model: nn.Module, batch: Batch, place: Place, class_weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """(loss, [cross entropy summed over this worker's pixels, number of those pixels]).
-
-    The mean of the workers' gradients is that of the whole batch: for "mean", every worker divides by the mean number
-    of valid pixels a worker has, however unevenly void is spread.
-    """
-    image = batch.image.to(place.device, non_blocking=True)
-    label = batch.label.to(place.device, non_blocking=True).long()
-    if job.sample_pixels < 1:
-        label = sampled(label, job.sample_pixels)
-    with autocast(job.precision, place.device):
-        score = model(image)
-    num_valid = count_valid(label)
-    if job.loss == "sum":
-        loss, share = pixel_cross_entropy(score, label, class_weight), torch.tensor(len(label))
-    else:
-        share = place.total(num_valid) / place.world
-        loss = mean_pixel_cross_entropy(score, label, share, class_weight)
-    return loss, torch.stack([loss.detach().double() * share, num_valid.double()])
+def set_rate(job: Job, optimizer: torch.optim.Optimizer, step: int) -> float:
+    """Gives every group its rate for a step; that of weights."""
+    lr = learning_rate(job, step)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+    return lr
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
-
-
-def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> int:
-    """Loads the newest checkpoint the first worker found good; returns the number of steps already done."""
+def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> dict[str, Any]:
+    """Loads the newest checkpoint the first worker found good; what training_state gave, or its beginning."""
     content = checkpoint.latest_step(job.folder, job.identity) if place.is_first else None
     step = place.agree(content["step"] if content else 0)
     if step == 0:
-        return 0
+        return {"step": 0, "best": -1.0, "unshown": [0.0, 0.0]}
     if content is None:
         content = checkpoint.load_step(job.folder, step)
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     if place.is_first:
-        print(f"{job.net}  going on from step {step}", flush=True)
-    return step
+        print(f"{job.net}  going on from step {step}{_changes(content, place)}", flush=True)
+    return content
+
+
+def _changes(content: dict[str, Any], place: Place) -> str:
+    """Why a resumed run may differ from an undisturbed one in its last bits, or ""."""
+    before = content["versions"]
+    changed = [
+        f"{name} is {now} and was {before[name]}" for name, now in versions().items() if now != before[name]
+    ]
+    if content["world"] != place.world:
+        changed.append(f"{place.world} workers share what {content['world']} did")
+    return f"; equal but for rounding from here: {', '.join(changed)}" if changed else ""
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def refuse_broken(job: Job, model: nn.Module, done: int) -> None:
@@ -188,9 +178,43 @@ def refuse_broken(job: Job, model: nn.Module, done: int) -> None:
             )
 
 
-def step_keys(job: Job, shards: Shards, order: Order, step: int) -> list[str]:
-    """The names of the images that all workers together take at a step."""
-    return [shards.keys[i] for batch in order.batches(job.batch_size, range(step, step + 1)) for i in batch]
+def make_stream(job: Job, shards: Shards, place: Place) -> Stream:
+    """What this worker reads."""
+    return Stream(
+        shards,
+        job.batch_size,
+        job.seed,
+        sampling=job.sampling,
+        size_buckets=job.size_buckets,
+        transforms=job.transforms,
+        accumulation=job.accumulation,
+        rank=place.rank,
+        world=place.world,
+    )
+
+
+def training_state(
+    job: Job,
+    place: Place,
+    done: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: float,
+    unshown: list[float],
+) -> dict[str, Any]:
+    """All that the steps after `done` depend on. Rate, order and random numbers are functions of job and step."""
+    return {
+        "identity": job.identity,
+        "step": done,
+        "position": done * job.batch_size,
+        "world": place.world,
+        "job": job.as_plain(),
+        "versions": versions(),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": best,
+        "unshown": unshown,
+    }
 
 
 def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -206,66 +230,13 @@ def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Opti
     )
 
 
-def save_final(job: Job, model: nn.Module) -> None:
+def save_model(job: Job, model: nn.Module, shards: Shards, name: str, chosen: dict[str, float]) -> None:
+    """Writes a model file to the run's folder. chosen: why this step's, if it is not the last."""
     content = {
         "model": job.model,
         "classes": list(job.classes),
-        "lineage": job.lineage,
+        "lineage": job.lineage | chosen,
+        "trained_on": trained_on.records(shards, job.inherited),
         "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
     }
-    checkpoint.save(job.folder / FINAL, "model", content)
-
-
-@dataclass
-class Meter:
-    """Keeps what happened since the last line, and writes the line: to the terminal and to the curves on disk.
-
-    keys_at: gives the names of the images of a step.
-    """
-
-    job: Job
-    place: Place
-    done: int
-    keys_at: Callable[[int], list[str]]
-    losses: list[Tensor] = field(default_factory=list)  # a step each: summed loss, valid pixels
-    since: float = field(default_factory=time.perf_counter)
-    lr: float = 0.0
-
-    def add(self, counted: Tensor, lr: float) -> None:
-        self.losses.append(counted)
-        self.lr = lr
-
-    def log(self, done: int) -> None:
-        """Every worker calls it at the same steps. UserError if the loss is no number any more."""
-        by_step = self.place.total(torch.stack(self.losses)).tolist()
-        for step, (summed, _) in enumerate(by_step, start=self.done):
-            if not math.isfinite(summed):
-                raise UserError(
-                    f"{self.job.net}: the loss is {summed} in step {step + 1}, images "
-                    f"{', '.join(self.keys_at(step))}; lower nets.{self.job.net}.lr (now {self.job.lr}) or look at "
-                    f"these images; the last good checkpoint is kept in {self.job.folder}"
-                )
-        loss = sum(summed for summed, _ in by_step) / max(sum(pixels for _, pixels in by_step), 1)
-        elapsed = time.perf_counter() - self.since
-        num_steps = done - self.done
-        rate = num_steps * self.job.batch_size / elapsed
-        if self.place.is_first:
-            left = (self.job.iterations - done) * elapsed / num_steps
-            print(
-                f"{self.job.net}  {done}/{self.job.iterations}  loss {loss:.4f}  {rate:.1f} images/s  "
-                f"{_clock(left)} left",
-                flush=True,
-            )
-            values = {"loss": loss, "lr": self.lr, "images_per_s": rate}
-            spool.append(self.job.folder / CURVES, done, values)
-        self.losses, self.since, self.done = [], time.perf_counter(), done
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
+    checkpoint.save(job.folder / name, "model", content)

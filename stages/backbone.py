@@ -1,7 +1,7 @@
 """Writes models/<profile>/backbone.pt, what the first net of the chain starts from."""
 
 from pipeline import backbone, config, paths
-from pipeline.download import fetch_published
+from pipeline.download.fetch import fetch_published
 from pipeline.errors import exit_cleanly
 
 

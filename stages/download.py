@@ -4,19 +4,32 @@ import shutil
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.datasets import local, published, sample
-from pipeline.download import fetch_published
+from pipeline.datasets import local, own, published, sample
+from pipeline.datasets.copying import refuse_within
+from pipeline.download.fetch import fetch_published
+from pipeline.download.part import only_one
 from pipeline.errors import exit_cleanly
 
 
 def main() -> None:
     profile_name, profile = config.load()
     source, raw = profile.data.source, paths.raw(profile_name)
-    shutil.rmtree(raw, ignore_errors=True)
+    for key, given in (("local", source.local), ("own", source.own)):
+        if given:
+            refuse_within(Path(given).expanduser(), raw.parent, f"data.source.{key}")
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    with only_one(raw.with_name(".raw.lock")):  # a stage whose `dvc repro` was killed may still be at it
+        shutil.rmtree(raw, ignore_errors=True)
+        fill(raw, source, profile.data.classes)
+
+
+def fill(raw: Path, source: config.Source, classes: list[str]) -> None:
     if source.sample:
         sample.draw(raw, **source.sample.model_dump())
     elif source.local:
-        local.copy(Path(source.local).expanduser(), raw)
+        local.bring(Path(source.local).expanduser(), raw)
+    elif source.own:
+        own.copy(Path(source.own).expanduser(), raw, classes)
     else:
         archives = source.archives.values()
         files = [fetch_published(paths.DOWNLOADS, **archive.model_dump()) for archive in archives]

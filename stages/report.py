@@ -11,7 +11,13 @@ def main() -> None:
     profile_name, _ = config.load()
     scores = {net: json.loads(paths.metrics(profile_name, net).read_text("utf-8")) for net in config.CHAIN}
     print(
-        report.write_report(profile_name, scores, Path("figures", profile_name), paths.report(profile_name))
+        report.write_report(
+            profile_name,
+            scores,
+            Path("figures", profile_name),
+            paths.inspection(profile_name),
+            paths.report(profile_name),
+        )
     )
 
 

@@ -1,33 +1,64 @@
-"""Writes each split of the profile to data/<profile>/shards/<split>: WebDataset tars and a manifest."""
+"""Writes each split of the profile to data/<profile>/shards/<split>: WebDataset tars and a manifest.
+
+With shards.destination the tars go there, and the folder holds the manifest and where they are.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.datasets import splits
 from pipeline.errors import exit_cleanly
-from pipeline.shards import write_shards
+from pipeline.sharding import Run, link_shards, write_shards
 
 
 def main() -> None:
     profile_name, profile = config.load()
-    data = profile.data
-    for name in ("train", "val"):
-        wanted: config.Split = getattr(data.splits, name)
-        split = splits.resolve(
-            paths.raw(profile_name),
-            wanted.include,
-            wanted.exclude,
-            num_classes=len(data.classes),
-            count=wanted.count,
-            checks_published=data.source.sample is None and not data.allow_partial,
-            allow_partial=data.allow_partial,
-        )
-        write_shards(
-            list(split.sources),
-            split.load,
-            paths.shards(profile_name, name),
-            split=name,
-            classes=data.classes,
-            **profile.shards.model_dump(),
-        )
+    with workers(profile.run.shard_workers) as run:
+        for name in config.Splits.model_fields:
+            write_split(profile_name, profile, name, run)
+
+
+def write_split(profile_name: str, profile: config.Profile, name: str, run: Run) -> None:
+    data, wanted, root = profile.data, getattr(profile.data.splits, name), Path.cwd()
+    split = splits.resolve(
+        root / paths.raw(profile_name),
+        wanted.include,
+        wanted.exclude,
+        num_classes=len(data.classes),
+        count=wanted.count,
+        checks_published=data.source.sample is None and not data.allow_partial,
+        allow_partial=data.allow_partial,
+    )
+    folder, away = root / paths.shards(profile_name, name), profile.shards.place(profile_name, name)
+    write_shards(
+        list(split.sources),
+        split.load,
+        away or folder,
+        split=name,
+        classes=data.classes,
+        samples_per_shard=profile.shards.samples_per_shard,
+        seed=profile.shards.seed,
+        stamp=split.stamp,
+        allow_partial=data.allow_partial,
+        work=None if isinstance(away, Path) else root / paths.sharding(profile_name, name),
+        run=run,
+    )
+    if away:
+        link_shards(str(away), folder)
+
+
+@contextmanager
+def workers(number: int) -> Iterator[Run]:
+    """What runs a function on many items: this process alone, or Ray."""
+    if number == 1:
+        yield map
+    else:
+        from pipeline import cluster  # seconds of imports that the sample does without
+
+        with cluster.tasks(number) as run:
+            yield run
 
 
 if __name__ == "__main__":

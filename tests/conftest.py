@@ -1,11 +1,18 @@
 """What several tests need: the project's root and, where it is there, real data that is never committed."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stoppable() -> None:
+    """A shell has what it runs in the background ignore Ctrl-C, and every process a test starts would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

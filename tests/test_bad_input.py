@@ -1,7 +1,5 @@
 """What a user sees of a mistake: one message that says what to do, exit code 2, no traceback, nothing half-written."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +9,8 @@ from PIL import Image
 
 from pipeline.datasets import sample, voc
 from pipeline.datasets.files import encode_label
-from tests.conftest import ROOT
 from tests.project_copy import yaml
+from tests.stage_runs import run_stage, sample_profile, write_profile
 
 NUM_VAL = 2
 
@@ -20,18 +18,11 @@ NUM_VAL = 2
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A project's root with a small drawn data set, as after the download stage."""
-    (tmp_path / "params.yaml").write_text("profile: small\n")
-    profile = yaml.load((ROOT / "profiles" / "sample.yaml").read_text("utf-8"))
+    profile = sample_profile()
     profile["data"]["source"]["sample"] |= {"num_train": 2, "num_val": NUM_VAL, "image_size": 48}
     write_profile(tmp_path, profile)
     sample.draw(tmp_path / "data" / "small" / "raw", num_train=2, num_val=NUM_VAL, image_size=48, seed=1)
     return tmp_path
-
-
-def write_profile(root: Path, profile: dict) -> None:
-    (root / "profiles").mkdir(exist_ok=True)
-    with (root / "profiles" / "small.yaml").open("w") as file:
-        yaml.dump(profile, file)
 
 
 def edited(root: Path, *keys: str, value: object) -> None:
@@ -45,9 +36,7 @@ def edited(root: Path, *keys: str, value: object) -> None:
 
 def message_of(root: Path, *command: str) -> str:
     """Standard error of a stage that must refuse to go on."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = run_stage(root, *command)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error: ") == 1
@@ -162,7 +151,7 @@ def test_an_unknown_backbone_is_refused_with_those_there_are(workplace: Path):
 
 @pytest.mark.parametrize(
     ("folder", "words"),
-    [("nowhere", ["no folder", "data.source.local"]), ("empty", ["holds nothing", "VOCdevkit"])],
+    [("nowhere", ["no folder or archive", "data.source.local"]), ("empty", ["holds nothing", "VOCdevkit"])],
 )
 def test_a_local_folder_without_the_data_set_is_refused(workplace: Path, folder: str, words):
     (workplace / "empty").mkdir()

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from fcn import ledger
+from tests.drawn_shards import shards_of
 
 
 def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -13,7 +14,9 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("command", [[], ["verify"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"]])
+@pytest.mark.parametrize(
+    "command", [[], ["verify"], ["inspect"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"]]
+)
 def test_every_command_explains_itself(command):
     done = fcn(*command, "--help")
     assert done.returncode == 0
@@ -54,3 +57,14 @@ def test_verify_exits_with_1_if_a_fact_does_not_hold(monkeypatch, capsys):
         arguments.run(arguments)
     assert exit_.value.code == 1
     assert "FAIL crop of score" in capsys.readouterr().out
+
+
+def test_inspect_says_what_folders_of_shards_hold_and_share(tmp_path):
+    for name, contents in {"train": {"a": 1, "b": 2}, "val": {"c": 2, "d": 4}}.items():
+        shards_of(tmp_path / name, contents, name)
+    done = fcn("inspect", str(tmp_path / "val"), str(tmp_path / "train"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines.count("| images | 2 |") == 2
+    train, val = tmp_path / "train", tmp_path / "val"
+    assert lines[-1] == f"{val} shares 1 images with {train}, by id or pixels: c (b in {train})"

@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
-from pipeline import config
-from pipeline.datasets import splits
+from pipeline import config, transforms
+from pipeline.datasets import published, splits
 from pipeline.errors import USER_MISTAKE, ConfigError
 from tests.conftest import ROOT
 
@@ -69,6 +69,14 @@ def test_every_committed_profile_loads(name: str, tmp_path: Path):
     loaded, profile = config.load(tmp_path)
     assert loaded == name
     assert profile.net("fcn8s").iterations > 0
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_archives_of_a_profile_have_the_published_checksums(name: str):
+    source = yaml.load((ROOT / "profiles" / f"{name}.yaml").read_text("utf-8"))["data"]["source"]
+    for archive in source.get("archives", {}).values():
+        for url in archive["urls"]:
+            assert archive["checksum"] == published.CHECKSUMS[url.rpartition("/")[2]]
 
 
 def test_the_committed_params_name_a_committed_profile():
@@ -164,13 +172,21 @@ WRONG: list[tuple[str, Any, str]] = [
     ("model.dropout", -0.1, "must be greater than or equal to 0, got -0.1"),
     ("model.fc6_kernel", 16, "must be less than 16, got 16"),
     ("model.backbone", 16, "must be text, got 16"),
-    ("train.loss", "man", "must be 'sum' or 'mean', got 'man'"),
+    ("train.loss", "man", "must be 'sum', 'mean' or 'image_mean', got 'man'"),
     ("train.optimizer.name", "adam", "must be 'sgd' or 'adamw', got 'adam'"),
     ("train.optimizer.weight_decay", "none", "must be a number, got 'none'"),
     ("train.optimizer.momentum", 1.0, "must be less than 1, got 1.0"),
     ("train.schedule", "step", "must be 'fixed' or 'poly', got 'step'"),
     ("train.sampling", "random", "must be 'epochs' or 'replacement', got 'random'"),
-    ("train.precision", "float16", "must be 'float32' or 'bfloat16', got 'float16'"),
+    ("train.precision", "float16", "must be 'float32', 'bfloat16' or 'auto', got 'float16'"),
+    ("train.transforms", {"jitter": 33}, "must be less than or equal to 32, got 33"),
+    ("train.transforms", {"mirror": 1}, "must be true or false, got 1"),
+    ("train.transforms", {"hue": 0.6}, "must be less than or equal to 0.5, got 0.6"),
+    ("train.transforms", {"scale": [0, 2]}, "scale.0 must be greater than or equal to 0.1, got 0"),
+    ("train.transforms", {"scale": [2.0, 0.5]}, "scale must be [least, greatest], got [2.0, 0.5]"),
+    ("train.transforms", {"scale": [0.5]}, "train.transforms.scale.1 is missing; add it"),
+    ("train.transforms", {"crop": 320}, "must be a list, got 320"),
+    ("train.transforms", {"crop": [320, 0]}, "crop.1 must be greater than 0, got 0"),
     ("train.seed", -1, "must be greater than or equal to 0, got -1"),
     ("train.seed", 2**63, f"must be less than {2**63}, got {2**63}"),
     ("train.exchange", {"compression": "fp8"}, "must be 'none', 'bf16' or 'powersgd', got 'fp8'"),
@@ -179,10 +195,18 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train.num_workers", 0, "must be greater than 0, got 0"),
     ("run.max_failures", -1, "must be greater than or equal to 0, got -1"),
     ("run.loader_workers", 0.5, "must be a whole number, got 0.5"),
+    ("run.shard_workers", 0, "must be greater than 0, got 0"),
+    ("run.verify_shards", "never", "must be 'cached' or 'full', got 'never'"),
     ("shards.samples_per_shard", 0, "must be greater than 0, got 0"),
     ("shards", [], "must be a section of keys and values, got []"),
     ("evaluate.num_figures", 0, "must be greater than 0, got 0"),
     ("data.allow_partial", "false", "must be true or false, got 'false'"),
+    ("data.allow_leak", "On purpose, to measure it.", "must be a list, got 'On purpose, to measure it.'"),
+    (
+        "data.allow_leak",
+        ["yes"],
+        "allow_leak.0: must be a sentence that says why images may be trained and evaluated on, got 'yes'",
+    ),
     ("data.classes", "background", "must be a list, got 'background'"),
     ("data.classes", ["background"], "must have at least 2 items, got ['background']"),
     ("data.splits.train.include", [], "must have at least 1 item, got []"),
@@ -201,7 +225,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         SOURCE,
         {"archives": {"a": ARCHIVE | {"urls": ["https://me:secret@example.org/x"]}}},
-        "archives.a.urls.0: must be an https, http or file URL without user:password@",
+        "archives.a.urls.0: must be a URL of https, http, file, s3, gs, az, hdfs, without user:password@",
     ),
     (
         SOURCE,
@@ -223,6 +247,16 @@ def test_a_wrong_value_is_named_with_file_key_and_what_it_must_be(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("transform", [{"crop": [64, 64]}, {"scale": [0.5, 2.0]}])
+def test_size_buckets_are_refused_where_the_manifests_sizes_are_not_those_of_a_batch(
+    project: Path, transform: dict[str, Any]
+):
+    edit(project, "train", yaml.load(SAMPLE)["train"] | {"size_buckets": True, "transforms": transform})
+    message = complaint(project)
+    assert message.startswith("profiles/voc.yaml: train: size_buckets are of no use with transforms.crop")
+    assert message.endswith("leave out one of them")
+
+
 @pytest.mark.parametrize(
     "given", ["sbd", "sbd/", "/train", "sbd/../x", "sbd/train/x", "voc2010/train", "sbd/tr ain"]
 )
@@ -233,6 +267,38 @@ def test_a_split_is_named_by_data_set_and_list(project: Path, given: str):
     )
 
 
+@pytest.mark.parametrize(
+    ("destination", "place"),
+    [
+        ("s3://shelf", "s3://shelf/voc/train"),
+        ("s3://shelf/a/b/", "s3://shelf/a/b/voc/train"),
+        ("/mnt/large", Path("/mnt/large/voc/train")),
+    ],
+)
+def test_a_destination_of_shards_is_a_bucket_or_a_folder(project: Path, destination: str, place: Path | str):
+    edit(project, "shards.destination", destination)
+    assert config.load(project)[1].shards.place("voc", "train") == place
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "s3://key:secret@shelf/a",
+        "s3://shelf/a?secret_key=b",
+        "gs://shelf",
+        "pipe://cat",
+        "s3://",
+        "s3://Shelf/a",
+    ],
+)
+def test_another_store_or_a_password_in_a_destination_is_refused_unrepeated(project: Path, destination: str):
+    edit(project, "shards.destination", destination)
+    assert complaint(project) == (
+        "profiles/voc.yaml: shards.destination: must be a folder or s3://bucket/prefix; "
+        "keys and endpoint come from the environment (AWS_...)"
+    )
+
+
 def test_every_mistake_is_told_at_once_a_line_each(project: Path):
     write(
         project,
@@ -240,8 +306,8 @@ def test_every_mistake_is_told_at_once_a_line_each(project: Path):
     )
     assert complaint(project).splitlines() == [
         "profiles/voc.yaml: shards.seed is missing; add it",
-        "profiles/voc.yaml: unknown key shards.sed; known there: samples_per_shard, seed",
-        "profiles/voc.yaml: train.loss must be 'sum' or 'mean', got 'y'",
+        "profiles/voc.yaml: unknown key shards.sed; known there: samples_per_shard, seed, destination",
+        "profiles/voc.yaml: train.loss must be 'sum', 'mean' or 'image_mean', got 'y'",
         "profiles/voc.yaml: nets.fcn32s.lr must be a number, got 'x'",
     ]
 
@@ -276,7 +342,8 @@ def test_an_unknown_key_is_refused_at_every_level_with_those_known_there(project
 def test_an_unknown_key_of_an_archive_is_refused_with_those_known_there(project: Path):
     edit(project, "data.source", {"archives": {"voc": ARCHIVE | {"url": "x"}}})
     assert complaint(project) == (
-        "profiles/voc.yaml: unknown key data.source.archives.voc.url; known there: urls, checksum, max_size_gb"
+        "profiles/voc.yaml: unknown key data.source.archives.voc.url; known there: urls, checksum, "
+        "max_size_gb, allowed_hosts"
     )
 
 
@@ -305,8 +372,15 @@ def test_a_missing_key_is_named(project: Path, key: str):
 def test_the_batch_must_divide_evenly_over_the_workers(project: Path):
     edit(project, "train.batch_size", 7)
     assert complaint(project) == (
-        "profiles/voc.yaml: train: batch_size 7 must be a multiple of num_workers 2, "
-        "so that every worker takes as many images"
+        "profiles/voc.yaml: train: batch_size 7 must be a multiple of num_workers 2 times "
+        "accumulation 1, so that every worker takes as many images at a time"
+    )
+
+
+def test_the_batch_rule_is_one_of_sgd(project: Path):
+    edit(project, "train.batch_rule", True)
+    assert complaint(project) == (
+        "profiles/voc.yaml: train: batch_rule is one of sgd with momentum; optimizer.name is adamw"
     )
 
 
@@ -328,6 +402,7 @@ DRAWING = {"num_train": 1, "num_val": 1, "image_size": 48, "seed": 0}
         ({"archives": {}}, "none"),
         ({"sample": DRAWING, "local": "/data"}, "sample and local"),
         ({"archives": {"a": ARCHIVE}, "local": "/data"}, "archives and local"),
+        ({"local": "/data", "own": "/data"}, "local and own"),
         (
             {"sample": DRAWING, "archives": {"a": ARCHIVE}, "local": "/data"},
             "sample and archives and local",
@@ -337,8 +412,46 @@ DRAWING = {"num_train": 1, "num_val": 1, "image_size": 48, "seed": 0}
 def test_there_is_exactly_one_source(project: Path, source: dict[str, Any], found: str):
     edit(project, "data.source", source)
     assert complaint(project) == (
-        "profiles/voc.yaml: data.source: exactly one of sample, archives and local must be given, "
+        "profiles/voc.yaml: data.source: exactly one of sample, archives, local and own must be given, "
         f"found {found}"
+    )
+
+
+@pytest.mark.parametrize("kind", config.URL_KINDS)
+def test_a_mirror_may_be_a_url_of_any_kind_that_is_read(project: Path, kind: str):
+    url = f"{kind}://bucket/folder/a.tar"
+    edit(project, "data.source", {"archives": {"a": ARCHIVE | {"urls": [url]}}})
+    assert config.load(project)[1].data.source.archives["a"].urls == [url]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("htps://example.org/a.tar", "must be a URL of https, http, file, s3"),
+        ("example.org/a.tar", "must be a URL of https, http, file, s3"),
+        ("https://example.org/", "must end in the name of a file"),
+        ("s3://bucket", "must end in the name of a file"),
+        ("https://example.org/a.tar?token=hunter2", "must not hold a token or signature"),
+        ("https://example.org/a.tar?x=1&X-Amz-Signature=hunter2", "must not hold a token or signature"),
+        ("https://example.org/a.tar?sv=1&sig=hunter2", "must not hold a token or signature"),
+        ("s3://AKIA:hunter2@bucket/a.tar", "without user:password@"),
+    ],
+)
+def test_a_url_that_cannot_be_used_or_holds_a_secret_is_refused_without_repeating_it(
+    project: Path, url: str, reason: str
+):
+    edit(project, "data.source", {"archives": {"a": ARCHIVE | {"urls": [url]}}})
+    message = complaint(project)
+    assert message.startswith("profiles/voc.yaml: data.source.archives.a.urls.0: ")
+    assert reason in message
+    assert "hunter2" not in message
+
+
+def test_two_archives_of_one_file_name_are_refused(project: Path):
+    other = ARCHIVE | {"urls": ["https://elsewhere.org/b/a.tar"]}
+    edit(project, "data.source", {"archives": {"a": ARCHIVE, "b": other}})
+    assert complaint(project) == (
+        "profiles/voc.yaml: data.source: archives: a.tar, a.tar: the first URLs must end in different file names"
     )
 
 
@@ -482,10 +595,18 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "backbone.weights": None,
         "backbone.seed": 0,
         "train.use_gpu": False,
+        "train.accumulation": 1,
+        "train.batch_rule": False,
+        "train.batch_norm": "local",
         "run.cpus_per_worker": 1,
         "run.loader_workers": 0,
+        "run.log_every_s": 5.0,
+        "run.validate_every": 0,
+        "run.validate_images": 100,
         "train.schedule": "fixed",
         "train.sampling": "epochs",
+        "train.size_buckets": False,
+        "train.transforms": config.Transforms(),  # none; its own defaults are held by test_transforms.py
         "train.precision": "float32",
         "train.class_balancing": False,
         "train.sample_pixels": 1.0,
@@ -494,11 +615,16 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         ),
         "run.min_workers": None,
         "run.max_failures": 2,
+        "run.shard_workers": 1,
+        "run.verify_shards": "cached",
         "evaluate.num_figures": 6,
+        "evaluate.num_workers": 1,
         "evaluate.use_gpu": False,
     }
+    assert transforms.Transforms(**dict(config.Transforms())) == transforms.Transforms()
     assert profile.train.optimizer.momentum == 0.9
     assert profile.data.splits.train.exclude == []
+    assert profile.data.allow_leak == []
 
 
 # --- as a person meets it

@@ -16,9 +16,14 @@ from pathlib import Path
 import certifi
 import pytest
 
-from pipeline import download
-from pipeline.download import Patience, fetch, shown
+from pipeline.download import fetch as download
+from pipeline.download import part as part_module
+from pipeline.download.checksum import Record
+from pipeline.download.fetch import fetch
+from pipeline.download.limits import Patience
+from pipeline.download.urls import shown
 from pipeline.errors import DownloadError
+from tests.conftest import ROOT
 from tests.faulty_server import (
     HOST,
     Behaviour,
@@ -172,7 +177,7 @@ def test_a_part_folder_on_another_disk_is_fine(server: FaultyServer, get: Fetch)
     try:
         assert get(server.url) == BODY
         assert get.files(".part") == []
-        assert list(get.dest.parent.iterdir()) == [get.dest]
+        assert sorted(get.dest.parent.iterdir()) == [get.dest, Record.path(get.dest)]
     finally:
         shutil.rmtree(get.part_dir)
 
@@ -221,14 +226,15 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 import sys
 from pathlib import Path
-from pipeline.download import fetch
+from pipeline.download.checksum import Record
+from pipeline.download.fetch import fetch
 fetch([sys.argv[1]], Path(sys.argv[2]), checksum=sys.argv[3], part_dir=Path(sys.argv[4]))
 """
 
 
 def start_client(get: Fetch, url: str, checksum: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", CLIENT, url, str(get.dest), checksum, str(get.part_dir)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, cwd=Path(download.__file__).parent.parent)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
@@ -253,7 +259,7 @@ def test_a_client_killed_between_the_last_byte_and_the_move_asks_for_nothing_aga
     server: FaultyServer, get: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(download, "_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(download, "place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             get(server.url)
     server.requests.clear()
@@ -622,7 +628,7 @@ def test_a_disk_too_small_is_noticed_before_the_body_and_the_part_survives(
     get.refused(server.url)
     with monkeypatch.context() as patch:
         usage = namedtuple("usage", "free")
-        patch.setattr(download.shutil, "disk_usage", lambda _: usage(download.SPARE_BYTES + HALF - 1))
+        patch.setattr(part_module.shutil, "disk_usage", lambda _: usage(part_module.SPARE_BYTES + HALF - 1))
         message = get.refused(server.url)
     assert "free" in message
     assert str(get.part_dir) in message

@@ -17,7 +17,7 @@ from pipeline.datasets import Sample, sample
 from pipeline.driver import make_job, train_net
 from pipeline.errors import CheckpointError
 from pipeline.place import ALONE
-from pipeline.shards import write_shards
+from pipeline.sharding import write_shards
 from pipeline.train import train_worker
 
 
@@ -37,7 +37,7 @@ def values(request) -> dict[str, Any]:
     values = YAML(typ="safe").load(request.config.rootpath / "profiles" / "sample.yaml")
     values["model"] |= {"width": 1 / 64, "batch_norm": False}
     values["train"] |= {"num_workers": 1, "batch_size": 2}
-    values["run"] = {"log_every": 1, "checkpoint_every": 2}
+    values["run"] = {"log_every": 1, "log_every_s": 0.0, "checkpoint_every": 2}
     values["nets"] = {net: {"lr": 1e-3, "iterations": 4} for net in CHAIN}
     return values
 
@@ -59,15 +59,22 @@ def profile(values):
     return make
 
 
-def write_data(root: Path, seed: int, classes=sample.CLASSES) -> None:
+def write_data(
+    root: Path,
+    seed: int,
+    classes=sample.CLASSES,
+    keys: str = "012",
+    profile: str = "tiny",
+    split: str = "train",
+) -> None:
     def load(key: str) -> Sample:
         image, label = sample.picture("sbd_train", int(key), 32, seed)
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG")
         return Sample(key, file.getvalue(), label)
 
-    dest = root / "data" / "tiny" / "shards" / "train"
-    write_shards(list("012"), load, dest, split="train", classes=classes, samples_per_shard=2, seed=0)
+    dest = root / "data" / profile / "shards" / split
+    write_shards(list(keys), load, dest, split=split, classes=classes, samples_per_shard=2, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +131,8 @@ def identity(root: Path, profile: Profile, net: str = "fcn32s") -> str:
         ("train.optimizer.momentum", 0.99),
         ("train.schedule", "fixed"),
         ("train.sampling", "replacement"),
+        ("train.size_buckets", True),
+        ("train.transforms", {"mirror": True}),
         ("train.precision", "bfloat16"),
         ("train.seed", 1),
         ("model.dropout", 0.4),
@@ -139,6 +148,9 @@ def test_what_changes_the_result_changes_the_runs_name(root, profile, where, val
     ("where", "value"),
     [
         ("run.log_every", 7),
+        ("run.validate_every", 2),
+        ("train.num_workers", 2),
+        ("train.accumulation", 2),
         ("run.checkpoint_every", 7),
         ("run.loader_workers", 3),
         ("run.max_failures", 9),
@@ -159,32 +171,15 @@ def test_other_images_another_parent_and_other_code_change_the_runs_name(
     backbone.write_random(root / "models" / "tiny" / "backbone.pt", profile().model.arguments(), seed=2)
     names.add(identity(root, profile()))
     code = tmp_path / "code"
-    for pattern in driver.DECIDES_RESULT:
-        for path in driver.CODE.glob(pattern):
-            copied = code / path.relative_to(driver.CODE)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copied)
+    for name in driver.DECIDES_RESULT:
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(driver.CODE / name, code / name)
     monkeypatch.setattr(driver, "CODE", code)
     assert identity(root, profile()) in names  # the same code elsewhere
     (code / "fcn" / "loss.py").write_text("# changed\n" + (code / "fcn" / "loss.py").read_text())
     names.add(identity(root, profile()))
     assert len(names) == 4
     assert all(name.startswith("fcn32s-") for name in names)
-
-
-def test_all_of_the_code_that_decides_the_result_is_found():
-    found = {path.name for pattern in driver.DECIDES_RESULT for path in driver.CODE.glob(pattern)}
-    assert found >= {
-        "model.py",
-        "loss.py",
-        "optim.py",
-        "vgg.py",
-        "train.py",
-        "stream.py",
-        "place.py",
-        "shards.py",
-        "files.py",
-    }
 
 
 # The job
@@ -200,6 +195,21 @@ def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
     digest = checkpoint.load(job.parent, "backbone")[1]
     assert job.lineage["parent_sha256"] == digest
     assert (job.lineage["net"], job.lineage["parent"]) == ("fcn32s", "backbone")
+
+
+def test_with_the_batch_rule_a_job_follows_the_run_of_one_image_a_step(root, profile):
+    changes = {
+        "train.batch_rule": True,
+        "train.batch_size": 8,
+        "nets.fcn32s": {"lr": 1e-10, "iterations": 100},
+    }
+    changes["train.optimizer"] = {"name": "sgd", "momentum": 0.99, "weight_decay": 5e-4}
+    job = make_job("tiny", profile(changes), "fcn32s", root)
+    assert job.lr == pytest.approx(61.8e-10, rel=1e-3)
+    assert job.momentum == pytest.approx(0.9227, rel=1e-4)
+    assert job.iterations == 13  # of 8 images: as many as 100 of one, rounded up
+    plain = make_job("tiny", profile(changes | {"train.batch_rule": False}), "fcn32s", root)
+    assert (plain.lr, plain.momentum, plain.iterations) == (1e-10, 0.99, 100)
 
 
 def test_nets_learned_all_at_once_start_from_the_backbone(root, profile, started):
@@ -237,6 +247,18 @@ def test_the_chain_is_trained_link_by_link_and_each_model_names_its_parent(root,
     assert content["lineage"]["parent_sha256"] == digests["fcn16s"]
     assert content["lineage"]["chain"] == started[0]
     assert [name.split("-")[0] for name in started] == list(CHAIN)
+
+
+def test_a_model_says_what_it_was_trained_on_and_its_parents_too(root, profile, started):  # noqa: ARG001
+    def images(net: str) -> list[list[str]]:
+        content, _ = checkpoint.load(train_net("tiny", profile(), net, root), "model")
+        return [record["keys"] for record in content["trained_on"]]
+
+    assert images("fcn32s") == [["0", "1", "2"]]
+    assert images("fcn16s") == [["0", "1", "2"]]
+    shutil.rmtree(root / "data")
+    write_data(root, seed=2, keys="34")
+    assert images("fcn8s") == [["3", "4"], ["0", "1", "2"]]
 
 
 def test_a_finished_run_is_trained_anew_to_the_same_weights(root, profile, started):
@@ -326,9 +348,10 @@ def test_a_model_is_trained_though_the_tracking_database_is_damaged(root, profil
 
 def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, started, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    path = train_net("tiny", profile(), "fcn32s", root)
+    allowed = profile({"data.allow_leak": ["A leak on purpose."]})
+    path = train_net("tiny", allowed, "fcn32s", root)
     (root / "runs" / "tiny" / started[0] / "finished").unlink()
-    train_net("tiny", profile(), "fcn32s", root)  # as after a driver that died at the very end
+    train_net("tiny", allowed, "fcn32s", root)  # as after a driver that died at the very end
     client = tracking.Tracker("tiny", root).client
     (run,) = client.search_runs([client.get_experiment_by_name("fcn-tiny").experiment_id])
     assert (run.info.run_name, run.info.status) == ("fcn32s", "FINISHED")
@@ -338,3 +361,4 @@ def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, 
     assert (run.data.params["lr"], run.data.params["iterations"]) == ("0.001", "4")
     assert run.data.tags["model_sha256"] == checkpoint.load(path, "model")[1]
     assert run.data.tags["identity"] == started[0]
+    assert run.data.tags["allow_leak"] == "A leak on purpose."

@@ -1,11 +1,13 @@
 import io
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
@@ -14,8 +16,11 @@ from fcn.metrics import Scores
 from fcn.model import FCN
 from pipeline import checkpoint, evaluate
 from pipeline.datasets import Sample
-from pipeline.errors import CheckpointError, ShardError
-from pipeline.shards import Shards, open_shards, write_shards
+from pipeline.errors import CheckpointError, ShardError, UserError
+from pipeline.evaluate import ScoreJob
+from pipeline.place import ALONE, Place
+from pipeline.sharding import write_shards
+from pipeline.shards import Shards, open_shards
 
 CLASSES = ("background", "disc", "square", "triangle")
 CPU = torch.device("cpu")
@@ -78,7 +83,7 @@ def test_the_scores_of_a_split_are_those_sklearn_gives_for_its_pixels(tmp_path, 
     assert set(predicted) >= {0, 3}  # or the test would show little
     classes = range(len(CLASSES))
 
-    confusion = evaluate.score_split(model, shards, CPU)
+    confusion = evaluate.score_split(model, shards, ALONE)
     assert confusion.hist.tolist() == confusion_matrix(truth, predicted, labels=classes).tolist()
     scores = confusion.scores()
     iu = jaccard_score(truth, predicted, labels=classes, average=None)
@@ -99,7 +104,7 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
     labels = [np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)]
     labels[1][:8] = 1
     shards = split(tmp_path / "val", labels)
-    values = evaluate.as_json(evaluate.score_split(model, shards, CPU).scores(), shards.classes, 2)
+    values = evaluate.as_json(evaluate.score_split(model, shards, ALONE).scores(), shards.classes, 2)
     assert values == {
         "pixel_acc": 0.75,
         "mean_acc": 0.5,
@@ -112,7 +117,7 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
 
 def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_path, model):
     shards = split(tmp_path / "val", [np.full((16, 20), IGNORE_LABEL, np.uint8)] * 2)
-    values = evaluate.as_json(evaluate.score_split(model, shards, CPU).scores(), shards.classes, 2)
+    values = evaluate.as_json(evaluate.score_split(model, shards, ALONE).scores(), shards.classes, 2)
     evaluate.write_json(tmp_path / "a.json", values)
 
     def refuse(constant: str):
@@ -125,23 +130,79 @@ def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_pa
     assert evaluate.as_metrics(found) == {"num_images": 2.0}
 
 
+# Over workers
+
+
+def score_in_a_process(rank: int, meeting: str, job: ScoreJob, world: int) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    evaluate.score_worker(job, Place(rank, world, CPU))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_workers_score_each_image_once_between_them_even_if_some_have_none(tmp_path, labels, model, world):
+    shards = split(tmp_path / "val", labels)  # five images
+    save(tmp_path / "fcn8s.pt", model)
+    alone = evaluate.score_split(model, shards, ALONE)
+    seen = []
+    for rank in range(world):  # without the meeting at the end, which needs real processes
+        place = Place(rank, world, CPU)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Place, "total", lambda _, value: value)
+            seen.append(evaluate.score_split(model, shards, place).hist)
+    assert torch.equal(sum(seen), alone.hist)
+    if world == 2:
+        job = ScoreJob(tmp_path / "fcn8s.pt", shards.folder, tmp_path / "counts.json")
+        torch.multiprocessing.spawn(score_in_a_process, (str(tmp_path / "meeting"), job, world), nprocs=world)
+        assert json.loads(job.counts.read_text()) == {"hist": alone.hist.tolist()}
+
+
+def test_a_share_meets_the_others_once_however_many_images_it_has(tmp_path, labels, model, monkeypatch):
+    """A meeting for each image would hang as soon as one worker has an image more than another."""
+    shards, meetings = split(tmp_path / "val", labels), []
+    monkeypatch.setattr(Place, "total", lambda _, value: meetings.append(1) or value)
+    for rank in range(3):
+        evaluate.score_split(model, shards, Place(rank, 3, CPU))
+    assert len(meetings) == 3
+
+
+@pytest.mark.slow
+def test_ray_workers_give_the_same_matrix_and_a_mistake_ends_in_one_message(tmp_path, labels, model):
+    shards, path = split(tmp_path / "val", labels), tmp_path / "fcn8s.pt"
+    save(path, model)
+    workers = {"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1}
+    found = evaluate.score_on_workers(path, shards.folder, tmp_path / "runs" / "evaluate-fcn8s", **workers)
+    assert torch.equal(found.hist, evaluate.score_split(model, shards, ALONE).hist)
+    assert not (tmp_path / "runs" / "evaluate-fcn8s").exists()
+    shard = next(shards.folder.glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"{shard}: .* bytes, expected") as caught:
+        evaluate.score_on_workers(path, shards.folder, tmp_path / "runs" / "evaluate-fcn8s", **workers)
+    assert "\n" not in str(caught.value)
+
+
+# What is refused
+
+
 def test_an_empty_split_is_refused(tmp_path, labels, model):
     shards = split(tmp_path / "val", labels)
     with pytest.raises(ShardError, match="val holds no image to evaluate on"):
-        evaluate.score_split(model, Shards(shards.folder, shards.table.slice(0, 0), shards.header), CPU)
+        evaluate.score_split(model, Shards(shards.folder, shards.table.slice(0, 0), shards.header), ALONE)
 
 
 def test_a_model_of_another_number_of_classes_is_refused_naming_both(tmp_path, labels):
     shards = split(tmp_path / "val", labels)
     with pytest.raises(CheckpointError, match=r"tells 21 classes apart, .*val has 4"):
-        evaluate.score_split(FCN(21, 32, **TINY), shards, CPU)
+        evaluate.score_split(FCN(21, 32, **TINY), shards, ALONE)
 
 
 def test_a_prediction_of_another_size_than_the_label_is_refused(tmp_path, labels, model, monkeypatch):
     shards = split(tmp_path / "val", labels)
     monkeypatch.setattr(evaluate, "predict", lambda *_: torch.zeros(1, 3, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"prediction is \(1, 3, 3\) but label is"):
-        evaluate.score_split(model, shards, CPU)
+        evaluate.score_split(model, shards, ALONE)
 
 
 # The model's file
@@ -165,6 +226,7 @@ def test_a_saved_model_predicts_as_before_with_dropout_off(tmp_path, model):
     assert about == {"model": TINY | {"num_classes": 4, "stride": 8}} | {
         "classes": list(CLASSES),
         "lineage": {"net": "fcn8s"},
+        "trained_on": None,  # what a file says that was written before models said it
     }
     image = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8)
     prediction = evaluate.predict(loaded, image)

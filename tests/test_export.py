@@ -129,6 +129,7 @@ def test_an_export_takes_every_height_and_width_from_1_on(small, kind):
 
 def test_every_export_says_what_the_model_file_says(small):
     about, digest = load_model(small, CPU)[1:]
+    assert about.pop("trained_on") is None
     session = onnxruntime.InferenceSession(small.with_suffix(".onnx"), providers=["CPUExecutionProvider"])
     onnx = session.get_modelmeta().custom_metadata_map
     extra = {export.METADATA: ""}

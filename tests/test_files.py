@@ -212,6 +212,15 @@ def test_what_is_no_jpeg_is_refused_with_how_it_begins(data: bytes):
         jpeg_size(data, "image")
 
 
+def test_a_jpeg_of_twelve_bits_is_refused():
+    data = bytearray(jpeg())
+    data[data.index(JPEG_SOF0) + 4] = 12
+    with pytest.raises(
+        DatasetError, match=r"^image: a JPEG whose header is damaged or of a kind not read here \(12 bits"
+    ):
+        jpeg_size(bytes(data), "image")
+
+
 def with_orientation(value: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = value

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from fcn import IGNORE_LABEL
-from fcn.loss import balancing_weights, count_valid, mean_pixel_cross_entropy, pixel_cross_entropy, sampled
+from fcn.loss import (
+    balancing_weights,
+    count_valid,
+    image_mean_cross_entropy,
+    mean_pixel_cross_entropy,
+    pixel_cross_entropy,
+    sampled,
+)
 from fcn.model import FCN
 
 
@@ -45,6 +52,14 @@ def test_the_mean_can_be_taken_over_more_pixels_than_these(batch):
     score, label = batch
     found = mean_pixel_cross_entropy(score, label, torch.tensor(50.0)).item()
     assert found == pytest.approx(by_hand(score, label) / 50, rel=1e-5)
+
+
+def test_the_mean_by_image_gives_every_image_the_same_say(batch):
+    score, label = batch
+    means = [by_hand(score[n : n + 1], label[n : n + 1]) / valid for n, valid in ((0, 5), (1, 15))]
+    assert image_mean_cross_entropy(score, label).item() == pytest.approx(sum(means) / 2, rel=1e-5)
+    label[0] = IGNORE_LABEL
+    assert image_mean_cross_entropy(score, label).item() == pytest.approx(means[1] / 2, rel=1e-5)
 
 
 def test_an_all_void_image_costs_nothing_and_teaches_nothing():

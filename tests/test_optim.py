@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from fcn.model import FCN
-from fcn.optim import batch_rule, parameter_groups
+from fcn.optim import batch_rule, parameter_groups, without_compiler
 
 
 def test_biases_learn_twice_as_fast_without_decay_and_fixed_kernels_not_at_all():
@@ -47,3 +50,69 @@ def test_under_a_constant_gradient_the_batch_rule_moves_as_far_per_image():
     one = moved(1, 2000) - moved(1, 1600)
     four = moved(4, 500) - moved(4, 400)
     assert four == pytest.approx(one, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_without_the_compiler_an_optimizer_takes_the_very_same_steps(name):
+    def trained(optimizer: type[torch.optim.Optimizer]) -> tuple[torch.Tensor, dict]:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(5, 3)
+        steps = optimizer(layer.parameters(), lr=0.1, weight_decay=0.01)  # pyright: ignore
+        for _ in range(3):
+            steps.zero_grad()
+            layer(torch.ones(2, 5)).square().sum().backward()
+            steps.step()
+        steps.load_state_dict(steps.state_dict())
+        return layer.weight.detach(), steps.state_dict()
+
+    torch_s = getattr(torch.optim, name)
+    (ours, state), (theirs, expected) = trained(without_compiler(torch_s)), trained(torch_s)
+    assert torch.equal(ours, theirs)
+    assert state.keys() == expected.keys()
+
+
+def test_without_the_compiler_a_step_imports_none():
+    code = """
+import sys, torch
+from fcn.optim import without_compiler
+layer = torch.nn.Linear(2, 2)
+optimizer = without_compiler(torch.optim.SGD)(layer.parameters(), lr=0.1, fused=True)
+layer(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False", done
+
+
+CURVATURE = 2.0  # of the quadratic the tests below descend
+
+
+def on_a_quadratic(lr: float, momentum: float, steps: int) -> float:
+    """Where torch's SGD stands on CURVATURE w^2 / 2 after so many steps from 1."""
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=lr, momentum=momentum)
+    for _ in range(steps):
+        weight.grad = CURVATURE * weight.detach()
+        optimizer.step()
+    return weight.item()
+
+
+def known_trajectory(lr: float, momentum: float, steps: int) -> float:
+    """The same in closed form: (w, v) is multiplied by a fixed matrix each step, so by its power after many."""
+    step = torch.tensor([[1 - lr * CURVATURE, -lr * momentum], [CURVATURE, momentum]], dtype=torch.float64)
+    return (torch.linalg.matrix_power(step, steps) @ torch.tensor([1.0, 0.0], dtype=torch.float64))[0].item()
+
+
+@pytest.mark.parametrize("images", [2, 4, 8])
+def test_on_a_quadratic_the_batch_rule_follows_the_run_of_one_image_a_step(images):
+    lr, momentum, seen = 1e-5, 0.99, (400, 1600, 4000)
+    one = [known_trajectory(lr, momentum, n) for n in seen]
+    assert [on_a_quadratic(lr, momentum, n) for n in seen] == pytest.approx(one, rel=1e-9)
+    assert one[0] > 0.5 > one[1] > one[2]  # it does descend
+    ruled = [on_a_quadratic(*batch_rule(lr, momentum, images), n // images) for n in seen]
+    assert ruled == pytest.approx(one, abs=0.01)
+    unruled = [on_a_quadratic(lr, momentum, n // images) for n in seen]
+    assert max(abs(a - b) for a, b in zip(unruled, one, strict=True)) > 0.2

@@ -48,6 +48,7 @@ def test_every_net_is_trained_and_scored(project):
         assert 0 <= scores["mean_iu"] <= scores["pixel_acc"] <= 1
     report = (project.folder / "reports" / "tiny" / "README.md").read_text("utf-8")
     assert f"| fcn8s | {scores['mean_iu']:.3f} |" in report
+    assert "No image of val is trained on." in report
 
 
 def test_each_net_names_the_one_it_started_from(project):
@@ -58,18 +59,20 @@ def test_each_net_names_the_one_it_started_from(project):
         model = FCN(**files[net]["model"])
         assert model.stride == stride
         model.load_state_dict(files[net]["state_dict"])
+        (seen,) = files[net]["trained_on"]
+        assert seen["keys"] == [f"sbd_train_{number:06d}" for number in range(4)]
 
 
 def test_workers_show_step_loss_rate_and_time_left(project):
     assert "fcn8s  4/4  loss " in project.log
-    assert " images/s  0:00 left" in project.log
+    assert "% data wait  0:00 left" in project.log
 
 
 def test_mlflow_has_a_run_for_each_net_with_curve_scores_params_tags_and_figure(project):
     client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("fcn-tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert sorted(runs) == sorted(CHAIN)
+    assert sorted(runs) == ["data", *sorted(CHAIN)]
     commit = project.run("git", "rev-parse", "HEAD").strip()
     for net in CHAIN:
         run = runs[net]
@@ -103,13 +106,15 @@ def test_a_second_repro_does_nothing(project):
         ("run", "log_every", []),
         ("shards", "samples_per_shard", ["shard"]),
         ("backbone", "seed", ["backbone"]),
+        ("data", "allow_leak", ["inspect", "evaluate@fcn32s", "evaluate@fcn16s", "evaluate@fcn8s"]),
     ],
 )
 def test_a_changed_value_concerns_the_stages_that_read_it(project, section, key, stages):
     """--dry names those whose parameters changed; what comes after them runs if their outputs differ."""
     profile = project.profile("tiny")
     before = project.profile("tiny")
-    profile[section][key] = profile[section].get(key, 2) + 1
+    changed = {"allow_leak": ["To see what a leak does."]}
+    profile[section][key] = changed.get(key) or profile[section].get(key, 2) + 1
     project.use_profile("tiny", profile)
     assert sorted(project.will_run()) == sorted(stages)
     project.use_profile("tiny", before)
@@ -154,3 +159,39 @@ def test_another_learning_rate_retrains_its_net_and_what_starts_from_it(project)
     after = models(project)
     assert [before[net]["lineage"] == after[net]["lineage"] for net in CHAIN] == [True, False, False]
     assert project.will_run() == []
+
+
+def stages_run(log: str) -> list[str]:
+    return [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.mark.slow
+def test_another_val_trains_nothing_anew_and_a_val_that_is_trained_on_stops_the_chain(project):
+    profile = project.profile("tiny")
+    val = profile["data"]["splits"]["val"]
+    val["include"] = ["voc2012/train"]
+    project.use_profile("tiny", profile)
+    ran = stages_run(project.run("dvc", "repro"))
+    assert ran[:2] == ["shard", "inspect"]
+    assert {stage.partition("@")[0] for stage in ran[2:]} <= {"evaluate", "report"}
+
+    val["include"] = ["sbd/train"]
+    project.use_profile("tiny", profile)
+    log = project.run("dvc", "repro", fails=True)
+    assert stages_run(log) == ["shard", "inspect"]
+    assert "error: 4 images of val are in train: sbd_train_000000, sbd_train_000001, " in log
+    assert stages_run(project.run("dvc", "repro", "train@fcn32s", fails=True)) == ["inspect"]
+
+    profile["data"]["allow_leak"] = ["To see what a leak does."]
+    project.use_profile("tiny", profile)
+    log = project.run("dvc", "repro", "evaluate@fcn32s")
+    assert stages_run(log) == ["inspect", "train@fcn32s", "evaluate@fcn32s"]
+    assert log.count("warning: LEAK: 4 images of val are in ") == 2  # what inspect and evaluate say
+    scores = json.loads((project.folder / "metrics" / "tiny" / "fcn32s.json").read_text("utf-8"))
+    assert scores["num_leaked"] == scores["num_images"] == 4
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("fcn-tiny")
+    newest = client.search_runs([experiment.experiment_id], max_results=1)[0]
+    assert newest.info.run_name == "fcn32s"
+    assert newest.data.tags["allow_leak"] == "To see what a leak does."
+    assert newest.data.metrics["num_leaked"] == 4

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +18,7 @@ def scores(mean_iu: float | None, disc: float | None = 0.25) -> dict:
         "fw_iu": 0.3333,
         "class_iu": {"background": 0.9, "disc": disc, "square": None},
         "num_images": 100,
+        "num_leaked": 0,
     }
 
 
@@ -39,6 +42,17 @@ def test_the_table_has_the_numbers_of_the_json_beside_the_papers():
 
 def test_what_could_not_be_scored_is_nan_in_the_table():
     assert "| fcn8s | nan | 0.988 |" in report.table({"fcn8s": scores(None)})
+
+
+@pytest.fixture
+def inspection(tmp_path) -> Path:
+    """What stages/inspect.py writes, and the report shows."""
+    folder = tmp_path / "inspection"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "inspection.png")
+    (folder / "inspection.md").write_text("| images | 400 |\n")
+    (folder / "leaks.md").write_text("No image of val is trained on.\n")
+    return folder
 
 
 def rows(number: int) -> list[report.Row]:
@@ -86,23 +100,37 @@ def test_21_classes_of_any_name_fit_into_the_legend(tmp_path):
             picture.load()
 
 
-def test_the_report_shows_table_bars_and_each_nets_picture(tmp_path):
+def test_the_report_shows_table_bars_data_and_each_nets_picture(tmp_path, inspection):
     for net in NETS:
         report.draw_predictions(rows(1), CLASSES, net, tmp_path / "figures" / f"{net}.png")
     dest = tmp_path / "reports" / "sample"
-    table = report.write_report("sample", NETS, tmp_path / "figures", dest)
+    table = report.write_report("sample", NETS, tmp_path / "figures", inspection, dest)
     text = (dest / "README.md").read_text("utf-8")
     assert table == report.table(NETS)
     assert table in text
     assert "profile `sample`" in text
-    pictures = ["class_iu.png", "fcn32s.png", "fcn16s.png", "fcn8s.png"]
+    assert "| images | 400 |\n\nNo image of val is trained on." in text
+    assert "LEAK" not in text
+    pictures = ["class_iu.png", "inspection.png", "fcn32s.png", "fcn16s.png", "fcn8s.png"]
     for name in pictures:
         assert f"]({name})" in text
         with Image.open(dest / name) as picture:
             picture.load()
     assert sorted(path.name for path in dest.iterdir()) == sorted([*pictures, "README.md"])
     assert (dest / "fcn8s.png").read_bytes() == (tmp_path / "figures" / "fcn8s.png").read_bytes()
-    assert report.write_report("sample", NETS, tmp_path / "figures", dest) == table  # again, over the old one
+    again = report.write_report("sample", NETS, tmp_path / "figures", inspection, dest)  # over the old one
+    assert again == table
+
+
+def test_a_net_that_was_trained_on_what_it_is_scored_on_is_named_under_the_table(tmp_path, inspection):
+    for net in NETS:
+        report.draw_predictions(rows(1), CLASSES, net, tmp_path / "figures" / f"{net}.png")
+    nets = NETS | {"fcn16s": NETS["fcn16s"] | {"num_leaked": 3}}
+    report.write_report("sample", nets, tmp_path / "figures", inspection, tmp_path / "report")
+    lines = (tmp_path / "report" / "README.md").read_text("utf-8").splitlines()
+    said = [line for line in lines if "LEAK" in line]
+    assert len(said) == 1
+    assert "fcn16s was trained on 3 of the 100 images it is scored on" in said[0]
 
 
 def test_a_class_that_was_not_scored_has_no_bar_and_breaks_nothing(tmp_path):

@@ -10,7 +10,8 @@ from PIL import Image
 from scipy.io import loadmat
 
 from fcn import IGNORE_LABEL
-from pipeline.datasets import sample, sbd, voc
+from pipeline.datasets import Sample, sample, sbd, voc
+from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
 
 NUM_CLASSES = len(sample.CLASSES)
@@ -21,6 +22,10 @@ GOLDEN = "7d61685a40d3adcad9c54810f84ed314f3ac53abcae3b143ea34463aa3584e0f"
 def draw_tiny(raw: Path, num_train: int = 4, num_val: int = 3, seed: int = 7) -> Path:
     sample.draw(raw, num_train=num_train, num_val=num_val, image_size=64, seed=seed)
     return raw
+
+
+def samples(layout: Layout, root: Path, split: str) -> list[Sample]:
+    return [layout.sample(root, key, NUM_CLASSES) for key in layout.ids(root, split)]
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -53,9 +58,9 @@ def test_every_listed_id_of_both_layouts_reads_as_a_sample(raw: Path):
     sbd_root, voc_root = sbd.root(raw), voc.root(raw)
     num_read = {}
     for split in ("train", "val"):
-        num_read[f"sbd {split}"] = len(list(sbd.samples(sbd_root, split, NUM_CLASSES)))
+        num_read[f"sbd {split}"] = len(samples(sbd.LAYOUT, sbd_root, split))
     for split in ("train", "val", "trainval", "seg11valid"):
-        num_read[f"voc {split}"] = len(list(voc.samples(voc_root, split, NUM_CLASSES)))
+        num_read[f"voc {split}"] = len(samples(voc.LAYOUT, voc_root, split))
     assert num_read == {
         "sbd train": 4,
         "sbd val": sample.NUM_SPARE,
@@ -75,7 +80,7 @@ def test_torchvision_reads_the_same_validation_set_and_finds_its_layout_in_order
     from torchvision.datasets import VOCSegmentation
 
     theirs = VOCSegmentation(str(raw), year="2012", image_set="val")
-    ours = list(voc.samples(voc.root(raw), "val", NUM_CLASSES))
+    ours = samples(voc.LAYOUT, voc.root(raw), "val")
     assert len(theirs) == len(ours)
     for (image, mask), mine in zip(theirs, ours, strict=True):
         assert np.array_equal(np.asarray(mask), mine.label)
@@ -86,7 +91,7 @@ def test_torchvision_reads_the_same_training_set_and_finds_its_layout_in_order(r
     from torchvision.datasets import SBDataset
 
     theirs = SBDataset(str(sbd.root(raw)), image_set="train", mode="segmentation")
-    ours = list(sbd.samples(sbd.root(raw), "train", NUM_CLASSES))
+    ours = samples(sbd.LAYOUT, sbd.root(raw), "train")
     assert len(theirs) == len(ours)
     for (_, mask), mine in zip(theirs, ours, strict=True):
         assert np.array_equal(np.asarray(mask), mine.label)
@@ -137,7 +142,7 @@ def test_a_folder_with_content_is_not_drawn_over(tmp_path: Path):
 
 def test_an_empty_folder_is_drawn_into(tmp_path: Path):
     (tmp_path / "raw").mkdir()
-    assert sbd.ids(sbd.root(draw_tiny(tmp_path / "raw")), "train")
+    assert sbd.LAYOUT.ids(sbd.root(draw_tiny(tmp_path / "raw")), "train")
 
 
 def test_a_drawing_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

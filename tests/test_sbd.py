@@ -5,7 +5,6 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_sample_is_the_untouched_jpeg_and_the_segmentation_of_its_mat(root: Path):
-    sample = sbd.sample(root, "a", NUM_CLASSES)
+    sample = sbd.LAYOUT.sample(root, "a", NUM_CLASSES)
     assert sample.key == "a"
     assert sample.jpeg == (root / "img" / "a.jpg").read_bytes()
     assert sample.label.dtype == np.uint8
@@ -72,24 +71,22 @@ def test_a_sample_is_the_untouched_jpeg_and_the_segmentation_of_its_mat(root: Pa
     assert sample.label.tolist() == LABEL.tolist()
 
 
-def test_the_samples_of_a_split_come_in_the_order_of_its_list(root: Path):
+def test_the_ids_of_a_split_come_in_the_order_of_its_list(root: Path):
     (root / "both.txt").write_text("b\na\n")
-    samples = sbd.samples(root, "both", NUM_CLASSES)
-    assert isinstance(samples, Iterator)
-    assert [sample.key for sample in samples] == sbd.ids(root, "both") == ["b", "a"]
+    assert sbd.LAYOUT.ids(root, "both") == ["b", "a"]
 
 
-def test_an_unknown_split_is_refused_before_the_first_sample_is_asked_for(root: Path):
+def test_an_unknown_split_is_answered_with_those_there_are(root: Path):
     with pytest.raises(DatasetError, match=r"sbd: no list 'trian' in .*; lists there: train, val"):
-        sbd.samples(root, "trian", NUM_CLASSES)
+        sbd.LAYOUT.ids(root, "trian")
 
 
 def test_the_root_is_where_the_archive_unpacks(tmp_path: Path):
     assert sbd.root(tmp_path) == tmp_path / "benchmark_RELEASE" / "dataset"
     with pytest.raises(DatasetError, match=r"sbd: no data folder .*dataset; run `dvc repro -f download`"):
-        sbd.ids(sbd.root(tmp_path), "train")
+        sbd.LAYOUT.ids(sbd.root(tmp_path), "train")
     with pytest.raises(DatasetError, match="sbd: no data folder"):
-        sbd.sample(sbd.root(tmp_path), "a", NUM_CLASSES)
+        sbd.LAYOUT.sample(sbd.root(tmp_path), "a", NUM_CLASSES)
 
 
 def test_the_published_counts_add_up():
@@ -265,13 +262,13 @@ def unknown_class(root: Path) -> None:
 def test_a_bad_pair_is_refused_with_its_id_file_and_reason(root: Path, damage, file: str, reason: str):
     damage(root)
     with pytest.raises(DatasetError, match=rf"^sbd a: .*{re.escape(file)}.*{re.escape(reason)}"):
-        sbd.sample(root, "a", NUM_CLASSES)
-    assert sbd.sample(root, "b", NUM_CLASSES).key == "b"
+        sbd.LAYOUT.sample(root, "a", NUM_CLASSES)
+    assert sbd.LAYOUT.sample(root, "b", NUM_CLASSES).key == "b"
 
 
 def test_an_id_cannot_lead_out_of_the_folder(root: Path):
     with pytest.raises(DatasetError, match="malformed id"):
-        sbd.sample(root, "../img/b", NUM_CLASSES)
+        sbd.LAYOUT.sample(root, "../img/b", NUM_CLASSES)
 
 
 @real
@@ -285,6 +282,6 @@ def test_real_labels_written_as_sbd_publishes_them_read_as_they_were(tmp_path: P
         (tmp_path / "cls" / f"{mask.stem}.mat").write_bytes(published(label))
         image = (SHARED / "sbd" / "img" / f"{mask.stem}.jpg").read_bytes()
         (tmp_path / "img" / f"{mask.stem}.jpg").write_bytes(image)
-        sample = sbd.sample(tmp_path, mask.stem, NUM_CLASSES)
+        sample = sbd.LAYOUT.sample(tmp_path, mask.stem, NUM_CLASSES)
         assert sample.jpeg == image
         assert np.array_equal(sample.label, label)

@@ -1,5 +1,6 @@
 """pipeline/datasets/splits.py: splits put together from published lists."""
 
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
+from torchvision.datasets import SBDataset
 
 from pipeline.datasets import sbd, splits, voc
 from pipeline.errors import DatasetError
@@ -36,18 +38,18 @@ def write_data(raw: Path, lists: dict[str, Sequence[str]]) -> Path:
     """Lists, images and labels in true layout; SBD's labels are all 1 and its images darker, VOC's are all 2."""
     for name, ids in lists.items():
         dataset, _, split = name.partition("/")
-        module, root = splits.DATASETS[dataset]
+        layout, root = splits.DATASETS[dataset]
         folder = root(raw)
-        table = folder / "ImageSets" / "Segmentation" if module is voc else folder
+        table = folder / layout.lists
         table.mkdir(parents=True, exist_ok=True)
         (table / f"{split}.txt").write_text("".join(f"{key}\n" for key in ids))
         for key in ids:
-            image, label = module.files(folder, key)
+            image, label = layout.files(folder, key)
             for path in (image, label):
                 path.parent.mkdir(exist_ok=True)
-            image.write_bytes(jpeg(50 if module is sbd else 150))
-            values = np.full((3, 4), 1 if module is sbd else 2, np.uint8)
-            if module is sbd:
+            image.write_bytes(jpeg(50 if layout is sbd.LAYOUT else 150))
+            values = np.full((3, 4), 1 if layout is sbd.LAYOUT else 2, np.uint8)
+            if layout is sbd.LAYOUT:
                 savemat(label, {"GTcls": {"Segmentation": values}})
             else:
                 mask = Image.fromarray(values)
@@ -115,8 +117,8 @@ def test_a_split_is_the_union_of_its_lists_without_the_excluded(lists, tmp_path:
     names = ["sbd/train", "voc2012/train", "sbd/val", "voc2012/val"]
     for name, ids in zip(names, lists, strict=True):  # files are not looked at before they are loaded
         dataset, _, split = name.partition("/")
-        module, root = splits.DATASETS[dataset]
-        folder = root(tmp_path) / ("ImageSets/Segmentation" if module is voc else "")
+        layout, root = splits.DATASETS[dataset]
+        folder = root(tmp_path) / layout.lists
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{split}.txt").write_text("\n".join(ids))
     expected = [key for key in dict.fromkeys([*lists[0], *lists[1]]) if key not in {*lists[2], *lists[3]}]
@@ -153,17 +155,153 @@ def test_an_excluded_list_is_held_against_its_published_length_too(tmp_path: Pat
 
 
 def test_a_list_of_ones_own_has_no_published_length(raw: Path):
-    module, root = splits.DATASETS["voc2012"]
-    folder = root(raw) / "ImageSets" / "Segmentation"
+    folder = voc.root(raw) / voc.LAYOUT.lists
     (folder / "mine.txt").write_text("a\n")
     assert list(resolve(raw, ["voc2012/mine"], checks_published=True).sources) == ["a"]
-    assert "voc2012/mine" not in module.PUBLISHED_COUNTS
+    assert "voc2012/mine" not in splits.PUBLISHED_COUNTS
+
+
+# --- lists that follow from published ones
+
+
+def write_lists(raw: Path, lists: dict[str, Sequence[str]]) -> Path:
+    """Lists alone: images and labels are looked at when they are loaded."""
+    for name, ids in lists.items():
+        dataset, _, split = name.partition("/")
+        layout, root = (splits.DATASETS | splits._MAIN)[dataset]
+        folder = root(raw) / layout.lists
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.txt").write_text("".join(f"{key}\n" for key in ids))
+    return raw
+
+
+def test_trainaug_takes_vocs_label_where_both_have_one_and_leaves_vocs_val_out(tmp_path: Path):
+    raw = write_lists(
+        tmp_path,
+        {
+            "voc2012/train": ["c", "a"],
+            "voc2012/val": ["v", "w"],
+            "sbd/train": ["a", "b", "v"],
+            "sbd/val": ["d", "w"],
+        },
+    )
+    assert resolve(raw, ["voc2012/trainaug"]).sources == {
+        "c": "voc2012",
+        "a": "voc2012",
+        "b": "sbd",
+        "d": "sbd",
+    }
+
+
+def test_seg11valid_is_voc2011s_val_without_sbds_train(tmp_path: Path):
+    raw = write_lists(tmp_path, {"voc2011/val": ["c", "a", "b"], "sbd/train": ["a", "x"]})
+    assert resolve(raw, ["voc2011/seg11valid"]).sources == {"c": "voc2011", "b": "voc2011"}
+
+
+def test_train_noval_is_all_of_sbd_that_is_not_in_vocs_main_val(tmp_path: Path):
+    raw = write_lists(
+        tmp_path, {"sbd/train": ["a", "b"], "sbd/val": ["c", "d"], "voc2012-main/val": ["b", "d", "y"]}
+    )
+    assert resolve(raw, ["sbd/train_noval"]).sources == {"a": "sbd", "c": "sbd"}
+
+
+def test_a_derived_list_can_be_excluded(tmp_path: Path):
+    raw = write_lists(
+        tmp_path, {"voc2011/val": ["c", "a"], "voc2011/trainval": ["c", "a", "t"], "sbd/train": ["a"]}
+    )
+    assert list(resolve(raw, ["voc2011/trainval"], ["voc2011/seg11valid"]).sources) == ["a", "t"]
+
+
+def test_a_list_file_of_a_derived_name_goes_first(tmp_path: Path):
+    raw = write_lists(tmp_path, {"voc2011/seg11valid": ["z"], "voc2011/val": ["c"], "sbd/train": ["a"]})
+    assert list(resolve(raw, ["voc2011/seg11valid"]).sources) == ["z"]
+
+
+def test_a_derived_list_needs_those_it_follows_from(tmp_path: Path):
+    raw = write_lists(tmp_path, {"voc2011/val": ["c"]})
+    with pytest.raises(DatasetError, match=r"^sbd: no data folder"):
+        resolve(raw, ["voc2011/seg11valid"])
+
+
+@pytest.mark.parametrize("name", splits.DERIVED)
+def test_a_derived_list_of_the_right_length_but_with_other_ids_is_refused(tmp_path: Path, name: str):
+    count = splits.PUBLISHED_COUNTS[name]
+    raw = write_lists(tmp_path, {name: [f"x{number}" for number in range(count)]})
+    with pytest.raises(DatasetError, match=f"^{name}: {count} images as published, but not the same ones"):
+        resolve(raw, [name], checks_published=True)
+
+
+def test_the_test_lists_without_labels_say_why_nothing_can_be_scored_on_them(tmp_path: Path):
+    raw = write_lists(tmp_path, {"voc2012/test": ["a"]})
+    with pytest.raises(DatasetError, match=r"^voc2012/test: VOC has published no labels of these images"):
+        resolve(raw, ["voc2012/test"])
+
+
+REAL = {  # list in a profile: where the published one lies among the real data
+    "voc2012/train": "voc/ImageSets/Segmentation/train.txt",
+    "voc2012/val": "voc/ImageSets/Segmentation/val.txt",
+    "voc2012/trainaug": "sbd/lists/train_aug.txt",
+    "voc2011/seg11valid": "voc/ImageSets/Segmentation/seg11valid.txt",
+    "sbd/train_noval": "sbd/lists/sds_train.txt",
+}
+
+
+@pytest.fixture
+def published(real_data: Path, tmp_path: Path) -> Path:
+    """All of SBD as if it were its train list, and VOC2012's own lists: SBD's two lists are not at hand."""
+    ids = {name: (real_data / path).read_text().split() for name, path in REAL.items()}
+    everything = ids["sbd/train_noval"] + (real_data / "sbd/lists/sds_val.txt").read_text().split()
+    assert len(everything) == splits.PUBLISHED_COUNTS["sbd/train"] + splits.PUBLISHED_COUNTS["sbd/val"]
+    lists = {
+        "voc2012/train": ids["voc2012/train"],
+        "voc2012/val": ids["voc2012/val"],
+        "voc2012-main/val": everything[5623:],
+        "sbd/train": everything[:8498],
+        "sbd/val": everything[8498:],
+    }
+    return write_lists(tmp_path, lists)
+
+
+@pytest.mark.parametrize("name", ["voc2012/train", "voc2012/val", "voc2012/trainaug", "sbd/train_noval"])
+def test_a_list_made_from_the_published_ones_is_the_published_one(
+    published: Path, real_data: Path, name: str
+):
+    sources = resolve(published, [name], checks_published=True).sources
+    assert len(sources) == splits.PUBLISHED_COUNTS[name]
+    assert set(sources) == set((real_data / REAL[name]).read_text().split())
+
+
+def test_the_digests_of_the_derived_lists_are_of_the_published_files(real_data: Path):
+    for name in splits.DERIVED:
+        ids = dict.fromkeys((real_data / REAL[name]).read_text().split(), "")
+        assert splits._digest(ids) == splits.DERIVED[name].sha256
+    # as the reference release's file and torchvision's datasets/sbd.py are
+    seg11valid, train_noval = REAL["voc2011/seg11valid"], REAL["sbd/train_noval"]
+    assert splits.DERIVED["voc2011/seg11valid"].sha256 == (
+        "4ca991bd72c251fd2485eaa9e29536502ea3800d1b1c17c151fd6a04bcfbc2cc"
+    )
+    assert hashlib.sha256((real_data / seg11valid).read_bytes()).hexdigest().startswith("4ca991bd")
+    assert hashlib.md5((real_data / train_noval).read_bytes()).hexdigest() == SBDataset.voc_split_md5
+
+
+def test_the_papers_validation_set_comes_out_of_a_list_that_holds_it(real_data: Path, tmp_path: Path):
+    """VOC2011's val is not at hand: seg11valid and some ids of SBD's train stand in for it."""
+    valid = (real_data / REAL["voc2011/seg11valid"]).read_text().split()
+    aug = (real_data / REAL["voc2012/trainaug"]).read_text().split()
+    sbd_train = [key for key in aug if key not in set(valid)][:8498]
+    lists = {"voc2011/val": valid + sbd_train[: 1111 - 736], "sbd/train": sbd_train}
+    assert (
+        list(resolve(write_lists(tmp_path, lists), ["voc2011/seg11valid"], checks_published=True).sources)
+        == valid
+    )
 
 
 def test_the_published_lengths_are_those_of_the_development_kits():
-    assert voc.PUBLISHED_COUNTS["voc2012/train"] + voc.PUBLISHED_COUNTS["voc2012/val"] == 2913
-    assert sbd.PUBLISHED_COUNTS["sbd/train"] + sbd.PUBLISHED_COUNTS["sbd/val"] == 11355
-    for name in (*voc.PUBLISHED_COUNTS, *sbd.PUBLISHED_COUNTS):
+    counts = splits.PUBLISHED_COUNTS
+    for year in (2007, 2011, 2012):
+        assert counts[f"voc{year}/train"] + counts[f"voc{year}/val"] == counts[f"voc{year}/trainval"]
+    assert counts["sbd/train"] + counts["sbd/val"] == 11355
+    for name in (*counts, *splits.DERIVED):
         assert name.partition("/")[0] in splits.DATASETS
 
 
@@ -245,6 +383,15 @@ def test_a_list_that_is_not_there_is_answered_with_those_that_are(shared_raw: Pa
         resolve(shared_raw, ["sbd/tarin"])
     with pytest.raises(DatasetError, match="sbd: no list 'tarin'"):
         resolve(shared_raw, ["sbd/train"], ["sbd/tarin"])
+
+
+def test_the_lists_a_split_is_made_of_are_given_whole_whether_the_files_are_there_or_not(raw: Path):
+    for path in splits.sbd.LAYOUT.files(splits.sbd.root(raw), "d"):
+        path.unlink()
+    assert splits.listed(raw, ["sbd/train", "voc2012/val"]) == {
+        "sbd/train": ["d", "c", "b"],
+        "voc2012/val": ["b"],
+    }
 
 
 def test_a_label_with_more_classes_than_the_profile_names_is_refused(shared_raw: Path):

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 
@@ -24,10 +24,16 @@ from fcn.model import FCN
 from pipeline import backbone, checkpoint, config, spool, train
 from pipeline.datasets import Sample, sample
 from pipeline.errors import CheckpointError, UserError
+from pipeline.job import Job
+from pipeline.meter import STOP
+from pipeline.order import Order
 from pipeline.place import ALONE, Place
-from pipeline.shards import open_shards, write_shards
-from pipeline.stream import Order, Samples, collate
-from pipeline.train import Job, learning_rate, start_model, train_worker
+from pipeline.sharding import write_shards
+from pipeline.shards import open_shards
+from pipeline.stream import Stream
+from pipeline.train import learning_rate, start_model, train_worker
+from pipeline.transforms import Transforms
+from tests.gloo import run_in_processes
 
 CLASSES = sample.CLASSES
 TINY = {
@@ -38,6 +44,7 @@ TINY = {
     "dropout": 0.5,
     "pixels": "torchvision",
 }
+DRAWN = Transforms(mirror=True, jitter=4, scale=(0.8, 1.25), contrast=0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,14 +57,14 @@ def one_thread():
     torch.set_flush_denormal(False)  # which train_worker sets for its process
 
 
-def write(dest: Path, labels: list[np.ndarray], images: list[np.ndarray]) -> Path:
+def write(dest: Path, labels: list[np.ndarray], images: list[np.ndarray], split: str = "train") -> Path:
     def load(key: str) -> Sample:
         file = io.BytesIO()
         Image.fromarray(images[int(key)]).save(file, "JPEG", quality=90)
         return Sample(key, file.getvalue(), labels[int(key)])
 
     keys = [str(i) for i in range(len(images))]
-    write_shards(keys, load, dest, split="train", classes=CLASSES, samples_per_shard=3, seed=0)
+    write_shards(keys, load, dest, split=split, classes=CLASSES, samples_per_shard=3, seed=0)
     return dest
 
 
@@ -66,6 +73,13 @@ def drawn(tmp_path_factory) -> Path:
     """Four drawings of 32x32, with void borders."""
     images, labels = zip(*(sample.picture("sbd_train", i, 32, 1) for i in range(4)), strict=True)
     return write(tmp_path_factory.mktemp("drawn") / "train", labels, images)
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory) -> Path:
+    """The same four as a validation split."""
+    images, labels = zip(*(sample.picture("sbd_train", i, 32, 1) for i in range(4)), strict=True)
+    return write(tmp_path_factory.mktemp("held_out") / "val", labels, images, split="val")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +94,16 @@ def uneven(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    """Five noisy images of five sizes."""
+    random = np.random.Generator(np.random.PCG64(1))
+    sizes = (32, 40), (40, 32), (17, 50), (33, 33), (64, 20)
+    images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    labels = [random.integers(0, len(CLASSES), size, dtype=np.uint8) for size in sizes]
+    return write(tmp_path_factory.mktemp("mixed") / "train", labels, images)
+
+
+@pytest.fixture(scope="module")
 def trunk(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("trunk") / "backbone.pt"
     backbone.write_random(path, TINY, seed=3)
@@ -87,7 +111,7 @@ def trunk(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def make_job(tmp_path, drawn, trunk):
+def make_job(tmp_path, drawn, held_out, trunk):
     def make(name: str = "run", model: dict | None = None, **changes) -> Job:
         standard = Job(
             identity="tiny",
@@ -96,25 +120,33 @@ def make_job(tmp_path, drawn, trunk):
             classes=CLASSES,
             parent=trunk,
             shards=drawn,
+            validation=held_out,
             folder=tmp_path / name,
             lineage={"net": "fcn32s", "chain": "tiny"},
             iterations=8,
             lr=0.01,
             batch_size=2,
+            accumulation=1,
             loss="mean",
             optimizer="sgd",
             momentum=0.9,
             weight_decay=5e-4,
             schedule="fixed",
             sampling="epochs",
+            size_buckets=False,
+            transforms=Transforms(),
             precision="float32",
+            batch_norm="local",
             class_balancing=False,
             sample_pixels=1.0,
             exchange=config.Exchange().model_dump(),
             seed=5,
             loader_workers=0,
             log_every=1,
+            log_every_s=0.0,
             checkpoint_every=3,
+            validate_every=0,
+            validate_images=3,
         )
         job = dataclasses.replace(standard, **changes)
         job.folder.mkdir()
@@ -146,14 +178,14 @@ class KilledError(Exception):
 
 def kill_before_step(monkeypatch, number: int) -> None:
     """From now on, the process ends when its step `number` (of this start) is about to be computed."""
-    real, count = train.step_loss, iter(range(10**9))
+    real, count = train.gradients, iter(range(10**9))
 
-    def step_loss(*arguments):
+    def gradients(*arguments):
         if next(count) == number:
             raise KilledError
         return real(*arguments)
 
-    monkeypatch.setattr(train, "step_loss", step_loss)
+    monkeypatch.setattr(train, "gradients", gradients)
 
 
 # What is learned
@@ -180,11 +212,13 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
     content, _ = checkpoint.load(job.folder / "final.pt", "model")
     assert (content["model"], content["classes"]) == (job.model, list(CLASSES))
     assert content["lineage"] == job.lineage
+    (seen,) = content["trained_on"]
+    assert seen["keys"] == sorted(open_shards(job.shards).keys)
     FCN(**content["model"]).load_state_dict(content["state_dict"])
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 4
-    assert out[-1].startswith("fcn32s  40/40  loss 0.")
-    assert out[-1].endswith("0:00 left")
+    assert out[0].startswith("fcn32s  check: 4 x 32x32 a worker, loss 1.6094 (by chance 1.6094), memory ")
+    assert len(out) == 41  # log_every_s is 0: a line a step
+    assert re.fullmatch(r"fcn32s  40/40  loss 0\.\d+  [\d.]+ images/s  \d+% data wait  0:00 left", out[-1])
 
 
 @pytest.mark.parametrize("loss", ["sum", "mean"])
@@ -226,12 +260,11 @@ def by_formula(job: Job) -> tuple[dict[str, torch.Tensor], list[float]]:
     Biases take twice the rate and no decay; fixed upsampling stays. The gradient comes from log-softmax by hand.
     """
     model = start_model(job)
-    samples, order = Samples(open_shards(job.shards)), Order(4, job.seed, job.sampling)
+    stream = Stream(open_shards(job.shards), job.batch_size, job.seed, job.sampling)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters() if "upscore" not in name}
     losses = []
     for step in range(job.iterations):
-        positions = range(step * job.batch_size, (step + 1) * job.batch_size)
-        batch = collate([samples[order[i]] for i in positions])
+        batch = stream.read(step)
         label, valid = batch.label.long(), batch.label != IGNORE_LABEL
         log_share = model(batch.image).log_softmax(1)
         chosen = (log_share * F.one_hot(label * valid, len(CLASSES)).permute(0, 3, 1, 2)).sum(1)
@@ -301,7 +334,7 @@ def test_adamws_rate_follows_the_schedule_in_both_groups(make_job, monkeypatch):
 
 
 def test_reading_ahead_in_other_processes_changes_nothing(make_job):
-    jobs = make_job("here"), make_job("ahead", loader_workers=1)
+    jobs = make_job("here", transforms=DRAWN), make_job("ahead", transforms=DRAWN, loader_workers=1)
     for job in jobs:
         train_worker(job, ALONE)
     assert bits(jobs[0]) == bits(jobs[1])
@@ -341,7 +374,7 @@ def test_a_batch_that_is_all_void_teaches_nothing(make_job, tmp_path):
 def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
     make_job, monkeypatch, optimizer, sampling
 ):
-    settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly"}
+    settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly", "transforms": DRAWN}
     undisturbed = make_job("undisturbed", **settings)
     train_worker(undisturbed, ALONE)
     for number in range(undisturbed.iterations):
@@ -365,8 +398,8 @@ def test_at_most_one_interval_of_steps_is_done_again(make_job, monkeypatch, caps
     capsys.readouterr()
     train_worker(job, ALONE)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "fcn32s  going on from step 6"
-    assert [line.split()[1] for line in lines[1:]] == ["7/8", "8/8"]
+    assert lines[1] == "fcn32s  going on from step 6"
+    assert [line.split()[1] for line in lines[2:]] == ["7/8", "8/8"]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])  # two working checkpoints and the final model
@@ -455,18 +488,96 @@ def test_two_runs_of_the_same_job_are_bit_equal_and_another_seed_is_not(make_job
     assert bits(jobs[0]) == bits(jobs[1]) != bits(jobs[2])
 
 
+def test_a_run_that_is_asked_to_stop_finishes_the_step_writes_and_goes_on_bit_equal(make_job):
+    undisturbed, job = make_job("undisturbed", log_every=3), make_job("stopped", log_every=3)
+    train_worker(undisturbed, ALONE)
+    patch = stop_before_step(4, job)
+    train_worker(job, ALONE)
+    patch.undo()
+    assert saved_steps(job) == [3, 5]
+    assert not (job.folder / "final.pt").exists()
+    (job.folder / STOP).unlink()
+    train_worker(job, ALONE)
+    assert bits(job) == bits(undisturbed)
+    assert curve(job, "loss") == curve(
+        undisturbed, "loss"
+    )  # also the mean over a stretch that was cut in two
+
+
+def test_a_checkpoint_says_what_its_run_was_and_with_which_packages(make_job):
+    job = make_job(iterations=3)
+    train_worker(job, ALONE)
+    content = checkpoint.load_step(job.folder, 3)
+    assert (content["step"], content["position"], content["world"]) == (3, 6, 1)
+    assert content["job"]["lr"] == 0.01
+    assert content["job"]["shards"] == str(job.shards)
+    assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_a_run_that_goes_on_with_another_package_says_so(make_job, monkeypatch, capsys):
+    job = make_job(iterations=6)
+    monkeypatch.setattr(train, "version", lambda _: "1.0")
+    with monkeypatch.context() as patch:
+        kill_before_step(patch, 4)
+        with pytest.raises(KilledError):
+            train_worker(job, ALONE)
+    monkeypatch.setattr(train, "version", lambda name: {"torch": "1.1"}.get(name, "1.0"))
+    train_worker(job, ALONE)
+    out = capsys.readouterr().out
+    assert "going on from step 3; equal but for rounding from here: torch is 1.1 and was 1.0\n" in out
+
+
+# Looked at meanwhile
+
+
+def test_validation_meanwhile_changes_no_bit_of_what_is_learned(make_job, tmp_path):
+    normed = {"batch_norm": True}
+    backbone.write_random(tmp_path / "normed.pt", TINY | normed, seed=3)
+    settings = {"model": normed, "parent": tmp_path / "normed.pt", "log_every": 2}
+    without, watched = make_job("without", **settings), make_job("watched", validate_every=2, **settings)
+    for job in (without, watched):
+        train_worker(job, ALONE)
+    assert bits(watched) == bits(without)
+    assert curve(watched, "loss") == curve(without, "loss")
+    assert len(curve(watched, "val_mean_iu")) == 4
+
+
+def test_the_best_and_the_last_model_are_both_kept(make_job, monkeypatch):
+    scores = iter([0.2, 0.5, 0.4])
+    monkeypatch.setattr(train, "validate", lambda *_: {"val_mean_iu": next(scores)})
+    job = make_job(iterations=6, validate_every=2)
+    train_worker(job, ALONE)
+    best, _ = checkpoint.load(job.folder / "best.pt", "model")
+    assert (best["lineage"]["step"], best["lineage"]["val_mean_iu"]) == (4, 0.5)
+    assert {name: best["lineage"][name] for name in job.lineage} == job.lineage
+    last = weights(job)
+    assert not torch.equal(best["state_dict"]["score_fr.bias"], last["score_fr.bias"])
+    FCN(**best["model"]).load_state_dict(best["state_dict"])
+
+
+def test_a_resumed_run_remembers_the_best_score(make_job, monkeypatch):
+    job = make_job(iterations=6, validate_every=2, checkpoint_every=2)
+    monkeypatch.setattr(train, "validate", lambda *_: {"val_mean_iu": 0.9})
+    with monkeypatch.context() as patch:
+        kill_before_step(patch, 3)
+        with pytest.raises(KilledError):
+            train_worker(job, ALONE)
+    monkeypatch.setattr(train, "validate", lambda *_: {"val_mean_iu": 0.8})
+    train_worker(job, ALONE)
+    assert checkpoint.load(job.folder / "best.pt", "model")[0]["lineage"]["step"] == 2
+
+
 # Loss that is no number
 
 
 def test_a_loss_that_is_nan_stops_the_run_naming_net_step_images_and_rate(make_job, monkeypatch):
     job = make_job(log_every=4, checkpoint_every=4, iterations=12)
-    real, count = train.step_loss, iter(range(100))
+    real, count = train.gradients, iter(range(100))
 
-    def step_loss(*arguments):
-        factor = float("nan") if next(count) == 6 else 1
-        return tuple(factor * value for value in real(*arguments))
+    def gradients(*arguments):
+        return real(*arguments) * (float("nan") if next(count) == 6 else 1)
 
-    monkeypatch.setattr(train, "step_loss", step_loss)
+    monkeypatch.setattr(train, "gradients", gradients)
     with pytest.raises(UserError) as caught:
         train_worker(job, ALONE)
     keys = open_shards(job.shards).keys
@@ -494,6 +605,31 @@ def test_weights_that_are_infinite_after_a_good_loss_are_never_written(make_job,
     with pytest.raises(UserError, match=r"fcn32s: .* is not finite after step 1; lower nets.fcn32s.lr"):
         train_worker(job, ALONE)
     assert not list(job.folder.glob("*.pt"))
+
+
+def one_rank_meets_nan(place: Place, job: Job, folder: Path) -> None:
+    """The second worker's share of step 5 is no number; both must end at once, with the same message."""
+    real, count = train.gradients, iter(range(100))
+
+    def gradients(*arguments):
+        return real(*arguments) * (float("nan") if next(count) == 4 and place.rank == 1 else 1)
+
+    train.gradients = gradients
+    start = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        train_worker(job, place)
+    train.gradients = real
+    (folder / f"message{place.rank}").write_text(str(caught.value))
+    assert time.monotonic() - start < 30
+
+
+def test_nan_on_one_worker_ends_all_of_them_at_once_with_one_message(make_job, tmp_path):
+    job = make_job(checkpoint_every=2, iterations=12)
+    run_in_processes(tmp_path, [2], one_rank_meets_nan, job, tmp_path)
+    first, second = (tmp_path / f"message{rank}" for rank in (0, 1))
+    assert first.read_text() == second.read_text()
+    assert first.read_text().startswith("fcn32s: the loss is nan in step 5, images ")
+    assert saved_steps(job) == [2, 4]
 
 
 # What a net starts from
@@ -560,15 +696,14 @@ def test_a_parent_of_the_wrong_kind_or_none_at_all_is_refused(make_job, trunk):
 # Two workers
 
 
-def in_two_processes(rank: int, meeting: str, jobs: list[tuple[Job, torch.dtype, int | None]]) -> None:
+Task = tuple[Job, torch.dtype, int | None]  # a job, in which numbers, and before which step it is killed once
+
+
+def several_jobs(place: Place, tasks: list[Task]) -> None:
     """What each process does: every job in turn, some of them killed before a step and started again."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    place = Place(rank, 2, torch.device("cpu"))
-    assert place.total(torch.tensor([rank + 1, 10])).tolist() == [3, 20]
-    assert place.agree(5 + rank) == 5
-    for job, dtype, killed_before in jobs:
+    assert place.total(torch.tensor([place.rank + 1, 10])).tolist() == [3, 20]
+    assert place.agree(5 + place.rank) == 5
+    for job, dtype, killed_before in tasks:
         torch.set_default_dtype(dtype)
         if killed_before is not None:
             with pytest.MonkeyPatch.context() as patch:
@@ -577,34 +712,25 @@ def in_two_processes(rank: int, meeting: str, jobs: list[tuple[Job, torch.dtype,
                     train_worker(job, place)
         train_worker(job, place)
         assert (job.folder / "final.pt").is_file()  # no worker comes back before it is there
-    dist.destroy_process_group()
 
 
-@pytest.fixture
-def run_in_two_processes(tmp_path):
-    def run(jobs: list[tuple[Job, torch.dtype, int | None]]) -> None:
-        torch.multiprocessing.spawn(in_two_processes, (str(tmp_path / "meeting"), jobs), nprocs=2)
-
-    return run
-
-
-def test_two_workers_learn_what_one_does_and_resume_bit_equal(
-    make_job, run_in_two_processes, uneven, tmp_path
-):
+def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, mixed, tmp_path):
     """All that needs two processes, as starting them takes seconds."""
     plain = {"dropout": 0.0}
     alike = []  # the same training by one worker and by two, in float64
     for loss, lr in (("sum", 1e-3), ("mean", 0.3)):
         settings = {"shards": uneven, "loss": loss, "lr": lr, "batch_size": 4, "iterations": 4}
         alike.append([make_job(f"{loss}{world}", model=plain, **settings) for world in (1, 2)])
+    # Images of a step that differ in size are padded alike whoever reads them
+    settings |= {"shards": mixed, "batch_size": 2, "transforms": DRAWN}
+    alike.append([make_job(f"mixed{world}", model=plain, **settings) for world in (1, 2)])
     normed = {"batch_norm": True}
     backbone.write_random(tmp_path / "normed.pt", TINY | normed, seed=3)
     settings = {"model": normed, "parent": tmp_path / "normed.pt", "optimizer": "adamw"}
     undisturbed, killed = make_job("undisturbed", **settings), make_job("killed", **settings)
-    run_in_two_processes(
-        [(two, torch.float64, None) for _, two in alike]
-        + [(undisturbed, torch.float32, None), (killed, torch.float32, 5)]
-    )
+    tasks: list[Task] = [(two, torch.float64, None) for _, two in alike]
+    tasks += [(undisturbed, torch.float32, None), (killed, torch.float32, 5)]
+    run_in_processes(tmp_path, [2], several_jobs, tasks)
     torch.set_default_dtype(torch.float64)
     try:
         for one, two in alike:
@@ -619,6 +745,58 @@ def test_two_workers_learn_what_one_does_and_resume_bit_equal(
         torch.set_default_dtype(torch.float32)
     assert bits(killed) == bits(undisturbed)
     assert curve(killed, "loss") == curve(undisturbed, "loss")
+
+
+def stop_before_step(number: int, job: Job) -> pytest.MonkeyPatch:
+    """From now on, somebody asks the run to stop while its step `number` is computed."""
+    patch, real, count = pytest.MonkeyPatch(), train.gradients, iter(range(10**9))
+
+    def gradients(*arguments):
+        if next(count) == number:
+            (job.folder / STOP).touch()
+        return real(*arguments)
+
+    patch.setattr(train, "gradients", gradients)
+    return patch
+
+
+def part_of_a_run(place: Place, job: Job, stops_before: dict[int, int]) -> None:
+    """Goes on until the step at which as many workers as here are asked to stop."""
+    torch.set_default_dtype(torch.float64)
+    if place.is_first:
+        (job.folder / STOP).unlink(missing_ok=True)
+    place.agree(0)
+    with pytest.MonkeyPatch.context():
+        patch = stop_before_step(stops_before[place.world], job) if place.is_first else None
+        train_worker(job, place)
+        if patch:
+            patch.undo()
+
+
+def test_a_run_goes_on_with_another_number_of_workers_as_if_nothing_had_happened(
+    make_job, uneven, tmp_path, capfd
+):
+    """Begun by 2, continued by 3, ended by 1: the same images a step, and weights but for rounding."""
+    settings = {"shards": uneven, "loss": "mean", "lr": 0.3, "batch_size": 6, "iterations": 12}
+    settings |= {"model": {"dropout": 0.0}, "checkpoint_every": 100}
+    moved, undisturbed = make_job("moved", **settings), make_job("undisturbed", **settings)
+    run_in_processes(tmp_path, [2, 3], part_of_a_run, moved, {2: 3, 3: 4})
+    assert saved_steps(moved) == [4, 9]
+    assert not (moved.folder / "final.pt").exists()
+    (moved.folder / STOP).unlink()
+    torch.set_default_dtype(torch.float64)
+    try:
+        for job in (moved, undisturbed):
+            train_worker(job, ALONE)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (
+        "going on from step 9; equal but for rounding from here: 1 workers share what 3 did"
+        in capfd.readouterr().out
+    )
+    assert curve(moved, "loss") == pytest.approx(curve(undisturbed, "loss"), rel=1e-9)
+    for name, tensor in weights(undisturbed).items():
+        torch.testing.assert_close(weights(moved)[name], tensor, rtol=1e-6, atol=1e-12, msg=name)
 
 
 def test_one_worker_alone_needs_no_process_group():

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,39 +49,37 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_sample_is_the_untouched_jpeg_and_the_indices_of_its_mask(root: Path):
-    sample = voc.sample(root, "a", NUM_CLASSES)
+    sample = voc.LAYOUT.sample(root, "a", NUM_CLASSES)
     assert sample.key == "a"
     assert sample.jpeg == (root / "JPEGImages" / "a.jpg").read_bytes()
     assert sample.label.dtype == np.uint8
     assert sample.label.tolist() == [[0, 1, 20, 255, 0, 0]] * 4
 
 
-def test_the_samples_of_a_split_come_in_the_order_of_its_list(root: Path):
-    samples = voc.samples(root, "trainval", NUM_CLASSES)
-    assert isinstance(samples, Iterator)
-    assert [sample.key for sample in samples] == voc.ids(root, "trainval") == ["b", "a"]
+def test_the_ids_of_a_split_come_in_the_order_of_its_list(root: Path):
+    assert voc.LAYOUT.ids(root, "trainval") == ["b", "a"]
 
 
 def test_a_list_of_ones_own_is_a_split(root: Path):
     (root / "ImageSets" / "Segmentation" / "mine.txt").write_text("b\n")
-    assert voc.ids(root, "mine") == ["b"]
+    assert voc.LAYOUT.ids(root, "mine") == ["b"]
 
 
-def test_an_unknown_split_is_refused_before_the_first_sample_is_asked_for(root: Path):
+def test_an_unknown_split_is_answered_with_those_there_are(root: Path):
     with pytest.raises(DatasetError, match=r"voc: no list 'vla' in .*; lists there: train, trainval, val"):
-        voc.samples(root, "vla", NUM_CLASSES)
+        voc.LAYOUT.ids(root, "vla")
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_greyscale_and_cmyk_images_are_accepted_as_they_are(root: Path, mode: str):
     (root / "JPEGImages" / "a.jpg").write_bytes(jpeg(mode=mode))
-    assert voc.sample(root, "a", NUM_CLASSES).jpeg == jpeg(mode=mode)
+    assert voc.LAYOUT.sample(root, "a", NUM_CLASSES).jpeg == jpeg(mode=mode)
 
 
 def test_an_image_of_one_pixel_is_accepted(root: Path):
     (root / "JPEGImages" / "a.jpg").write_bytes(jpeg((1, 1)))
     write_mask(root / "SegmentationClass" / "a.png", np.array([[20]], np.uint8))
-    assert voc.sample(root, "a", NUM_CLASSES).label.tolist() == [[20]]
+    assert voc.LAYOUT.sample(root, "a", NUM_CLASSES).label.tolist() == [[20]]
 
 
 def drop_image(root: Path) -> None:
@@ -136,21 +133,20 @@ def turn_image(root: Path) -> None:
 def test_a_bad_pair_is_refused_with_its_id_file_and_reason(root: Path, damage, file: str, reason: str):
     damage(root)
     with pytest.raises(DatasetError, match=rf"^voc a: .*{re.escape(file)}.*{re.escape(reason)}"):
-        voc.sample(root, "a", NUM_CLASSES)
-    assert voc.sample(root, "b", NUM_CLASSES).key == "b"
+        voc.LAYOUT.sample(root, "a", NUM_CLASSES)
+    assert voc.LAYOUT.sample(root, "b", NUM_CLASSES).key == "b"
 
 
 def test_an_id_cannot_lead_out_of_the_folder(root: Path):
     with pytest.raises(DatasetError, match="malformed id"):
-        voc.sample(root / "JPEGImages", "../b", NUM_CLASSES)
+        voc.LAYOUT.sample(root / "JPEGImages", "../b", NUM_CLASSES)
 
 
 def test_a_missing_data_folder_is_refused_with_the_remedy(tmp_path: Path):
     nowhere = voc.root(tmp_path)
     for read in (
-        lambda: voc.ids(nowhere, "train"),
-        lambda: voc.samples(nowhere, "train", NUM_CLASSES),
-        lambda: voc.sample(nowhere, "a", NUM_CLASSES),
+        lambda: voc.LAYOUT.ids(nowhere, "train"),
+        lambda: voc.LAYOUT.sample(nowhere, "a", NUM_CLASSES),
     ):
         with pytest.raises(DatasetError, match=r"voc: no data folder .*VOC2012; run `dvc repro -f download`"):
             read()
@@ -173,7 +169,7 @@ def test_the_root_is_where_each_years_archive_unpacks(tmp_path: Path):
 @real
 def test_the_official_lists_have_the_published_counts():
     for split in ("train", "val", "seg11valid"):
-        assert len(voc.ids(SHARED / "voc", split)) == voc.PUBLISHED_COUNTS[f"voc2012/{split}"]
+        assert len(voc.LAYOUT.ids(SHARED / "voc", split)) == voc.PUBLISHED_COUNTS[f"voc2012/{split}"]
 
 
 @real
@@ -183,7 +179,7 @@ def test_real_pairs_read_as_pillow_reads_them_and_are_the_files_of_the_manifest(
     keys = (SHARED / "here" / "voc12_train.txt").read_text().split()[::8][:40]
     assert len(keys) == 40
     for key in keys:
-        sample = voc.sample(SHARED / "voc", key, NUM_CLASSES)
+        sample = voc.LAYOUT.sample(SHARED / "voc", key, NUM_CLASSES)
         mask = np.asarray(Image.open(SHARED / "voc" / "SegmentationClass" / f"{key}.png"))
         assert np.array_equal(sample.label, mask)
         assert Image.open(io.BytesIO(sample.jpeg)).size == mask.shape[::-1]
@@ -192,8 +188,9 @@ def test_real_pairs_read_as_pillow_reads_them_and_are_the_files_of_the_manifest(
 
 @real
 def test_an_official_id_whose_image_is_not_here_is_named():
+    here = {path.stem for path in (SHARED / "voc" / "JPEGImages").iterdir()}
+    absent = next(key for key in voc.LAYOUT.ids(SHARED / "voc", "train") if key not in here)
     with pytest.raises(
-        DatasetError, match=r"^voc 2\d{3}_\d{6}: .*\.jpg is missing; run `dvc repro -f download`"
+        DatasetError, match=rf"^voc {absent}: .*{absent}\.jpg is missing; run `dvc repro -f download`"
     ):
-        for _ in voc.samples(SHARED / "voc", "train", NUM_CLASSES):
-            pass
+        voc.LAYOUT.sample(SHARED / "voc", absent, NUM_CLASSES)

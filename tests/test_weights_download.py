@@ -4,7 +4,6 @@ import functools
 import hashlib
 import http.server
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,7 @@ from torchvision import models
 
 from fcn.model import FCN
 from pipeline import checkpoint
-from tests.conftest import ROOT
-from tests.project_copy import yaml
+from tests.stage_runs import NAME, run_stage, sample_profile, write_profile
 
 MOBILENET = "mobilenetV1X0.25_pretrain.tar"
 
@@ -65,21 +63,17 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def run_stage(root: Path, model: dict[str, Any], url: str, checksum: str) -> subprocess.CompletedProcess[str]:
-    profile = yaml.load((ROOT / "profiles" / "sample.yaml").read_text("utf-8"))
+def backbone(root: Path, model: dict[str, Any], url: str, checksum: str) -> subprocess.CompletedProcess[str]:
+    profile = sample_profile()
     profile["model"] = model
     profile["backbone"] = {"weights": {"urls": [url], "checksum": checksum}}
-    (root / "profiles").mkdir(parents=True, exist_ok=True)
-    (root / "params.yaml").write_text("profile: served\n")
-    with (root / "profiles" / "served.yaml").open("w") as file:
-        yaml.dump(profile, file)
-    command = [sys.executable, "-m", "stages.backbone"]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    write_profile(root, profile)
+    return run_stage(root, "stages.backbone")
 
 
 def trunk(root: Path, model: dict[str, Any]) -> tuple[torch.nn.Module, str]:
     """The net's trunk with what the stage wrote, and where that says it is from."""
-    content, _ = checkpoint.load(root / "models" / "served" / "backbone.pt", "backbone")
+    content, _ = checkpoint.load(root / "models" / NAME / "backbone.pt", "backbone")
     net = FCN(21, 32, **model).eval()
     net.backbone.load_state_dict(content["state_dict"])
     return net.backbone, content["source"]
@@ -94,7 +88,7 @@ def test_torchvisions_alexnet_is_fetched_verified_and_cast_into_the_trunk(tmp_pa
     alexnet_state = models.alexnet(weights=None).state_dict()
     name, digits = publish(host, alexnet_state)
     project = tmp_path / "project"
-    done = run_stage(project, ALEXNET, host.url(name), f"sha256:{digits}")
+    done = backbone(project, ALEXNET, host.url(name), f"sha256:{digits}")
     assert done.returncode == 0, done.stderr
     assert host.asked == [f"/models/{name}"]
     assert name in done.stderr  # the progress bar's line
@@ -114,7 +108,7 @@ def test_mobilenets_published_weights_become_the_trunk_and_a_second_run_asks_for
     source = real_data / "weights" / "mobilenet_v1_0.25" / MOBILENET
     (host.folder / "models" / MOBILENET).write_bytes(source.read_bytes())
     project = tmp_path / "project"
-    done = run_stage(project, MOBILENET_V1, host.url(MOBILENET), f"sha256:{digest(source)[:8]}")
+    done = backbone(project, MOBILENET_V1, host.url(MOBILENET), f"sha256:{digest(source)[:8]}")
     assert done.returncode == 0, done.stderr
     found, name = trunk(project, MOBILENET_V1)
     assert name == MOBILENET
@@ -123,16 +117,16 @@ def test_mobilenets_published_weights_become_the_trunk_and_a_second_run_asks_for
     assert {key for key in published if not key.startswith("module.fc.")} <= ours.keys()
     assert all(torch.equal(ours[key], tensor) for key, tensor in published.items() if key in ours)
 
-    before = digest(project / "models" / "served" / "backbone.pt")
-    assert run_stage(project, MOBILENET_V1, host.url(MOBILENET), f"sha256:{digest(source)}").returncode == 0
-    assert digest(project / "models" / "served" / "backbone.pt") == before
+    before = digest(project / "models" / NAME / "backbone.pt")
+    assert backbone(project, MOBILENET_V1, host.url(MOBILENET), f"sha256:{digest(source)}").returncode == 0
+    assert digest(project / "models" / NAME / "backbone.pt") == before
     assert host.asked == [f"/models/{MOBILENET}"]
 
 
 def test_weights_whose_hash_is_wrong_are_refused_and_no_model_is_written(tmp_path, host):
     (host.folder / "models" / "alexnet-owt-7be5be79.pth").write_bytes(b"these are no weights of AlexNet")
     project = tmp_path / "project"
-    done = run_stage(project, ALEXNET, host.url("alexnet-owt-7be5be79.pth"), "sha256:7be5be79")
+    done = backbone(project, ALEXNET, host.url("alexnet-owt-7be5be79.pth"), "sha256:7be5be79")
     assert done.returncode == 2
     assert "expected sha256 7be5be79, found " in done.stderr
     assert "Traceback" not in done.stderr
@@ -159,7 +153,7 @@ def test_weights_of_another_net_are_refused_and_no_model_is_written(tmp_path, ho
     with torch.device("meta"):
         kinds = models.alexnet().state_dict().keys()
     name, digits = publish(host, dict.fromkeys(kinds, torch.zeros(2, 36)))
-    done = run_stage(tmp_path / "project", model, host.url(name), f"sha256:{digits}")
+    done = backbone(tmp_path / "project", model, host.url(name), f"sha256:{digits}")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -20,8 +20,9 @@ from pipeline.errors import DatasetError
 
 MAX_PIXELS = 2**26  # 67 million, an 8-bit label of 64 MiB; lower than Pillow's own limit, which only warns
 MAX_BYTES = 2**27  # of one file, or of what a compressed one unpacks to; holds any image of MAX_PIXELS
-REMEDY = "run `dvc repro -f download`, or check data.source.local"
+REMEDY = "run `dvc repro -f download`, or check data.source"
 
+_JPEG_START = b"\xff\xd8\xff"
 _KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key names files and tar members: no '.', no '/', nothing to escape
 
 
@@ -54,7 +55,7 @@ def read_ids(folder: Path, split: str, name: str) -> list[str]:
         check_key(key, f"{name} {split}: {path}, line {number}")
     repeated = [key for key, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise DatasetError(f"{name} {split}: {path} lists more than once: {_some(repeated)}; {REMEDY}")
+        raise DatasetError(f"{name} {split}: {path} lists more than once: {some(repeated)}; {REMEDY}")
     return ids
 
 
@@ -139,7 +140,7 @@ def check_label(label: NDArray[np.uint8], size: tuple[int, int], num_classes: in
     unknown = [value for value in range(num_classes, IGNORE_LABEL) if counts[value]]
     if unknown:
         raise DatasetError(
-            f"{where}: label values {_some(unknown)}; expected 0..{num_classes - 1} or {IGNORE_LABEL} (void)"
+            f"{where}: label values {some(unknown)}; expected 0..{num_classes - 1} or {IGNORE_LABEL} (void)"
         )
 
 
@@ -169,6 +170,11 @@ def _decoded(data: bytes, kind: str, where: str) -> Image.Image:
                 image = Image.open(io.BytesIO(data), formats=[kind])
             image.load()
     except UnidentifiedImageError as error:
+        if kind == "JPEG" and data.startswith(_JPEG_START):
+            raise DatasetError(
+                f"{where}: a JPEG whose header is damaged or of a kind not read here (12 bits, lossless); save it "
+                f"anew as 8-bit JPEG, or {REMEDY}"
+            ) from error
         raise DatasetError(f"{where}: not a {kind}, it begins with {data[:8]!r}; {REMEDY}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DatasetError(f"{where}: {error}: more than {MAX_PIXELS} pixels are refused") from error
@@ -177,7 +183,7 @@ def _decoded(data: bytes, kind: str, where: str) -> Image.Image:
     return image
 
 
-def _some(values: list) -> str:
+def some(values: list) -> str:
     """The first eight values, and how many more there are."""
     more = f" and {len(values) - 8} more" if len(values) > 8 else ""
     return ", ".join(map(str, values[:8])) + more

@@ -1,46 +1,45 @@
-"""Data sets that lie on this machine already, as their archives unpack."""
+"""Data sets that lie on this machine already, unpacked or as archives."""
 
-import os
-import shutil
 from pathlib import Path
 
+from pipeline.datasets import published
+from pipeline.datasets.copying import copy
 from pipeline.errors import DatasetError
 
+KEY = "data.source.local"
 TOPS = (
     "VOCdevkit",
     "TrainVal",
     "benchmark_RELEASE",
 )  # what the archives of VOC (2011: TrainVal) and SBD hold
-UNUSED = ("Annotations", "SegmentationObject", "inst")  # most of a VOCdevkit's files; segmentation reads none
+ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2")
 
 
-def copy(local: Path, raw: Path) -> None:
-    """Copies VOCdevkit, TrainVal and benchmark_RELEASE, those that are there, from `local` to raw; all or nothing."""
-    if raw.is_dir() and any(raw.iterdir()):
-        raise DatasetError(f"data.source.local: {raw} is not empty; remove it, its content is copied anew")
+def bring(local: Path, raw: Path) -> None:
+    """Fills raw, all or nothing, from a folder as the archives unpack, or else with archives in it, or one archive.
+
+    Archives published under that name are held against their checksum before they are unpacked.
+    """
+    if local.is_file():
+        published.unpack_local([local], raw)
+        return
     if not local.is_dir():
         raise DatasetError(
-            f"data.source.local: no folder {local}; give the path of a folder that holds {_any_of(TOPS)}"
+            f"{KEY}: no folder or archive {local}; it must hold {_any_of(TOPS)}, or their archives"
         )
     found = [top for top in TOPS if (local / top).is_dir()]
-    if not found:
+    archives = sorted(path for path in local.iterdir() if path.name.endswith(ARCHIVES) and path.is_file())
+    if found:
+        for path in archives:
+            print(f"{KEY}: {', '.join(found)} copied, {path} not unpacked", flush=True)
+        copy({top: local / top for top in found}, raw, KEY)
+    elif archives:
+        published.unpack_local(archives, raw)
+    else:
         there = ", ".join(sorted(path.name for path in local.iterdir())[:8]) or "nothing"
         raise DatasetError(
-            f"data.source.local: {local} holds {there}; expected {_any_of(TOPS)} as the archives unpack"
+            f"{KEY}: {local} holds {there}; expected {_any_of(TOPS)} as the archives unpack, or the archives"
         )
-    building = raw.with_name(f".{raw.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        for top in found:
-            shutil.copytree(local / top, building / top, ignore=shutil.ignore_patterns(*UNUSED))
-        os.replace(building, raw)
-    except shutil.Error as error:  # holds (from, to, why) of each file that failed
-        raise DatasetError(
-            f"data.source.local: {len(error.args[0])} files of {local} cannot be copied to {raw}, "
-            f"the first for this reason: {error.args[0][0][2]}"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _any_of(names: tuple[str, ...]) -> str:

@@ -14,20 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import Sample
-from pipeline.datasets.files import (
-    MAX_BYTES,
-    REMEDY,
-    check_key,
-    check_label,
-    jpeg_size,
-    read_bytes,
-    read_ids,
-    require_folder,
-)
+from pipeline.datasets.files import MAX_BYTES, REMEDY
+from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
 
-# train_noval, published beside the archive, holds none of VOC2012's val; train and val overlap it.
+# train_noval holds none of VOC2012's val; train and val overlap it
 PUBLISHED_COUNTS = {"sbd/train": 8498, "sbd/val": 2857, "sbd/train_noval": 5623}
 
 # Types of data elements (mi) and classes of arrays (mx), from "MAT-File Format", the MathWorks.
@@ -39,34 +30,6 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"  # begins the body of a MATLAB 7.3 file
 def root(raw: Path) -> Path:
     """The folder that holds img and cls, where the archive unpacks it; not checked to exist."""
     return raw / "benchmark_RELEASE" / "dataset"
-
-
-def ids(root: Path, split: str) -> list[str]:
-    """The ids of <split>.txt, in its order."""
-    require_folder(root, "sbd")
-    return read_ids(root, split, "sbd")
-
-
-def files(root: Path, key: str) -> tuple[Path, Path]:
-    """Where an id's image and label lie; not checked to exist."""
-    return root / "img" / f"{key}.jpg", root / "cls" / f"{key}.mat"
-
-
-def sample(root: Path, key: str, num_classes: int) -> Sample:
-    """One image and its label, both decoded in full and found to fit each other; DatasetError if not."""
-    require_folder(root, "sbd")
-    check_key(key, "sbd")
-    image, mat = files(root, key)
-    jpeg = read_bytes(image, f"sbd {key}")
-    size = jpeg_size(jpeg, f"sbd {key}: {image}")
-    label = decode_mat(read_bytes(mat, f"sbd {key}"), f"sbd {key}: {mat}")
-    check_label(label, size, num_classes, f"sbd {key}: {mat}")
-    return Sample(key, jpeg, label)
-
-
-def samples(root: Path, split: str, num_classes: int) -> Iterator[Sample]:
-    """Every sample of a split, in the list's order; the list is checked at once, each sample on its turn."""
-    return (sample(root, key, num_classes) for key in ids(root, split))
 
 
 def decode_mat(mat: bytes, where: str = "label") -> NDArray[np.uint8]:
@@ -95,6 +58,9 @@ def decode_mat(mat: bytes, where: str = "label") -> NDArray[np.uint8]:
         raise DatasetError(f"{where}: damaged or not SBD's MATLAB file: {reason}; {REMEDY}") from error
     columns = np.frombuffer(values, np.uint8).reshape(label.shape, order="F")  # as MATLAB stores them
     return np.ascontiguousarray(columns)
+
+
+LAYOUT = Layout("sbd", lists="", images="img", labels="cls", suffix=".mat", decode=decode_mat)
 
 
 class _Matrix(NamedTuple):

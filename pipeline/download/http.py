@@ -1,0 +1,141 @@
+"""One answer of an HTTP server, added to a part: resumed if the server can, within time, never too long."""
+
+import asyncio
+import email.utils
+import logging
+import re
+import time
+from collections.abc import Collection
+
+import httpx
+
+from pipeline.download.limits import Limits, MirrorError, Patience, RetryError
+from pipeline.download.part import Part
+from pipeline.download.urls import shown
+
+MAX_REDIRECTS = 10
+BUSY_STATUS = (408, 429, 500, 502, 503, 504)  # may pass; every other error status will not
+
+# Both log whole URLs, tokens included.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+logging.getLogger("httpcore").setLevel(logging.WARNING)
+
+
+def receive(url: str, part: Part, limits: Limits) -> int:
+    """One request, its body added to the part; returns how many bytes of earlier tries were kept.
+
+    Ends in MirrorError or RetryError if this server does not give the file, or not now.
+    """
+    try:
+        return asyncio.run(_receive(url, part, limits))
+    except httpx.TransportError as error:
+        raise RetryError(f"connection lost: {str(error)[:200] or type(error).__name__}") from None
+
+
+async def _receive(url: str, part: Part, limits: Limits) -> int:
+    """Asynchronous only for `asyncio.timeout`: it also ends a server that sends its headers one byte a second."""
+    validator, _ = part.note()
+    offset = part.size() if validator else 0
+    headers = {"Accept-Encoding": "identity", "User-Agent": "fcn-pipeline"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
+    patience = limits.patience
+    async with httpx.AsyncClient(timeout=patience.stall_s, headers=headers) as client:
+        try:
+            async with asyncio.timeout(patience.window_s):
+                response = await _open(client, url, limits.allowed_hosts)
+            offset, total = _admit(response, part, offset, patience)
+            part.check_room(total, limits.max_bytes)
+            if not offset:
+                part.begin(_validator(response), total)
+            await _append(response, part, offset, total, limits)
+        except httpx.TimeoutException:
+            raise MirrorError(f"stalled: nothing came for {patience.stall_s:g} s") from None
+        except TimeoutError:
+            rate = patience.window_bytes / patience.window_s
+            raise MirrorError(f"too slow: under {rate:.0f} bytes/s for {patience.window_s:g} s") from None
+    return offset
+
+
+async def _open(client: httpx.AsyncClient, url: str, allowed_hosts: Collection[str]) -> httpx.Response:
+    try:
+        request = client.build_request("GET", url)
+    except (httpx.InvalidURL, UnicodeError):
+        raise MirrorError("is not a valid URL") from None
+    home = request.url
+    for _ in range(MAX_REDIRECTS + 1):
+        response = await client.send(request, stream=True)
+        if response.next_request is None:
+            return response
+        await response.aclose()
+        target = response.next_request.url
+        if target.scheme != "https" and (target.scheme != "http" or request.url.scheme == "https"):
+            raise MirrorError(f"redirects to {shown(str(target))}, which is not https; refused")
+        if target.netloc != home.netloc and not {target.host, target.netloc.decode()} & set(allowed_hosts):
+            raise MirrorError(f"redirects to {shown(str(target))}, a host not in allowed_hosts; refused")
+        request = response.next_request
+    raise MirrorError(f"redirects more than {MAX_REDIRECTS} times")
+
+
+def _admit(response: httpx.Response, part: Part, offset: int, patience: Patience) -> tuple[int, int | None]:
+    """Where the body belongs in the part, and how long the whole file is, if announced."""
+    status = response.status_code
+    if status == 200:
+        length = re.fullmatch(r"[0-9]{1,18}", response.headers.get("Content-Length", ""))
+        return 0, int(length[0]) if length else None
+    if status in BUSY_STATUS:
+        raise RetryError(f"answered {status}", _retry_after_s(response, patience.retry_after_max_s))
+    if status not in (206, 416):
+        raise MirrorError(f"answered {status}")
+    content_range = response.headers.get("Content-Range", "")
+    span = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", content_range)
+    validator, total = part.note()
+    if status == 206 and span and int(span[1]) == offset and _validator(response) in ("", validator):
+        found_total = None if span[2] == "*" else int(span[2])
+        if total in (None, found_total):
+            return offset, found_total
+    part.drop()
+    raise RetryError(f"answered {status}, not with the same file from byte {offset} on", wait_s=0)
+
+
+def _validator(response: httpx.Response) -> str:
+    """Names this version of the file for If-Range, where a weak ETag is not allowed; '' if nothing does."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _retry_after_s(response: httpx.Response, max_s: float) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    if text.isdecimal():
+        return min(float(text), max_s)
+    try:
+        wait_s = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(wait_s, 0.0), max_s)
+
+
+async def _append(
+    response: httpx.Response, part: Part, offset: int, total: int | None, limits: Limits
+) -> None:
+    """Writes the body as it comes; each window must bring its bytes, and none may pass the known size."""
+    limit = limits.max_bytes if total is None else total
+    clock, patience = asyncio.get_running_loop(), limits.patience
+    size, window_bytes = offset, 0
+    with part.path.open("r+b") as file, part.bar(total, offset) as bar:
+        file.seek(offset)
+        async with asyncio.timeout(patience.window_s) as deadline:
+            async for chunk in response.aiter_raw():
+                size += len(chunk)
+                if size > limit:
+                    part.drop()
+                    raise MirrorError(f"sends more than the {limit} bytes announced or expected")
+                file.write(chunk)
+                file.flush()  # to the system, which keeps it if this process is killed
+                bar.update(len(chunk))
+                window_bytes += len(chunk)
+                if window_bytes >= patience.window_bytes:
+                    window_bytes = 0
+                    deadline.reschedule(clock.time() + patience.window_s)
+    if total is not None and size < total:
+        raise RetryError(f"ended after {size} of {total} bytes")

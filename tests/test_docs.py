@@ -1,0 +1,67 @@
+"""docs/: what they tell a reader to copy is what the code takes."""
+
+import re
+
+import pytest
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from pipeline import config
+from pipeline.datasets import published, splits
+from tests.conftest import ROOT
+from tests.project_copy import yaml
+
+DATA = (ROOT / "docs" / "data.md").read_text("utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def archives() -> dict[str, dict]:
+    (block,) = blocks(DATA, "yaml")
+    return yaml.load(block)
+
+
+@pytest.mark.parametrize("name", archives())
+def test_an_archive_to_copy_is_valid_and_has_the_published_checksum(name: str):
+    archive = config.Archive.model_validate(archives()[name])
+    for url in archive.urls:
+        assert published.CHECKSUMS[url.rpartition("/")[2]] == archive.checksum
+
+
+def test_the_urls_of_voc2007_are_those_torchvision_publishes():
+    for name, year in (("voc2007", "2007"), ("voc2007-test", "2007-test")):
+        assert archives()[name]["urls"][0] == DATASET_YEAR_DICT[year]["url"]
+
+
+def test_every_list_of_published_length_is_in_the_table_with_it():
+    rows = re.findall(r"^\| (`.*?) \| ([\d, ]+) \|", DATA, re.MULTILINE)
+    counts = {}
+    for names, numbers in rows:
+        quoted = re.findall(r"`(.*?)`", names)
+        dataset = quoted[0].partition("/")[0]
+        full = [name if "/" in name else f"{dataset}/{name}" for name in quoted]
+        counts |= dict(zip(full, map(int, numbers.split(",")), strict=True))
+    assert counts == {
+        name: count for name, count in splits.PUBLISHED_COUNTS.items() if name != "voc2012/seg11valid"
+    }
+
+
+def test_the_lines_to_edit_for_ones_own_images_are_those_of_the_template():
+    (block,) = blocks((ROOT / "docs" / "own-data.md").read_text("utf-8"), "yaml")
+    assert block in (ROOT / "profiles" / "own.yaml").read_text("utf-8")
+
+
+FAULTS = (ROOT / "docs" / "faults.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(test_\w+\.py::test_\w+)`", FAULTS))))
+def test_a_test_that_holds_a_fault_is_there(named: str):
+    file, _, function = named.partition("::")
+    assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text("utf-8")
+
+
+def test_every_fault_has_a_test():
+    rows = [row for row in FAULTS.splitlines() if row.startswith("| ") and "**" not in row][2:]
+    assert len(rows) > 40
+    assert [row for row in rows if not row.endswith("` |")] == []

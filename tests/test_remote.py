@@ -1,0 +1,184 @@
+"""pipeline/download/remote.py: files that fsspec reads, from a real store in memory and from the disk."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import known_implementations
+
+from pipeline.download.fetch import fetch
+from pipeline.download.limits import MirrorError, Patience
+from pipeline.download.part import Part
+from pipeline.download.remote import copy
+from pipeline.errors import DownloadError
+from tests.faulty_server import FaultyServer
+
+BODY = os.urandom(3 * 2**20 + 17)
+QUICK = Patience(tries=3, backoff_s=0.01)
+URL = "memory://bucket/a.tar"
+
+
+@pytest.fixture(autouse=True)
+def store() -> Iterator[MemoryFileSystem]:
+    """A store that holds a.tar."""
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/a.tar", BODY)
+    yield store
+    store.rm("/", recursive=True)
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Part:
+    return Part(tmp_path / "a.tar.part", "somewhere", "a.tar")
+
+
+def bring(folder: Path, *urls: str, max_bytes: int = 2**30) -> bytes:
+    checksum = f"md5:{hashlib.md5(BODY).hexdigest()}"
+    return fetch(
+        urls, folder / "a.tar", checksum=checksum, part_dir=folder, patience=QUICK, max_bytes=max_bytes
+    ).read_bytes()
+
+
+def refused(folder: Path, *urls: str, **options: Any) -> str:
+    with pytest.raises(DownloadError) as caught:
+        bring(folder, *urls, **options)
+    assert not (folder / "a.tar").exists()
+    return str(caught.value)
+
+
+class Breaking:
+    """A file that breaks off after so many bytes."""
+
+    def __init__(self, file: Any, num_bytes: int) -> None:
+        self.file, self.num_bytes = file, num_bytes
+
+    def __enter__(self) -> "Breaking":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def seek(self, place: int) -> None:
+        self.file.seek(place)
+
+    def read(self, size: int) -> bytes:
+        if self.num_bytes <= 0:
+            raise ConnectionResetError("reset by peer")
+        self.num_bytes -= size
+        return self.file.read(size)
+
+
+def break_off(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch, num_times: int) -> list[int]:
+    """Lets the first readings break off after a chunk; returns the list of where each reading began."""
+    opened, began = store.open, []
+
+    def breaking(path: str, mode: str) -> Any:
+        file = Breaking(opened(path, mode), 2**20 if len(began) < num_times else 2**40)
+        seek = file.seek
+        file.seek = lambda place: (began.append(place), seek(place))[1]  # pyright: ignore
+        return file
+
+    monkeypatch.setattr(type(store), "open", lambda _, path, mode: breaking(path, mode))
+    return began
+
+
+def test_a_file_of_a_store_is_copied_and_verified(tmp_path: Path):
+    assert bring(tmp_path, URL) == BODY
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".lock", ".tar"]
+
+
+def test_a_reading_that_breaks_off_goes_on_where_it_was(
+    tmp_path: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+):
+    began = break_off(store, monkeypatch, 2)
+    assert bring(tmp_path, URL) == BODY
+    assert began == [0, 2**20, 2 * 2**20]
+
+
+def test_a_later_run_goes_on_where_the_earlier_one_ended(
+    tmp_path: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+):
+    began = break_off(store, monkeypatch, 1)
+    monkeypatch.setattr(
+        "pipeline.download.fetch.time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        bring(tmp_path, URL)
+    assert bring(tmp_path, URL) == BODY
+    assert began == [0, 2**20]
+
+
+def test_a_file_that_has_changed_since_is_read_from_its_beginning(store: MemoryFileSystem, part: Part):
+    part.begin(store.ukey("/bucket/a.tar"), len(BODY))
+    part.path.write_bytes(b"of another version")
+    time.sleep(0.01)
+    store.pipe("/bucket/a.tar", BODY[::-1])
+    assert copy(URL, part, 2**30) == 0
+    assert part.path.read_bytes() == BODY[::-1]
+
+
+def test_a_connection_that_never_holds_is_given_up(
+    tmp_path: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        type(store), "open", lambda *_: (_ for _ in ()).throw(ConnectionResetError("reset by peer"))
+    )
+    assert "connection lost: reset by peer; gave up after 3 tries" in refused(tmp_path, URL)
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("memory://bucket/nothing.tar", "no such file"),
+        ("memory://bucket", "is no file but a directory"),
+        ("nostore://bucket/a.tar", "cannot be read: Protocol not known: nostore"),
+        ("simplecache::memory://bucket/a.tar", "is not a URL"),
+        ("bucket/a.tar", "is not a URL"),
+        ("file:///nowhere/a.tar", "no such file"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_the_next_mirror_asked(tmp_path: Path, url: str, cause: str):
+    assert cause in refused(tmp_path, url)
+    assert bring(tmp_path, url, URL) == BODY
+
+
+def test_a_store_whose_package_is_not_installed_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(
+        known_implementations,
+        "s9",
+        {"class": "s9fs.S9FileSystem", "err": "Install s9fs to access S9"},
+    )
+    message = refused(tmp_path, "s9://bucket/a.tar")
+    assert "s9://bucket/a.tar: needs a package that is not installed: Install s9fs to access S9" in message
+
+
+def test_a_file_larger_than_expected_is_not_begun(tmp_path: Path):
+    message = refused(tmp_path, URL, max_bytes=1000)
+    assert f"announces {len(BODY)} bytes, more than the 1000 expected" in message
+
+
+def test_a_file_that_grows_beyond_the_maximum_is_cut_off(store: MemoryFileSystem, part: Part, monkeypatch):
+    info = store.info("/bucket/a.tar")
+    monkeypatch.setattr(type(store), "info", lambda *_: info | {"size": None})
+    with pytest.raises(MirrorError, match="more than the 1000 bytes expected"):
+        copy(URL, part, 1000)
+    assert part.size() == 0
+
+
+def test_a_store_and_a_server_are_mirrors_of_each_other(tmp_path: Path):
+    with FaultyServer(BODY) as server:
+        assert bring(tmp_path, "memory://bucket/nothing.tar", server.url) == BODY
+
+
+def test_a_name_with_spaces_is_found_as_a_file_url(tmp_path: Path):
+    source = tmp_path / "a name with spaces"
+    source.write_bytes(BODY)
+    assert bring(tmp_path, source.as_uri()) == BODY

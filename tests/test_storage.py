@@ -1,0 +1,111 @@
+"""pipeline/storage.py: the same verbs on a folder and on a bucket of a real S3 server."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ShardError
+from pipeline.storage import Folder
+from tests import s3_server
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server.s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["here", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """An empty one, of a name of its own."""
+    if request.param == "here":
+        return Folder(str(tmp_path / "folder"))
+    return Folder(f"{request.getfixturevalue('bucket')}/{tmp_path.name}/folder")
+
+
+def put(folder: Folder, name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "finished").write_bytes(data)
+    folder.put(tmp_path / "finished", name)
+    assert not (tmp_path / "finished").exists()
+
+
+def test_what_is_put_is_listed_read_hashed_and_removed(folder: Folder, tmp_path: Path):
+    assert folder.list() == {}
+    data = os.urandom(3_000_000)
+    put(folder, "a.tar", data, tmp_path)
+    put(folder, "b.tar", b"other", tmp_path)
+    assert {name: entry.size for name, entry in folder.list().items()} == {"a.tar": 3_000_000, "b.tar": 5}
+    assert folder.read("a.tar") == data
+    assert folder.read("a.tar", 1000, 17) == data[1000:1017]
+    assert folder.read("b.tar", 3, 100) == b"er"
+    assert folder.sha256("a.tar") == hashlib.sha256(data).hexdigest()
+    folder.remove("b.tar")
+    assert list(folder.list()) == ["a.tar"]
+
+
+def test_a_folder_becomes_another_and_nothing_of_the_older_stays(folder: Folder, tmp_path: Path):
+    new = Folder(f"{folder.where}.new")
+    for name in ("a", "old", "manifest"):
+        put(folder, name, b"old", tmp_path)
+    for name in ("manifest", "a", "z"):
+        put(new, name, b"new", tmp_path)
+    new.become(folder, last="manifest")
+    assert {name: folder.read(name) for name in folder.list()} == dict.fromkeys(
+        ("a", "manifest", "z"), b"new"
+    )
+    assert new.list() == {}
+
+
+def test_in_a_bucket_what_is_looked_for_first_leaves_first_and_comes_last(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """So a reader finds all of the old, or is told that nothing is there, or finds all of the new."""
+    dest, new = Folder(f"{bucket}/order/dest"), Folder(f"{bucket}/order/new")
+    for folder, data in ((dest, b"old"), (new, b"new")):
+        for name in ("a", "manifest", "z"):
+            put(folder, name, data, tmp_path)
+    remove = Folder.remove
+
+    def killed_after(folder: Folder, name: str) -> None:
+        remove(folder, name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Folder, "remove", killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        new.become(dest, last="manifest")
+    monkeypatch.setattr(Folder, "remove", remove)
+    assert sorted(dest.list()) == ["a", "z"]
+    new.become(dest, last="manifest")
+    assert {name: dest.read(name) for name in dest.list()} == dict.fromkeys(("a", "manifest", "z"), b"new")
+
+
+def test_a_missing_file_is_named_with_the_reason(folder: Folder, tmp_path: Path):
+    put(folder, "a", b"a", tmp_path)
+    for ask in (lambda: folder.read("none"), lambda: folder.sha256("none")):
+        with pytest.raises(ShardError) as caught:
+            ask()
+        assert str(caught.value) == f"{folder.where}/none cannot be read: No such file or directory"
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_is_not_there_is_named(tmp_path: Path):
+    (tmp_path / "x").write_bytes(b"x")
+    with pytest.raises(ShardError, match=r"s3://nowhere/p/x cannot be written: .*[Bb]ucket"):
+        Folder("s3://nowhere/p").put(tmp_path / "x", "x")
+    assert (tmp_path / "x").exists()
+
+
+def test_a_server_that_is_down_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        s3_server.point_to("http://127.0.0.1:9", patch)
+        with pytest.raises(ShardError, match=r"s3://shelf/p cannot be listed: .*connect"):
+            Folder("s3://shelf/p").list()
+    s3_server.forget()
+
+
+def test_a_name_no_system_knows_is_an_error_of_the_same_kind(tmp_path: Path):
+    with pytest.raises(ShardError, match="cannot be read"):
+        Folder(f"{tmp_path}/a\0b").read("x")
