@@ -28,7 +28,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from pipeline.datasets import Sample
 from pipeline.datasets.files import decode_label
 from pipeline.samples import decode_jpeg
-from pipeline.shards import Shards, open_shards, write_shards
+from pipeline.sharding import write_shards
+from pipeline.shards import Shards, open_shards
 from pipeline.stream import Stream, loader
 
 SIZE = (500, 375)
@@ -63,7 +64,7 @@ def write(pairs: Sequence[tuple[Path, Path]], dest: Path) -> Shards:
 
     def load(key: str) -> Sample:
         photo, label = files[key]
-        return Sample(key, photo.read_bytes(), np.array(Image.open(label)))
+        return Sample.checked(key, photo.read_bytes(), np.array(Image.open(label)))
 
     classes = [str(number) for number in range(21)]
     write_shards(list(files), load, dest, split="train", classes=classes, samples_per_shard=100, seed=0)

@@ -76,7 +76,8 @@ def write_records(plan: Plan, num_samples: int, per_shard: int) -> int:
     digest = hashlib.sha256(content).hexdigest()
     (plan.work / "content").write_bytes(content)
     rng = np.random.default_rng(0)
-    for number, start in enumerate(range(0, num_samples, per_shard)):
+    starts = range(0, num_samples, per_shard)
+    for number, start in enumerate(starts):
         name = f"shard-{number:06d}.tar"
         os.link(plan.work / "content", Path(plan.staging, name))
         shards = [{"name": name, "bytes": SHARD_BYTES, "sha256": digest}]
@@ -84,7 +85,7 @@ def write_records(plan: Plan, num_samples: int, per_shard: int) -> int:
         table = rows(rng, name, range(start, min(start + per_shard, num_samples)))
         manifest.write(plan.record(number), table, header | {"refused": []})
     (plan.work / "content").unlink()
-    return number + 1
+    return len(starts)
 
 
 def rows(rng: np.random.Generator, shard: str, ids: range) -> pa.Table:

@@ -80,7 +80,7 @@ def conv_multiply_adds(model: nn.Module, image: Tensor) -> int:
     """Multiply-adds of one forward pass in (transposed) convolutions, counted from the shapes they see."""
     counts: list[int] = []
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = layer.weight
         positions = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output)[0, 0].numel()
         counts.append(positions * weight.numel() * len(inputs[0]))

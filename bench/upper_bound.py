@@ -6,6 +6,7 @@ Published (arXiv v2, appendix A): 128: 50.9, 64: 73.3, 32: 86.1, 16: 92.8, 8: 96
 """
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,30 @@ NUM_CLASSES = 21
 
 
 def coarsened(label: Tensor, factor: int) -> Tensor:
-    """label: (H, W) int64 -> (H, W): each class's share of a cell of factor x factor pixels, enlarged bilinearly.
+    """label: (H, W) int64 -> (H, W): each class's share of the pixels, shrunk and enlarged again, the largest wins.
 
-    What a net of that stride would say if every cell of its score were perfect. Void counts as background.
+    What a net of that stride would say if every cell of its score were perfect. Both ways with the bilinear kernel
+    two cells wide that enlarges a net's score; the paper names no kernel, and this one gives its numbers. Void counts
+    as background.
     """
     height, width = label.shape
     label = torch.where(label == IGNORE_LABEL, 0, label)
     present = label.unique()  # the others' shares are zero everywhere
-    share = (label == present[:, None, None])[None].float()
-    share = F.avg_pool2d(F.pad(share, (0, -width % factor, 0, -height % factor)), factor)
-    enlarged = F.interpolate(share, scale_factor=factor, mode="bilinear")[0, :, :height, :width]
+    share = (label == present[:, None, None]).float()
+    (shrink_y, enlarge_y), (shrink_x, enlarge_x) = resizers(height, factor), resizers(width, factor)
+    cells = shrink_y @ share @ shrink_x.T
+    enlarged = enlarge_y @ cells @ enlarge_x.T
     return present[enlarged.argmax(0)]
+
+
+@cache
+def resizers(side: int, factor: int) -> tuple[Tensor, Tensor]:
+    """(cells, side) and (side, cells): what torch's interpolate does along one axis, as matrices, which is faster."""
+    cells = -(-side // factor)
+    pixels = torch.eye(cells * factor)[None, None]
+    shrink = F.interpolate(pixels, (cells, cells * factor), mode="bilinear", antialias=True)
+    enlarge = F.interpolate(torch.eye(cells)[None, None], (cells * factor, cells), mode="bilinear")
+    return shrink[0, 0, :, :side], enlarge[0, 0, :side]
 
 
 def read(folder: Path) -> list[Tensor]:

@@ -39,8 +39,9 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
         self.num_classes = num_classes
-        # Behind the num_classes ** 2 pairs: a bin for void, and one for values that are no class
-        self._counts = torch.zeros(num_classes**2 + 2, dtype=torch.int64, device=device)
+        # By label -1..256 and prediction -1..num_classes: whatever is no class ends in a row or column of its own,
+        # so that counting has nothing to select and nothing to ask the device for
+        self._counts = torch.zeros(IGNORE_LABEL + 3, num_classes + 2, dtype=torch.int64, device=device)
 
     @property
     def hist(self) -> Tensor:
@@ -48,28 +49,33 @@ class ConfusionMatrix:
 
         ValueError if a value was counted that is neither a class nor, in a label, IGNORE_LABEL.
         """
-        if foreign := int(self._counts[-1]):
+        classes = self._classes
+        if foreign := int(self._counts.sum() - self._counts[1 + IGNORE_LABEL].sum() - classes.sum()):
             raise ValueError(
                 f"{foreign} pixels have a label that is neither 0..{self.num_classes - 1} nor {IGNORE_LABEL}, "
                 f"or a prediction that is not 0..{self.num_classes - 1}"
             )
-        return self._counts[:-2].view(self.num_classes, self.num_classes)
+        return classes
+
+    @property
+    def _classes(self) -> Tensor:
+        """The part of the counts where both are classes, a view."""
+        return self._counts[1 : 1 + self.num_classes, 1:-1]
 
     def update(self, prediction: Tensor, label: Tensor) -> "ConfusionMatrix":
         """Counts one image or batch. Both integer, of one shape; IGNORE_LABEL in label is not scored."""
         if prediction.shape != label.shape:
             raise ValueError(f"prediction is {tuple(prediction.shape)} but label is {tuple(label.shape)}")
-        n = self.num_classes
-        label, prediction = label.flatten().int(), prediction.flatten().int()
-        pair = n * label + prediction
-        is_class = (label >= 0) & (label < n) & (prediction >= 0) & (prediction < n)
-        rest = torch.where(label == IGNORE_LABEL, n * n, n * n + 1)
-        self._counts += _histogram(torch.where(is_class, pair, rest), n * n + 2)
+        row = _bounded(label, IGNORE_LABEL + 1)
+        column = _bounded(prediction, self.num_classes)
+        width = self._counts.shape[1]
+        bins = row.mul_(width).add_(column).add_(width + 1)  # row and column begin at -1
+        self._counts += _histogram(bins, self._counts.numel()).view_as(self._counts)
         return self
 
     def merge(self, hist: Tensor) -> "ConfusionMatrix":
         """Adds another matrix's hist, such as another worker's."""
-        self._counts[:-2] += hist.to(self._counts).flatten()
+        self._classes.add_(hist.to(self._counts))
         return self
 
     def scores(self, convention: str = "reference") -> Scores:
@@ -115,6 +121,14 @@ def _mean_iu(class_iu: Tensor, truth: Tensor, convention: str) -> float:
         case "plain_mean":
             return float(class_iu.mean())
     raise ValueError(f"unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}")
+
+
+def _bounded(values: Tensor, most: int) -> Tensor:
+    """(N,) int32, not the argument's memory: values in -1..most, what lies outside is brought to the nearer end."""
+    values = values.flatten()
+    if values.dtype == torch.int64:  # clamped before it is narrowed, or 2 ** 32 would be 0
+        return values.clamp(-1, most).int()
+    return values.to(torch.int32, copy=True).clamp_(-1, most)
 
 
 def _histogram(values: Tensor, num_bins: int) -> Tensor:

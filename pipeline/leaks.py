@@ -19,7 +19,7 @@ NUM_NAMED = 8  # ids in a message; all of them are in the JSON
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images. pixels: by id, the sha256 that datasets.files.image_facts gives, None where it is not known."""
+    """A set of images. pixels: by id, the sha256 that datasets.files.examine gives, None where it is not known."""
 
     name: str
     pixels: Mapping[str, bytes | None]

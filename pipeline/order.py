@@ -40,7 +40,13 @@ class Order:
 
     def step(self, number: int, batch_size: int) -> list[int]:
         """The indices of the batch_size samples that all workers together take at a step."""
-        return [self[position] for position in range(number * batch_size, (number + 1) * batch_size)]
+        start, end = number * batch_size, (number + 1) * batch_size
+        indices: list[int] = []
+        while start < end:  # once, but where the step reaches over the end of a round
+            turn, place = divmod(start, self.num_samples)
+            indices += self._round(turn)[place : place + end - start].tolist()
+            start = number * batch_size + len(indices)
+        return indices
 
     def _round(self, number: int) -> NDArray[np.int64]:
         """The num_samples indices that follow position number * num_samples."""

@@ -2,7 +2,7 @@
 
 A record is a plain dict, so that a checkpoint and JSON can hold it:
 split: the shards' name.   digest: of the shards.   keys: sorted ids, or None if nobody knows.
-pixel_sha256: the images' digests (datasets.files.image_facts) in the keys' order, 64 hex digits each, joined.
+pixel_sha256: the images' digests (datasets.files.examine) in the keys' order, 64 hex digits each, joined.
 """
 
 from collections.abc import Mapping, Sequence

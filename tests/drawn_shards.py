@@ -33,7 +33,7 @@ def shards_of(
     def load(key: str) -> Sample:
         if samples and key in samples:
             return samples[key]
-        return Sample(key, photo(contents[key]), np.zeros((6, 8), np.uint8))
+        return Sample.checked(key, photo(contents[key]), np.zeros((6, 8), np.uint8))
 
     keys = [*contents, *(samples or {})]
     write_shards(keys, load, dest, split=split, classes=CLASSES, samples_per_shard=4, seed=0)

@@ -18,7 +18,7 @@ def noise(key: str) -> Sample:
     height, width = random.integers(3, 12, 2)
     file = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(file, "JPEG")
-    return Sample(key, file.getvalue(), random.integers(0, 3, (height, width), np.uint8))
+    return Sample.checked(key, file.getvalue(), random.integers(0, 3, (height, width), np.uint8))
 
 
 def shards_of(dest: Path, keys: list[str], load: Callable[[str], Sample]) -> Shards:

@@ -23,7 +23,7 @@ def draw(key: str) -> Sample:
     file = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(file, "JPEG", comment=key)
     label = random.choice(np.array([0, 1, 2, 255], np.uint8), (height, width))
-    return Sample(key, file.getvalue(), label)
+    return Sample.checked(key, file.getvalue(), label)
 
 
 def write(

@@ -71,7 +71,7 @@ def write_data(
         image, label = sample.picture("sbd_train", int(key), 32, seed)
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG")
-        return Sample(key, file.getvalue(), label)
+        return Sample.checked(key, file.getvalue(), label)
 
     dest = root / "data" / profile / "shards" / split
     write_shards(list(keys), load, dest, split=split, classes=classes, samples_per_shard=2, seed=0)

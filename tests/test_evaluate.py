@@ -36,7 +36,7 @@ def split(dest: Path, labels: list[np.ndarray], classes: tuple[str, ...] = CLASS
             0, 256, (*label.shape, 3), dtype=np.uint8
         )
         Image.fromarray(noise).save(file, "JPEG")
-        return Sample(key, file.getvalue(), label)
+        return Sample.checked(key, file.getvalue(), label)
 
     keys = [str(i) for i in range(len(labels))]
     write_shards(keys, load, dest, split="val", classes=classes, samples_per_shard=2, seed=0)

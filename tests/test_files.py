@@ -20,8 +20,7 @@ from pipeline.datasets.files import (
     check_label,
     decode_label,
     encode_label,
-    image_facts,
-    jpeg_size,
+    examine,
     read_bytes,
     read_ids,
     require_folder,
@@ -193,23 +192,23 @@ def test_what_is_no_png_is_refused_with_how_it_begins(data: bytes):
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_colour_greyscale_and_cmyk_jpegs_are_accepted(mode: str, options: dict):
-    assert jpeg_size(jpeg(mode, (20, 10), **options), "image") == (10, 20)
+    assert examine(jpeg(mode, (20, 10), **options), "image").size == (10, 20)
 
 
 def test_a_jpeg_of_one_pixel_is_accepted():
-    assert jpeg_size(jpeg(size=(1, 1)), "image") == (1, 1)
+    assert examine(jpeg(size=(1, 1)), "image").size == (1, 1)
 
 
 @pytest.mark.parametrize("keep", [2, 3, 50, 200, -2, -1])
 def test_a_jpeg_cut_short_is_refused(keep: int):
     with pytest.raises(DatasetError, match=r"^sbd 7: i\.jpg: .*JPEG"):
-        jpeg_size(jpeg()[:keep], "sbd 7: i.jpg")
+        examine(jpeg()[:keep], "sbd 7: i.jpg")
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>", encode_label(np.zeros((3, 3), np.uint8))])
 def test_what_is_no_jpeg_is_refused_with_how_it_begins(data: bytes):
     with pytest.raises(DatasetError, match=re.escape(f"not a JPEG, it begins with {data[:8]!r}")):
-        jpeg_size(data, "image")
+        examine(data, "image")
 
 
 def test_a_jpeg_of_twelve_bits_is_refused():
@@ -218,7 +217,7 @@ def test_a_jpeg_of_twelve_bits_is_refused():
     with pytest.raises(
         DatasetError, match=r"^image: a JPEG whose header is damaged or of a kind not read here \(12 bits"
     ):
-        jpeg_size(bytes(data), "image")
+        examine(bytes(data), "image")
 
 
 def with_orientation(value: int) -> bytes:
@@ -230,23 +229,23 @@ def with_orientation(value: int) -> bytes:
 @pytest.mark.parametrize("value", range(2, 9))
 def test_a_jpeg_that_viewers_turn_is_refused_with_its_orientation(value: int):
     with pytest.raises(DatasetError, match=f"EXIF orientation {value}, expected 1"):
-        jpeg_size(with_orientation(value), "image")
+        examine(with_orientation(value), "image")
 
 
 def test_an_upright_exif_orientation_is_accepted():
-    assert jpeg_size(with_orientation(1), "image") == (10, 20)
+    assert examine(with_orientation(1), "image").size == (10, 20)
 
 
 @pytest.mark.parametrize("exif", [b"not a TIFF header", b"II*\0\x08\0\0\0", b"II*\0\x08\0\0\0\x05\0\x12\x01"])
 def test_unreadable_exif_counts_as_none_and_warns_nobody(exif: bytes):
-    assert jpeg_size(jpeg(exif=b"Exif\0\0" + exif), "image") == (10, 20)
+    assert examine(jpeg(exif=b"Exif\0\0" + exif), "image").size == (10, 20)
 
 
 # Pillow is silent up to 89 million pixels, warns up to 179 million, then raises.
 @pytest.mark.parametrize("side", [8193, 10_000, 20_000])
 def test_an_image_or_label_of_too_many_pixels_is_refused_before_it_is_decoded(side: int):
     with pytest.raises(DatasetError, match=f"more than {2**26} pixels are refused"):
-        jpeg_size(jpeg_claiming(side, side), "image")
+        examine(jpeg_claiming(side, side), "image")
     with pytest.raises(DatasetError, match=f"more than {2**26} pixels are refused"):
         decode_label(png_claiming(side, side))
 
@@ -357,6 +356,6 @@ def test_a_file_that_is_missing_or_a_folder_or_too_large_is_refused(
 def test_an_image_under_another_header_has_the_same_pixels_and_a_changed_pixel_does_not():
     plain, commented = jpeg("L"), jpeg("L", comment=b"the same again")
     assert plain != commented
-    assert image_facts(plain, "7") == image_facts(commented, "7")
-    assert image_facts(plain, "7")[0] == "L"
-    assert image_facts(plain, "7")[1] != image_facts(jpeg("L", size=(10, 20)), "7")[1]
+    assert examine(plain, "7") == examine(commented, "7")
+    assert examine(plain, "7").mode == "L"
+    assert examine(plain, "7").pixel_sha256 != examine(jpeg("L", size=(10, 20)), "7").pixel_sha256

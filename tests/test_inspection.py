@@ -15,7 +15,7 @@ from tests.drawn_shards import photo, shards_of
 
 
 def sample(key: str, mode: str, label: np.ndarray) -> Sample:
-    return Sample(key, photo(int(key), mode), label)
+    return Sample.checked(key, photo(int(key), mode), label)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_sizes_are_counted_in_bins_that_hold_every_image(tmp_path: Path):
         label = np.zeros((height, width), np.uint8)
         path = tmp_path / f"{number}.jpg"
         Image.fromarray(label).save(path)
-        samples[str(number)] = Sample(str(number), path.read_bytes(), label)
+        samples[str(number)] = Sample.checked(str(number), path.read_bytes(), label)
     found = inspect(shards_of(tmp_path / "train", {}, samples=samples))
     height, width = found["height"], found["width"]
     assert (height["min"], height["median"], height["max"]) == (24, 27.5, 50)
@@ -109,7 +109,7 @@ def test_the_counts_of_real_photos_are_those_of_their_files(real_data: Path, tmp
         with Image.open(folder / "SegmentationClass" / f"{key}.png") as mask:
             label = np.array(mask)
         label[label > 2] = np.where(label[label > 2] == 255, 255, 0)  # three classes here
-        samples[key] = Sample(key, (folder / "JPEGImages" / f"{key}.jpg").read_bytes(), label)
+        samples[key] = Sample.checked(key, (folder / "JPEGImages" / f"{key}.jpg").read_bytes(), label)
         with Image.open(folder / "JPEGImages" / f"{key}.jpg") as image:
             sides.append(image.size)
         void += int((label == 255).sum())

@@ -132,9 +132,9 @@ def test_a_real_photo_is_known_again_under_another_name_and_header(real_data: Pa
     comment = b"\xff\xfe\x00\x07other"  # the same pixels in a file of other bytes
     label = np.zeros((281, 500), np.uint8)
     train = shards_of(
-        tmp_path / "train", {"1": 1}, samples={"2007_000032": Sample("2007_000032", jpeg, label)}
+        tmp_path / "train", {"1": 1}, samples={"2007_000032": Sample.checked("2007_000032", jpeg, label)}
     )
-    renamed = Sample("mine", jpeg[:2] + comment + jpeg[2:], label)
+    renamed = Sample.checked("mine", jpeg[:2] + comment + jpeg[2:], label)
     val = shards_of(tmp_path / "val", {"2": 2}, samples={"mine": renamed})
     found = seen(Images.of_shards("val", val), Images.of_shards("train", train))
     assert found == {"mine": "2007_000032"}

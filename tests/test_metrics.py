@@ -79,6 +79,35 @@ def test_a_prediction_of_another_size_is_refused():
         ConfusionMatrix(2).update(torch.zeros(2, 3), torch.zeros(3, 2))
 
 
+@given(st.sampled_from([torch.uint8, torch.int16, torch.int32, torch.int64]), st.data())
+def test_values_of_any_integer_type_are_counted_as_they_are(dtype, data):
+    limits = torch.iinfo(dtype)
+    values = st.lists(
+        st.one_of(
+            st.integers(0, 2),
+            st.sampled_from([limits.min, limits.max, 255]).filter(lambda v: v <= limits.max),
+        ),
+        min_size=5,
+        max_size=5,
+    )
+    label, prediction = data.draw(values), data.draw(values)
+    confusion = ConfusionMatrix(3).update(
+        torch.tensor(prediction, dtype=dtype), torch.tensor(label, dtype=dtype)
+    )
+    pairs = [(truth, guess) for truth, guess in zip(label, prediction, strict=True) if truth != IGNORE_LABEL]
+    if all(truth in range(3) and guess in range(3) for truth, guess in pairs):
+        assert confusion.hist.tolist() == [[pairs.count((t, p)) for p in range(3)] for t in range(3)]
+    else:
+        foreign = sum(truth not in range(3) or guess not in range(3) for truth, guess in pairs)
+        with pytest.raises(ValueError, match=f"^{foreign} pixels"):
+            confusion.scores()
+
+
+def test_a_wide_integer_is_not_taken_for_its_lower_bits():
+    with pytest.raises(ValueError, match="1 pixels have a label"):
+        ConfusionMatrix(3).update(torch.tensor([0]), torch.tensor([2**32])).scores()
+
+
 @pytest.mark.parametrize(("prediction", "label"), [(0, 2), (3, 1), (0, -1), (-1, 0), (255, 0), (7, 254)])
 def test_a_value_beyond_the_classes_is_refused_when_scores_are_asked_for(prediction, label):
     confusion = ConfusionMatrix(2).update(torch.tensor([prediction, 0]), torch.tensor([label, 0]))

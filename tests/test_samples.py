@@ -34,7 +34,7 @@ def photo(key: str) -> Sample:
     Image.new(mode, (width, height), colour).save(file, "JPEG", quality=95, **options)
     label = np.arange(height * width, dtype=np.uint8).reshape(height, width) % 3
     label[0, 0] = IGNORE_LABEL
-    return Sample(key, file.getvalue(), label)
+    return Sample.checked(key, file.getvalue(), label)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import resource
 import shutil
 from collections import namedtuple
 
@@ -24,7 +25,9 @@ def check(job, model=None) -> None:
 def test_it_says_batch_loss_chance_memory_and_disk(make_job, capsys):  # noqa: F811
     check(make_job())
     line = capsys.readouterr().out
-    assert line.startswith("fcn32s  check: 2 x 32x32 a worker, loss 1.6094 (by chance 1.6094), memory 0.")
+    assert line.startswith("fcn32s  check: 2 x 32x32 a worker, loss 1.6094 (by chance 1.6094), memory ")
+    gigabytes = float(line.partition("memory ")[2].split()[0])  # all that tests did before among it
+    assert gigabytes == pytest.approx(1024e-9 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, rel=0.2)
     assert "checkpoints 3 x 0 MB" in line
 
 

@@ -59,7 +59,7 @@ def noise(tmp_path_factory) -> Path:
     def load(key: str) -> Sample:
         file = io.BytesIO()
         Image.fromarray(images[int(key)]).save(file, "JPEG")
-        return Sample(key, file.getvalue(), labels[int(key)])
+        return Sample.checked(key, file.getvalue(), labels[int(key)])
 
     dest = tmp_path_factory.mktemp("noise") / "train"
     keys = [str(i) for i in range(BATCH)]

@@ -23,7 +23,6 @@ FRAMEWORKS = {
     "pydantic": "pipeline/config.py",
     "pyarrow": "pipeline/manifest.py",
     "pyarrow.fs": "pipeline/storage.py",  # two libraries under one name: tables, and places files lie in
-    "webdataset": "pipeline/sharding.py",
     "fsspec": "pipeline/download/remote.py",
     "httpx": "pipeline/download/http.py",
     "matplotlib": "pipeline/report.py",

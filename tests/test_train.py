@@ -61,7 +61,7 @@ def write(dest: Path, labels: list[np.ndarray], images: list[np.ndarray], split:
     def load(key: str) -> Sample:
         file = io.BytesIO()
         Image.fromarray(images[int(key)]).save(file, "JPEG", quality=90)
-        return Sample(key, file.getvalue(), labels[int(key)])
+        return Sample.checked(key, file.getvalue(), labels[int(key)])
 
     keys = [str(i) for i in range(len(images))]
     write_shards(keys, load, dest, split=split, classes=CLASSES, samples_per_shard=3, seed=0)

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +73,20 @@ def read_bytes(path: Path, where: str) -> bytes:
         raise DatasetError(f"{where}: {path} cannot be read: {error.strerror}") from error
 
 
-def jpeg_size(jpeg: bytes, where: str) -> tuple[int, int]:
-    """(height, width) of a JPEG, which is decoded once in full to know that it can be.
+class Photo(NamedTuple):
+    """size: (height, width).   mode: the colours as Pillow names them, RGB, L or CMYK.
+
+    pixel_sha256: of height, width and the RGB pixels that nets see, so that an image is known again under another
+    name or header.
+    """
+
+    size: tuple[int, int]
+    mode: str
+    pixel_sha256: bytes
+
+
+def examine(jpeg: bytes, where: str) -> Photo:
+    """Decodes a JPEG in full, the one time that a pipeline does before training.
 
     Greyscale and CMYK are accepted: whoever decodes for training asks for RGB. An EXIF orientation other
     than 1 is refused: viewers turn such an image, training does not, and nobody can say which the label fits.
@@ -87,18 +100,9 @@ def jpeg_size(jpeg: bytes, where: str) -> tuple[int, int]:
             f"{where}: EXIF orientation {orientation}, expected 1 or none; turn the pixels to match "
             "the label and remove the tag"
         )
-    return image.height, image.width
-
-
-def image_facts(jpeg: bytes, where: str) -> tuple[str, bytes]:
-    """(mode, pixel_sha256) of a JPEG: its colours as Pillow names them (RGB, L, CMYK), and a digest of what nets see.
-
-    The digest is of height, width and the RGB pixels, so that an image is known again under another name or header.
-    """
-    image = _decoded(jpeg, "JPEG", where)
     digest = hashlib.sha256(f"{image.height} {image.width} ".encode())
-    digest.update(image.convert("RGB").tobytes())
-    return image.mode, digest.digest()
+    digest.update((image if image.mode == "RGB" else image.convert("RGB")).tobytes())
+    return Photo((image.height, image.width), image.mode, digest.digest())
 
 
 def encode_label(label: NDArray[np.uint8]) -> bytes:
@@ -116,6 +120,15 @@ def encode_label(label: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
+def is_label_png(data: bytes) -> bool:
+    """Whether it begins as what encode_label and VOC itself write: 8-bit palette indices in VOC's colours."""
+    kind, palette = (
+        data[24:29],
+        data[37 : 41 + 768],
+    )  # of IHDR, always the first chunk, and of the one behind it
+    return kind == b"\x08\x03\0\0\0" and palette == b"PLTE" + voc_palette().tobytes()
+
+
 def decode_label(png: bytes, where: str = "label") -> NDArray[np.uint8]:
     """(H, W) uint8 values of a palette PNG (any bit depth) or an 8-bit greyscale PNG, never their colours.
 
@@ -131,17 +144,23 @@ def decode_label(png: bytes, where: str = "label") -> NDArray[np.uint8]:
     return np.array(image)
 
 
-def check_label(label: NDArray[np.uint8], size: tuple[int, int], num_classes: int, where: str) -> None:
-    """Refuses a label that has not its image's (height, width), or a value that is neither class nor void."""
+def check_label(
+    label: NDArray[np.uint8], size: tuple[int, int], num_classes: int, where: str
+) -> NDArray[np.int64]:
+    """(256,) int64, the pixels of each value, none of them but 0..num_classes-1 and IGNORE_LABEL.
+
+    Refuses any other value, and a label that has not its image's (height, width).
+    """
     assert 1 <= num_classes <= IGNORE_LABEL, num_classes
     if label.shape != size:
         raise DatasetError(f"{where}: label is {label.shape}, its image {size} (height, width); {REMEDY}")
-    counts = np.bincount(label.ravel(), minlength=256)
+    counts = np.array(Image.fromarray(label).histogram())  # five times as fast as numpy's bincount
     unknown = [value for value in range(num_classes, IGNORE_LABEL) if counts[value]]
     if unknown:
         raise DatasetError(
             f"{where}: label values {some(unknown)}; expected 0..{num_classes - 1} or {IGNORE_LABEL} (void)"
         )
+    return counts
 
 
 @cache

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from pipeline.datasets import Sample
 from pipeline.datasets.files import (
     check_key,
-    check_label,
-    jpeg_size,
     read_bytes,
     read_ids,
     require_folder,
@@ -47,8 +45,6 @@ class Layout:
         check_key(key, self.name)
         image, mask = self.files(root, key)
         where = f"{self.name} {key}"
-        jpeg = read_bytes(image, where)
-        size = jpeg_size(jpeg, f"{where}: {image}")
-        label = self.decode(read_bytes(mask, where), f"{where}: {mask}")
-        check_label(label, size, num_classes, f"{where}: {mask}")
-        return Sample(key, jpeg, label)
+        jpeg, truth = read_bytes(image, where), read_bytes(mask, where)
+        label, names = self.decode(truth, f"{where}: {mask}"), (f"{where}: {image}", f"{where}: {mask}")
+        return Sample.checked(key, jpeg, label, num_classes, names, truth)

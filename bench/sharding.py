@@ -1,0 +1,139 @@
+"""Images a second from files to finished shards, beside a bare loop that reads, decodes and hashes the same files.
+
+    python -m bench.sharding FOLDER      # with JPEGImages/ and SegmentationClass/, such as VOCdevkit/VOC2012
+
+Contestants, taking turns in every round, with the same images:
+    bare     each file read, its bytes hashed, decoded by Pillow, the photo's pixels hashed; nothing written
+    shards   pipeline.sharding in this process: the same, and labels checked, counted and coded, tars, the manifest
+    two      pipeline.sharding on two Ray processes that are there already
+    sbd      shards of the same labels as SBD publishes them: MATLAB files, deflated
+Of the processes that write shards, the most memory any had is printed, with one and with `--repeat` times the images.
+"""
+
+import argparse
+import hashlib
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+
+from pipeline import cluster
+from pipeline.datasets import Sample, sbd, voc
+from pipeline.sharding import Run, write_shards
+
+CLASSES = [str(number) for number in range(21)]
+PER_SHARD = 125
+
+
+def bare(root: Path, keys: Sequence[str]) -> None:
+    for key in keys:
+        for path in voc.LAYOUT.files(root, key):
+            data = path.read_bytes()
+            hashlib.sha256(data).digest()
+            with Image.open(path) as image:
+                if path.suffix == ".jpg":
+                    hashlib.sha256(image.convert("RGB").tobytes()).digest()
+                else:
+                    np.array(image)
+
+
+def load(layout: object, root: Path, key: str) -> Sample:
+    """A repeated key is numbered behind a '-'."""
+    found = layout.sample(root, key.partition("-")[0], len(CLASSES))  # pyright: ignore[reportAttributeAccessIssue]
+    return replace(found, key=key)
+
+
+def write(layout: object, root: Path, keys: Sequence[str], scratch: Path, run: Run = map) -> None:
+    dest = scratch / "train"
+    shutil.rmtree(dest, ignore_errors=True)
+    write_shards(
+        keys,
+        partial(load, layout, root),
+        dest,
+        split="train",
+        classes=CLASSES,
+        samples_per_shard=PER_SHARD,
+        seed=0,
+        run=run,
+    )
+
+
+def as_sbd(root: Path, keys: Sequence[str], dest: Path) -> Path:
+    """The same photos and labels in SBD's layout."""
+    (dest / "img").mkdir(parents=True)
+    (dest / "cls").mkdir()
+    for key in keys:
+        photo, label = voc.LAYOUT.files(root, key)
+        shutil.copy(photo, dest / "img")
+        truth = np.array(Image.open(label))
+        savemat(dest / "cls" / f"{key}.mat", {"GTcls": {"Segmentation": truth}}, do_compression=True)
+    return dest
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_mib(_: object) -> tuple[int, float]:
+    time.sleep(0.2)  # or one process would answer for both
+    return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args()
+    root = arguments.folder.absolute()
+    keys = sorted(path.stem for path in (root / "SegmentationClass").glob("*.png"))[: arguments.images]
+    with tempfile.TemporaryDirectory() as folder, cluster.tasks(2) as two:
+        scratch = Path(folder)
+        mats = as_sbd(root, keys, scratch / "sbd")
+
+        def peaks() -> Iterator[float]:
+            return iter(dict(two(peak_mib, range(4))).values())
+
+        work = {
+            "bare": lambda: bare(root, keys),
+            "shards": lambda: write(voc.LAYOUT, root, keys, scratch),
+            "two": lambda: write(voc.LAYOUT, root, keys, scratch, two),
+            "sbd": lambda: write(sbd.LAYOUT, mats, keys, scratch),
+        }
+        times: dict[str, list[float]] = {name: [] for name in work}
+        for number in range(arguments.rounds + 1):
+            for name, one in work.items():
+                elapsed = seconds(one)
+                if number:  # the first round warms up
+                    times[name].append(elapsed)
+        print(f"{len(keys)} images, {PER_SHARD} to a shard")
+        for name, values in times.items():
+            ratios = [other / one for one, other in zip(values, times["bare"], strict=True)]
+            print(
+                f"{name:7} median {len(keys) / statistics.median(values):6.1f} images/s  "
+                f"{statistics.median(ratios):.2f} of the bare loop"
+            )
+        speedup = [one / both for one, both in zip(times["shards"], times["two"], strict=True)]
+        print(f"two processes over one: {statistics.median(speedup):.2f}x")
+        print(f"most memory of a process: {max(peaks()):.0f} MiB after {len(keys)} images", end=", ")
+        write(voc.LAYOUT, root, [f"{key}-{n}" for key in keys for n in range(arguments.repeat)], scratch, two)
+        print(f"{max(peaks()):.0f} MiB after {arguments.repeat} times as many")
+
+
+if __name__ == "__main__":
+    main()
