@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from pipeline import cluster, config, spool
 from pipeline.driver import make_job
@@ -49,7 +50,7 @@ def without_ray(job: Any, world: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(process, (world, port, job), nprocs=world)
+    spawn(process, (world, port, job), nprocs=world)
 
 
 def with_ray(job: Any, world: int) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
@@ -132,7 +133,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(process, (port, arguments), nprocs=2)
+    spawn(process, (port, arguments), nprocs=2)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -36,6 +37,7 @@ from pipeline.place import Place
 COLLECTIVE_TIMEOUT_S = (
     300  # a worker that waits longer for the others is hanging, not slow (Ray's default: 1800)
 )
+ANSWER_TIMEOUT_S = 10.0  # for the head to take a connection
 
 
 Worker = Callable[[Any, Place], None]
@@ -155,10 +157,25 @@ def _connect(num_cpus: int) -> None:
             "or give the head's HOST:PORT to run this command itself on the cluster"
         )
     nodes.require_token()
+    _refuse_silence(address)
     try:
         ray.init(address=address)
     except (ConnectionError, AuthenticationError, RuntimeError) as error:
         raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
+
+
+def _refuse_silence(address: str) -> None:
+    """UserError if nobody listens at HOST:PORT: Ray would wait ten minutes. Other addresses are Ray's to judge."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: nobody answers ({error}); give HOST:PORT of a cluster's head, "
+            "or unset it for a cluster of this machine alone"
+        ) from None
 
 
 @contextmanager

@@ -264,7 +264,7 @@ def test_a_stage_joins_the_cluster_that_ray_address_names(project, cluster):
     ("address", "complaint"),
     [
         ("http://127.0.0.1:8265", "RAY_ADDRESS=http://127.0.0.1:8265 is a job server: submit a job to it"),
-        ("127.0.0.1:9", "RAY_ADDRESS=127.0.0.1:9: "),
+        ("127.0.0.1:9", "RAY_ADDRESS=127.0.0.1:9: nobody answers"),
     ],
 )
 def test_an_address_where_no_cluster_is_ends_in_one_sentence(project, cluster, address, complaint):
