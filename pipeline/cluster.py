@@ -25,6 +25,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new beha
 
 import ray
 import ray.train
+import torch
 import torch.distributed as dist
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -65,8 +66,10 @@ def run_workers(
     divided: of what the workers share as many as divide it evenly work together, and the others stand by.
     on_sigterm: what SIGTERM does, instead of ending this process at once.
     """
-    _connect(num_workers * cpus_per_worker)
     least = min(min_workers or num_workers, num_workers)
+    if use_gpu:
+        _refuse_too_few_gpus(least)
+    _connect(num_workers * cpus_per_worker)
     trainer = TorchTrainer(
         _inside_worker,
         train_loop_config={
@@ -162,6 +165,16 @@ def _connect(num_cpus: int) -> None:
         ray.init(address=address)
     except (ConnectionError, AuthenticationError, RuntimeError) as error:
         raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
+
+
+def _refuse_too_few_gpus(least: int) -> None:
+    """UserError if this machine alone, without a cluster, has not as many GPUs: Ray would wait for them forever."""
+    has = torch.cuda.device_count()
+    if has < least and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(
+            f"{least} workers with a GPU each are asked for, this machine has {has}: lower num_workers, set use_gpu: "
+            "false, or send the job to a cluster (fcn cluster submit)"
+        )
 
 
 def _refuse_silence(address: str) -> None:

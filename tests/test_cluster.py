@@ -157,6 +157,15 @@ def test_the_pipeline_as_a_job_does_what_is_left_to_do(project, cluster, shared)
     assert trained(shared / "fcn", "fcn8s")["lineage"]["parent"] == "fcn16s"
 
 
+def test_rays_own_command_submits_a_net_too(project, cluster, shared):
+    """In the folder where it is trained already: the code arrived, and is what was there."""
+    command = [str(BIN / "ray"), "job", "submit", "--address", cluster.dashboard, "--working-dir", "."]
+    command += ["--", "python", "-m", "pipeline.workspace", str(shared / "fcn"), "fcn32s"]
+    log = project.run(*command, RAY_AUTH_MODE="token", **cluster.client)
+    assert "Stage 'train@fcn32s' didn't change, skipping" in log
+    assert re.search(r"Job 'raysubmit_\w+' succeeded", log)
+
+
 def test_a_job_that_fails_says_why_and_makes_the_command_fail(project, cluster, shared):
     log = submit(project, cluster, "--folder", str(shared / "nowhere" / "fcn"), fails=True)
     assert f"error: {shared / 'nowhere'} is not there on the cluster" in log
@@ -260,21 +269,6 @@ def test_a_stage_joins_the_cluster_that_ray_address_names(project, cluster):
     trained(project.folder, "fcn32s")
 
 
-@pytest.mark.parametrize(
-    ("address", "complaint"),
-    [
-        ("http://127.0.0.1:8265", "RAY_ADDRESS=http://127.0.0.1:8265 is a job server: submit a job to it"),
-        ("127.0.0.1:9", "RAY_ADDRESS=127.0.0.1:9: nobody answers"),
-    ],
-)
-def test_an_address_where_no_cluster_is_ends_in_one_sentence(project, cluster, address, complaint):
-    project.run("dvc", "repro", "shard", "backbone")
-    command = [sys.executable, "-m", "stages.train", "fcn32s"]
-    log = project.run(*command, fails=True, **(cluster.client | {"RAY_ADDRESS": address}))
-    assert f"error: {complaint}" in log
-    assert "Traceback" not in log
-
-
 def test_a_lost_node_leaves_a_run_with_fewer_workers_that_ends_with_the_same_batches(project, cluster):
     """Last, as it ends the second node. The file is that of an undisturbed run but for rounding."""
     profile = project.profile("tiny")
@@ -284,20 +278,15 @@ def test_a_lost_node_leaves_a_run_with_fewer_workers_that_ends_with_the_same_bat
     command = [str(BIN / "dvc"), "repro", "train@fcn32s"]
     environment = os.environ | cluster.client | {"RAY_ADDRESS": cluster.address, "PYTHONUNBUFFERED": "1"}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
-    run = subprocess.Popen(
-        command,
-        cwd=project.folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert run.stdout is not None
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     lines = []
-    for line in run.stdout:
-        lines.append(line)
-        if (shown := re.search(rf"fcn32s  (\d+)/{LONG}  loss", line)) and int(shown[1]) >= 50:
-            end(cluster.nodes[1])  # for all later lines too, where it has no effect
+    run = subprocess.Popen(command, cwd=project.folder, env=environment, **pipe)
+    assert run.stdout is not None
+    with run.stdout:
+        for line in run.stdout:
+            lines.append(line)
+            if (shown := re.search(rf"fcn32s  (\d+)/{LONG}  loss", line)) and int(shown[1]) >= 50:
+                end(cluster.nodes[1])  # for all later lines too, where it has no effect
     assert run.wait() == 0, "".join(lines)
     log = "".join(lines)
     goes_on = re.search(
