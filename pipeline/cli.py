@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline.cli_cluster import add_cluster
 from pipeline.errors import exit_cleanly
 
 
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     _add_caffe(commands)
     _add_heatmap(commands)
     _add_shards(commands)
+    add_cluster(commands)
     return top
 
 

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 # Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for clusters of one machine, here for all
+os.environ.setdefault("RAY_enable_metrics_collection", "0")  # it would serve them on every interface
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line twice
 os.environ.setdefault(
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
@@ -21,16 +25,20 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new beha
 
 import ray
 import ray.train
-from ray.exceptions import RayError, RayTaskError
+import torch
+import torch.distributed as dist
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from pipeline import nodes
 from pipeline.errors import UserError
 from pipeline.place import Place
 
 COLLECTIVE_TIMEOUT_S = (
     300  # a worker that waits longer for the others is hanging, not slow (Ray's default: 1800)
 )
+ANSWER_TIMEOUT_S = 10.0  # for the head to take a connection
 
 
 Worker = Callable[[Any, Place], None]
@@ -46,21 +54,33 @@ def run_workers(
     use_gpu: bool,
     cpus_per_worker: int,
     max_failures: int,
+    min_workers: int | None = None,
+    divided: int | None = None,
     on_sigterm: Callable[[], None] | None = None,
 ) -> None:
     """Runs worker(job, place) on num_workers processes joined in a torch process group, until all have returned.
 
     On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. If a worker dies all are started again,
     up to max_failures times. storage: absolute, shared by all nodes. UserError if the workers failed for good.
+    min_workers: how many do while the cluster has no room for all; when it has, all start again. None: wait for all.
+    divided: of what the workers share as many as divide it evenly work together, and the others stand by.
     on_sigterm: what SIGTERM does, instead of ending this process at once.
     """
+    least = min(min_workers or num_workers, num_workers)
+    if use_gpu:
+        _refuse_too_few_gpus(least)
     _connect(num_workers * cpus_per_worker)
     trainer = TorchTrainer(
         _inside_worker,
-        train_loop_config={"worker": worker, "job": job, "mistake": str(_mistake_file(storage, name))},
+        train_loop_config={
+            "worker": worker,
+            "job": job,
+            "divided": divided,
+            "mistake": str(_mistake_file(storage, name)),
+        },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=num_workers,
+            num_workers=num_workers if least == num_workers else (least, num_workers),
             use_gpu=use_gpu,
             resources_per_worker=_resources(use_gpu, cpus_per_worker),
         ),
@@ -128,11 +148,47 @@ def _map(num_workers: int, function: Callable[[Any], Any], items: Iterable[Any])
 
 
 def _connect(num_cpus: int) -> None:
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address)
-    else:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        nodes.ensure_token()  # Ray's own would be for every eye on this machine
         # "local": never a cluster that somebody happens to run on this machine
         ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1))
+        return
+    if address.startswith("http"):
+        raise UserError(
+            f"RAY_ADDRESS={address} is a job server: submit a job to it (fcn cluster submit --address {address} ...), "
+            "or give the head's HOST:PORT to run this command itself on the cluster"
+        )
+    nodes.require_token()
+    _refuse_silence(address)
+    try:
+        ray.init(address=address)
+    except (ConnectionError, AuthenticationError, RuntimeError) as error:
+        raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
+
+
+def _refuse_too_few_gpus(least: int) -> None:
+    """UserError if this machine alone, without a cluster, has not as many GPUs: Ray would wait for them forever."""
+    has = torch.cuda.device_count()
+    if has < least and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(
+            f"{least} workers with a GPU each are asked for, this machine has {has}: lower num_workers, set use_gpu: "
+            "false, or send the job to a cluster (fcn cluster submit)"
+        )
+
+
+def _refuse_silence(address: str) -> None:
+    """UserError if nobody listens at HOST:PORT: Ray would wait ten minutes. Other addresses are Ray's to judge."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"RAY_ADDRESS={address}: nobody answers ({error}); give HOST:PORT of a cluster's head, "
+            "or unset it for a cluster of this machine alone"
+        ) from None
 
 
 @contextmanager
@@ -154,14 +210,27 @@ def _inside_worker(config: dict[str, Any]) -> None:
     mistake = Path(config["mistake"])
     if mistake.exists():  # the group was started again although that cannot mend what the user has to
         return
+    place = _place(context.get_world_rank(), context.get_world_size(), config["divided"])
+    if place is None:
+        return
     try:
-        config["worker"](
-            config["job"], Place(context.get_world_rank(), context.get_world_size(), get_device())
-        )
+        config["worker"](config["job"], place)
     except UserError as error:
         mistake.parent.mkdir(parents=True, exist_ok=True)
         mistake.write_text(str(error), encoding="utf-8")
         raise
+
+
+def _place(rank: int, world: int, divided: int | None) -> Place | None:
+    """Where this process works; None if it stands by, because one more worker would not divide the batch evenly."""
+    working = max(size for size in range(1, world + 1) if divided is None or divided % size == 0)
+    if working == world:
+        return Place(rank, world, get_device())
+    group = dist.new_group(range(working), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    if not isinstance(group, dist.ProcessGroup):
+        print(f"worker {rank} stands by: {divided} images are for {working} workers, not {world}", flush=True)
+        return None
+    return Place(rank, working, get_device(), group)
 
 
 def _mistake_file(storage: Path, name: str) -> Path:

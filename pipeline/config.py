@@ -251,6 +251,19 @@ class Transforms(Section):
         return self
 
 
+class Exchange(Section):
+    """How workers average gradients; what they send is nothing but time, unless compression rounds it.
+
+    compression: of what is sent; "powersgd" to two matrices of powersgd_rank a weight, after powersgd_after steps.
+    bucket_mb: how much is sent at a time.
+    """
+
+    compression: Literal["none", "bf16", "powersgd"] = "none"
+    bucket_mb: PositiveInt = 25
+    powersgd_rank: PositiveInt = 2
+    powersgd_after: Annotated[int, Field(ge=2)] = 1000
+
+
 class Train(Section):
     """What the nets of a chain share.
 
@@ -281,6 +294,7 @@ class Train(Section):
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     class_balancing: bool = False
     sample_pixels: Annotated[float, Field(gt=0, le=1)] = 1.0
+    exchange: Exchange = Exchange()
     seed: Seed
 
     @model_validator(mode="after")
@@ -313,6 +327,7 @@ class Train(Section):
 class Run(Section):
     """How it runs, without a say in the result: a change of these does nothing anew.
 
+    min_workers: with how many of train.num_workers training begins, and goes on, while a cluster has no room for all.
     loader_workers: processes that read ahead for each worker.   max_failures: how often a run starts again from its
     last checkpoint after a worker died.   log_every, checkpoint_every, validate_every: in iterations; of a point of
     the curves, a checkpoint, and scores on the first validate_images of the validation split (0: never).
@@ -322,6 +337,7 @@ class Run(Section):
     """
 
     cpus_per_worker: PositiveInt = 1
+    min_workers: PositiveInt | None = None
     loader_workers: NonNegativeInt = 0
     log_every: PositiveInt
     log_every_s: Annotated[float, Field(ge=0)] = 5.0
@@ -364,6 +380,14 @@ class Profile(Section):
     run: Run
     nets: Nets
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _has_a_range_of_workers(self) -> "Profile":
+        if (self.run.min_workers or 1) > self.train.num_workers:
+            raise ValueError(
+                f"run.min_workers {self.run.min_workers} is more than train.num_workers {self.train.num_workers}"
+            )
+        return self
 
     def net(self, name: str) -> Net:
         """The recipe of one net of CHAIN."""

@@ -45,6 +45,7 @@ class Job:
     batch_norm: str
     class_balancing: bool
     sample_pixels: float
+    exchange: dict[str, Any]
     seed: int
     loader_workers: int
     log_every: int

@@ -22,11 +22,15 @@ def return_large_blocks() -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Rank 0..world-1 among the workers of a torch process group, on its device."""
+    """Rank 0..world-1 among the workers of a torch process group, on its device.
+
+    group: theirs, if it is not all processes.
+    """
 
     rank: int
     world: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -37,7 +41,7 @@ class Place:
         if self.world == 1:
             return value
         value = value.clone()
-        dist.all_reduce(value)
+        dist.all_reduce(value, group=self.group)
         return value
 
     def agree(self, number: int) -> int:

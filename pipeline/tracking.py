@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline import spool
+from pipeline import commit, spool
 
 POLL_S = 2.0  # between two looks at the curves: what the UI lags behind
 MAX_METRICS = 1000  # MLflow's limit for one call
@@ -184,19 +183,15 @@ def warn(message: str) -> None:
 
 def git_tags(root: Path) -> dict[str, str]:
     """The commit the checkout is at and whether files differ from it; nothing outside a git checkout."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
+    found = commit.of(root)
+    if found is None:
         return {}
     # The first is MLflow's own name, which its UI shows as the run's version
-    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+    return {
+        "mlflow.source.git.commit": found.commit,
+        "git_commit": found.commit,
+        "git_dirty": str(found.is_dirty).lower(),
+    }
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fcn.loss import balancing_weights
 from fcn.model import FCN
@@ -16,6 +15,7 @@ from fcn.optim import parameter_groups, without_compiler
 from fcn.surgery import transplant
 from pipeline import checkpoint, trained_on
 from pipeline.errors import CheckpointError, UserError
+from pipeline.exchange import exchanging
 from pipeline.job import Job
 from pipeline.lock import only_one
 from pipeline.meter import Meter
@@ -51,7 +51,7 @@ def train_worker(job: Job, place: Place) -> None:
         optimizer = make_optimizer(job, model)
         state = resume(job, model, optimizer, place)
         start, best = state["step"], state["best"]
-        trained = DistributedDataParallel(model) if place.world > 1 else model
+        trained = exchanging(model, place, start=start, **job.exchange)
         stream = make_stream(job, shards, place)
         inner_steps = range(start * job.accumulation, job.iterations * job.accumulation)
         batches = loader(stream, inner_steps, job.loader_workers, pin=place.device.type == "cuda")

@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("net", choices=config.CHAIN)
     net = parser.parse_args().net
     profile_name, profile = config.load()
-    device = torch.device("cuda" if profile.evaluate.use_gpu else "cpu")
+    # A cluster's head, where a job's stages run, may have no GPU; its workers have, and draw nothing
+    has_gpu = profile.evaluate.use_gpu and torch.cuda.is_available()
+    device = torch.device("cuda" if has_gpu else "cpu")
     shards = open_shards(
         paths.shards(profile_name, "val"),
         split="val",
@@ -30,7 +32,7 @@ def main() -> None:
     val, reasons = leaks.Images.of_shards("val", shards), profile.data.allow_leak
     num_leaked = leaks.check_model(about["trained_on"], val, net, reasons)
 
-    if profile.evaluate.num_workers == 1:
+    if profile.evaluate.num_workers == 1 and has_gpu == profile.evaluate.use_gpu:
         confusion = evaluate.score_split(model, shards, Place(0, 1, device))
     else:
         root = Path.cwd()
@@ -39,6 +41,7 @@ def main() -> None:
             root / paths.shards(profile_name, "val"),
             root / paths.RUNS / profile_name / f"evaluate-{net}",
             num_workers=profile.evaluate.num_workers,
+            min_workers=profile.run.min_workers,
             use_gpu=profile.evaluate.use_gpu,
             cpus_per_worker=profile.run.cpus_per_worker,
         )

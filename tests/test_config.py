@@ -189,6 +189,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("train.transforms", {"crop": [320, 0]}, "crop.1 must be greater than 0, got 0"),
     ("train.seed", -1, "must be greater than or equal to 0, got -1"),
     ("train.seed", 2**63, f"must be less than {2**63}, got {2**63}"),
+    ("train.exchange", {"compression": "fp8"}, "must be 'none', 'bf16' or 'powersgd', got 'fp8'"),
+    ("train.exchange", {"powersgd_after": 1}, "must be greater than or equal to 2, got 1"),
+    ("run.min_workers", 0, "must be greater than 0, got 0"),
     ("train.num_workers", 0, "must be greater than 0, got 0"),
     ("run.max_failures", -1, "must be greater than or equal to 0, got -1"),
     ("run.loader_workers", 0.5, "must be a whole number, got 0.5"),
@@ -378,6 +381,13 @@ def test_the_batch_rule_is_one_of_sgd(project: Path):
     edit(project, "train.batch_rule", True)
     assert complaint(project) == (
         "profiles/voc.yaml: train: batch_rule is one of sgd with momentum; optimizer.name is adamw"
+    )
+
+
+def test_training_begins_with_no_more_workers_than_there_are(project: Path):
+    edit(project, "run.min_workers", 3)
+    assert complaint(project) == (
+        "profiles/voc.yaml: the file: run.min_workers 3 is more than train.num_workers 2"
     )
 
 
@@ -600,6 +610,10 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "train.precision": "float32",
         "train.class_balancing": False,
         "train.sample_pixels": 1.0,
+        "train.exchange": config.Exchange(
+            compression="none", bucket_mb=25, powersgd_rank=2, powersgd_after=1000
+        ),
+        "run.min_workers": None,
         "run.max_failures": 2,
         "run.shard_workers": 1,
         "run.verify_shards": "cached",

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.nn.parallel import DistributedDataParallel
 
 from fcn import IGNORE_LABEL
 from fcn.model import FCN
+from pipeline import config
 from pipeline.datasets import Sample, sample
+from pipeline.exchange import exchanging
 from pipeline.job import Job
 from pipeline.norm import across_workers, set_training
 from pipeline.place import ALONE, Place
@@ -94,6 +95,7 @@ def job(noise) -> Job:
         batch_norm="local",
         class_balancing=False,
         sample_pixels=1.0,
+        exchange=config.Exchange().model_dump(),
         seed=5,
         loader_workers=0,
         log_every=1,
@@ -113,7 +115,7 @@ def one_step(job: Job, place: Place) -> dict[str, torch.Tensor]:
     exchanges = []
     model: nn.Module = net
     if place.world > 1:
-        model = DistributedDataParallel(net)
+        model = exchanging(net, place, start=0, **job.exchange)
 
         def counting(state, bucket):
             exchanges.append(1)

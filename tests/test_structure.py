@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 LAYERS = ("fcn", "pipeline", "stages")  # each may import itself and those before it
 MAX_LINES = 450
 FRAMEWORKS = {
-    "ray": "pipeline/cluster.py",
+    "ray": "pipeline/cluster.py pipeline/jobs.py",  # workers of a run; jobs, whose client wants no torch
     "mlflow": "pipeline/tracking.py",
     "pydantic": "pipeline/config.py",
     "pyarrow": "pipeline/manifest.py",
@@ -39,6 +39,8 @@ HARMLESS = {
     "pipeline/tracking.py": "tells MLflow of results that are written without it",
     "pipeline/spool.py": "curves for MLflow",
     "pipeline/cluster.py": "starts processes; what they do is in train.py and sharding.py",
+    "pipeline/nodes.py": "the token of a cluster",
+    "pipeline/commit.py": "what MLflow is told of the code",
     "pipeline/storage.py": "moves bytes that the manifest knows by their sha256",
     "pipeline/verification.py": "says whether shards are whole, or ends the stage",
     "pipeline/job.py": "names the values; what they are is tracked as params",
@@ -241,8 +243,8 @@ def test_fcn_needs_nothing_but_torch_and_the_standard_library(file: str):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_each_framework_sits_behind_one_module(framework: str):
-    assert [file for file in FILES if framework in frameworks(file)] == [FRAMEWORKS[framework]]
+def test_each_framework_sits_behind_the_module_that_says_so(framework: str):
+    assert [file for file in FILES if framework in frameworks(file)] == FRAMEWORKS[framework].split()
 
 
 def test_modules_are_imported_by_statements_that_this_test_can_read():

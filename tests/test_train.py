@@ -21,7 +21,7 @@ from PIL import Image
 
 from fcn import IGNORE_LABEL
 from fcn.model import FCN
-from pipeline import backbone, checkpoint, spool, train
+from pipeline import backbone, checkpoint, config, spool, train
 from pipeline.datasets import Sample, sample
 from pipeline.errors import CheckpointError, UserError
 from pipeline.job import Job
@@ -139,6 +139,7 @@ def make_job(tmp_path, drawn, held_out, trunk):
             batch_norm="local",
             class_balancing=False,
             sample_pixels=1.0,
+            exchange=config.Exchange().model_dump(),
             seed=5,
             loader_workers=0,
             log_every=1,

@@ -1,0 +1,104 @@
+"""Steps a second of the training loop on Ray's workers, beside the same loop in processes without Ray.
+
+    python -m bench.ray_overhead            # about 2 minutes on 2 cores; wants the machine to itself
+
+Both train the sample profile's first net on as many workers (gloo, a thread each), in turns, from the same shards.
+Speed is that between the first and the last point of the curves each run writes, so that starting up does not count.
+"""
+
+import argparse
+import dataclasses
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from pipeline import cluster, config, spool
+from pipeline.driver import make_job
+from pipeline.meter import CURVES
+from pipeline.place import Place
+from pipeline.train import train_worker
+
+ROOT = Path(__file__).parent.parent
+
+
+def prepare(folder: Path) -> None:
+    """The sample profile's shards and backbone in a folder of their own."""
+    for name in ("params.yaml", "profiles", "stages", "pipeline", "fcn"):
+        (folder / name).symlink_to(ROOT / name)
+    for stage in ("download", "shard", "backbone"):
+        subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=folder, check=True, capture_output=True)
+
+
+def process(rank: int, world: int, port: int, job: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    train_worker(job, Place(rank, world, torch.device("cpu")))
+    dist.destroy_process_group()
+
+
+def without_ray(job: Any, world: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(process, (world, port, job), nprocs=world)
+
+
+def with_ray(job: Any, world: int) -> None:
+    cluster.run_workers(
+        train_worker,
+        job,
+        name=job.identity,
+        storage=job.folder.parent,
+        num_workers=world,
+        divided=job.inner_batch_size,
+        use_gpu=False,
+        cpus_per_worker=1,
+        max_failures=0,
+    )
+
+
+def steps_per_s(job: Any) -> float:
+    points = spool.read(job.folder / CURVES, after_step=0)
+    return (points[-1].step - points[0].step) / (points[-1].time_ms - points[0].time_ms) * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rates: dict[str, list[float]] = {"without Ray": [], "with Ray": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        prepare(folder)
+        name, profile = config.load(folder)
+        made = make_job(name, profile, "fcn32s", folder)
+        for number in range(arguments.rounds):
+            for what, run in (("without Ray", without_ray), ("with Ray", with_ray)):
+                identity = f"{what.replace(' ', '-')}-{number}"
+                steps = {"iterations": arguments.steps, "checkpoint_every": arguments.steps, "log_every": 10}
+                job = dataclasses.replace(made, identity=identity, folder=folder / "runs" / identity, **steps)
+                job.folder.mkdir(parents=True)
+                run(job, arguments.workers)
+                rates[what].append(steps_per_s(job))
+                print(f"{what:12} {rates[what][-1]:.2f} steps/s", flush=True)
+    plain, ray = (statistics.median(values) for values in rates.values())
+    print(f"inside Ray: {ray / plain:.3f} of the steps/s without it")
+
+
+if __name__ == "__main__":
+    main()

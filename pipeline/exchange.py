@@ -1,0 +1,43 @@
+"""How workers average their gradients while the backward pass still runs; whole, or with fewer bytes on the wire."""
+
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.place import Place
+
+FIRST_POWERSGD_STEP = 2  # DDP arranges its buckets anew after a process's first step
+
+
+def exchanging(
+    model: nn.Module,
+    place: Place,
+    *,
+    start: int,
+    compression: str,
+    bucket_mb: int,
+    powersgd_rank: int,
+    powersgd_after: int,
+) -> nn.Module:
+    """The model whose backward pass leaves the workers' mean gradient on each; itself, where there is one worker.
+
+    start: the step the run goes on from.   The rest: see config.Exchange. "bf16" rounds what is sent; "powersgd" sends
+    two thin matrices for each weight and keeps what they lack for the next step, in memory alone: a resumed run begins
+    without it. (Vogels, Karimireddy, Jaggi, NeurIPS 2019)
+    """
+    if place.world == 1:
+        return model
+    trained = DistributedDataParallel(
+        model, process_group=place.group, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True
+    )
+    if compression == "bf16":
+        trained.register_comm_hook(place.group, bf16_compress_hook)
+    elif compression == "powersgd":
+        state = PowerSGDState(
+            place.group,
+            matrix_approximation_rank=powersgd_rank,
+            start_powerSGD_iter=max(powersgd_after - start, FIRST_POWERSGD_STEP),
+        )
+        trained.register_comm_hook(state, powerSGD_hook)
+    return trained

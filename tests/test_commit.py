@@ -1,0 +1,35 @@
+"""Which commit the code is from."""
+
+import subprocess
+
+import pytest
+
+from pipeline import commit
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.delenv(commit.COMMIT, raising=False)
+    (tmp_path / "a").write_text("1")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "a"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    return tmp_path
+
+
+def test_a_checkout_says_its_commit_and_whether_files_differ(checkout):
+    head = (checkout / ".git" / "HEAD").read_text().split()[1]
+    expected = (checkout / ".git" / head).read_text().strip()
+    assert commit.of(checkout) == (expected, False)
+    (checkout / "a").write_text("2")
+    assert commit.of(checkout) == (expected, True)
+
+
+def test_a_job_is_told_the_commit_of_the_checkout_it_came_from(checkout, tmp_path_factory, monkeypatch):
+    (checkout / "a").write_text("2")
+    found = commit.of(checkout)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    assert commit.of(elsewhere) is None
+    for name, value in found.environment().items():
+        monkeypatch.setenv(name, value)
+    assert commit.of(elsewhere) == found
