@@ -1,6 +1,8 @@
 """The whole chain as a user runs it: `dvc repro` with real DVC, Ray and MLflow, on four drawn images."""
 
+import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -196,6 +198,42 @@ def test_another_val_trains_nothing_anew_and_a_val_that_is_trained_on_stops_the_
     assert newest.info.run_name == "fcn32s"
     assert newest.data.tags["allow_leak"] == "To see what a leak does."
     assert newest.data.metrics["num_leaked"] == 4
+
+
+@pytest.mark.slow
+def test_of_two_repros_at_once_one_runs_and_the_other_is_told_so(project):
+    profile = project.profile("tiny")
+    profile["shards"]["seed"] += 1
+    project.use_profile("tiny", profile)
+
+    def repro(_: int) -> str:
+        return project.run("sh", "-c", "dvc repro shard || echo ended with $?")
+
+    with ThreadPoolExecutor() as pool:
+        logs = list(pool.map(repro, range(2)))
+    assert sorted(log.count("Running stage 'shard'") for log in logs) == [0, 1]
+    refused = [log for log in logs if "ended with" in log]
+    assert all("another DVC process" in log or "busy" in log for log in refused)
+    assert project.run("dvc", "repro", "shard").count("Running stage") == 0
+
+
+@pytest.mark.slow
+def test_a_damaged_object_of_dvcs_cache_is_named_by_the_stage_that_reads_it(project):
+    model = project.folder / "models" / "tiny" / "fcn8s.pt"
+    name = hashlib.md5(model.read_bytes()).hexdigest()
+    cached = project.folder / ".dvc" / "cache" / "files" / "md5" / name[:2] / name[2:]
+    whole = cached.read_bytes()
+    model.unlink()
+    cached.chmod(0o644)
+    cached.write_bytes(
+        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    )
+    project.run("dvc", "checkout", "models/tiny/fcn8s.pt")  # which sees nothing
+    said = project.run("dvc", "repro", "--force", "--single-item", "evaluate@fcn8s", fails=True)
+    assert "models/tiny/fcn8s.pt" in said
+    assert "Traceback" not in said
+    cached.write_bytes(whole)
+    model.write_bytes(whole)
 
 
 @pytest.mark.slow
