@@ -18,10 +18,10 @@ repro: setup
 	dvc repro
 
 test: setup
-	pytest --cov=fcn --cov=pipeline --cov-report=term:skip-covered
+	pytest -n 2 --dist loadfile --cov=fcn --cov=pipeline --cov-report=term:skip-covered
 
 test-slow: setup
-	pytest -m slow
+	pytest -n 2 --dist loadfile -m slow
 
 check: setup
 	ruff format --check .

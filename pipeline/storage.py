@@ -55,8 +55,11 @@ class Folder:
     def read(self, file: str, offset: int = 0, size: int | None = None) -> bytes:
         """The bytes of a file from an offset on: `size` of them, fewer if it ends there, or all."""
         with _named(self.name(file), "read"):
+            if size is None:
+                with _opened(self.name(file)) as opened:
+                    return opened.read_at(opened.size() - offset, offset)
             opened = (_kept_open if self.is_remote else _opened)(self.name(file))
-            return opened.read_at(opened.size() - offset if size is None else size, offset)
+            return opened.read_at(size, offset)
 
     def sha256(self, file: str) -> str:
         digest = hashlib.sha256()
@@ -133,7 +136,8 @@ def _opened(name: str) -> Any:
     return _system(name.startswith(S3)).open_input_file(_path(name))
 
 
-# To open an object is a request of its own; a shard is read many times. Such a file may be used after a fork
+# To open an object is a request of its own; a shard is read many times, and never changes under its manifest. Such a
+# file may be used after a fork
 _kept_open = lru_cache(maxsize=256)(_opened)
 
 

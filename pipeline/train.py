@@ -217,19 +217,6 @@ def training_state(
     }
 
 
-def save_step(job: Job, done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    checkpoint.save_step(
-        job.folder,
-        done,
-        {
-            "identity": job.identity,
-            "step": done,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        },
-    )
-
-
 def save_model(job: Job, model: nn.Module, shards: Shards, name: str, chosen: dict[str, float]) -> None:
     """Writes a model file to the run's folder. chosen: why this step's, if it is not the last."""
     content = {
