@@ -21,7 +21,7 @@ test: setup
 	pytest -n 2 --dist loadfile --cov=fcn --cov=pipeline --cov-report=term:skip-covered
 
 test-slow: setup
-	pytest -n 2 --dist loadfile -m slow
+	pytest -m slow
 
 check: setup
 	ruff format --check .
