@@ -77,7 +77,8 @@ def main() -> None:
         start = time.time()
         here = str(Path(sys.executable).parent)
         environment = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
-        subprocess.run(["dvc", "repro"], cwd=project, env=environment, check=True)
+        if code := subprocess.run(["dvc", "repro"], cwd=project, env=environment, check=False).returncode:
+            sys.exit(code)  # a stage has said why
         print(f"{'net':8} mean IU  pixel accuracy  scored after")
         for net in NETS:
             file = project / "metrics" / PROFILE / f"{net}.json"

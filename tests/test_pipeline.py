@@ -215,6 +215,27 @@ def test_of_two_repros_at_once_one_runs_and_the_other_is_told_so(project):
     refused = [log for log in logs if "ended with" in log]
     assert all("another DVC process" in log or "busy" in log for log in refused)
     assert project.run("dvc", "repro", "shard").count("Running stage") == 0
+    profile["shards"]["seed"] -= 1
+    project.use_profile("tiny", profile)
+    project.run("dvc", "repro", "shard")
+
+
+@pytest.mark.slow
+def test_shards_in_a_bucket_give_the_same_nets_and_scores_as_shards_here(project, tmp_path):
+    elsewhere = Project(tmp_path)
+    profile = tiny(elsewhere.profile("sample"))
+    with s3_server() as bucket:
+        profile["shards"]["destination"] = f"{bucket}/shards"
+        elsewhere.use_profile("tiny", profile)
+        elsewhere.run("dvc", "repro")
+    assert not list((elsewhere.folder / "data" / "tiny" / "shards").rglob("*.tar"))
+    here, there = models(project), models(elsewhere)
+    for net in CHAIN:
+        assert here[net]["lineage"]["identity"] == there[net]["lineage"]["identity"]
+        for name, tensor in here[net]["state_dict"].items():
+            assert torch.equal(tensor, there[net]["state_dict"][name]), (net, name)
+    scores = Path("metrics", "tiny", "fcn8s.json")
+    assert (elsewhere.folder / scores).read_bytes() == (project.folder / scores).read_bytes()
 
 
 @pytest.mark.slow
@@ -234,21 +255,3 @@ def test_a_damaged_object_of_dvcs_cache_is_named_by_the_stage_that_reads_it(proj
     assert "Traceback" not in said
     cached.write_bytes(whole)
     model.write_bytes(whole)
-
-
-@pytest.mark.slow
-def test_shards_in_a_bucket_give_the_same_nets_and_scores_as_shards_here(project, tmp_path):
-    elsewhere = Project(tmp_path)
-    profile = tiny(elsewhere.profile("sample"))
-    with s3_server() as bucket:
-        profile["shards"]["destination"] = f"{bucket}/shards"
-        elsewhere.use_profile("tiny", profile)
-        elsewhere.run("dvc", "repro")
-    assert not list((elsewhere.folder / "data" / "tiny" / "shards").rglob("*.tar"))
-    here, there = models(project), models(elsewhere)
-    for net in CHAIN:
-        assert here[net]["lineage"]["identity"] == there[net]["lineage"]["identity"]
-        for name, tensor in here[net]["state_dict"].items():
-            assert torch.equal(tensor, there[net]["state_dict"][name]), (net, name)
-    scores = Path("metrics", "tiny", "fcn8s.json")
-    assert (elsewhere.folder / scores).read_bytes() == (project.folder / scores).read_bytes()
