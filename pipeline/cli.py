@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _add_caffe(commands)
     _add_heatmap(commands)
     _add_shards(commands)
+    _add_compare(commands)
     return top
 
 
@@ -165,6 +166,33 @@ def heatmap(arguments: argparse.Namespace) -> None:
     print(
         f"wrote {out}; {names}: at most {peak.probability:.3f}, around column {peak.x:.0f}, row {peak.y:.0f}"
     )
+
+
+def _add_compare(commands) -> None:
+    text = "put runs beside each other and beside published scores; say how sure a difference is, and what compares"
+    command = commands.add_parser("compare", help=text, description=text)
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="metrics/sample/fcn8s.json, or sample/fcn8s for short, or the id or name of an MLflow run",
+    )
+    command.add_argument("--format", choices=("plain", "markdown", "html"), default="plain")
+    command.set_defaults(run=compare)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
+    from pipeline import compare
+    from pipeline.uncertainty import Bootstrap
+
+    results = []
+    for run in arguments.runs:
+        with TemporaryDirectory() as folder:
+            results.append(compare.load(run, Path(folder)))
+    tables = [compare.score_table(results), compare.difference_table(results, Bootstrap())]
+    print("\n\n".join(compare.as_text(table, arguments.format) for table in tables if table.rows))
 
 
 def _add_shards(commands) -> None:

@@ -152,7 +152,11 @@ def with_uncertainty(images: PerImage, bootstrap: Bootstrap) -> dict[str, Any]:
     ):
         found = interval(statistic, counts, bootstrap)
         values |= {f"{name}_low": _number(found.low), f"{name}_high": _number(found.high)}
-    return values | {"level": bootstrap.level, "keys_sha256": digest_of_keys(images.keys)}
+    return values | {
+        "level": bootstrap.level,
+        "convention": "reference",
+        "keys_sha256": digest_of_keys(images.keys),
+    }
 
 
 def as_metrics(values: dict[str, Any]) -> dict[str, float]:
