@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     _add_heatmap(commands)
     _add_shards(commands)
     _add_compare(commands)
+    _add_explain(commands)
     return top
 
 
@@ -193,6 +194,24 @@ def compare(arguments: argparse.Namespace) -> None:
             results.append(compare.load(run, Path(folder)))
     tables = [compare.score_table(results), compare.difference_table(results, Bootstrap())]
     print("\n\n".join(compare.as_text(table, arguments.format) for table in tables if table.rows))
+
+
+def _add_explain(commands) -> None:
+    text = "say what a model or a score comes from: code, recipe, data, parents, versions, hardware; or what is lacking"
+    command = commands.add_parser("explain", help=text, description=text)
+    command.add_argument(
+        "what", metavar="RUN_OR_MODEL", help="models/sample/fcn8s.pt, or a run as `fcn compare` takes it"
+    )
+    command.set_defaults(run=explain)
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
+    from pipeline.explain import explain
+
+    with TemporaryDirectory() as folder:
+        print("\n".join(part.as_text() for part in explain(arguments.what, Path(folder))))
 
 
 def _add_shards(commands) -> None:
