@@ -78,6 +78,19 @@ class ConfusionMatrix:
         self._classes.add_(hist.to(self._counts))
         return self
 
+    def add(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
+        """Adds what another matrix of the same classes and device counted, waiting for nothing there."""
+        self._counts += other._counts
+        return self
+
+    def per_class(self) -> Tensor:
+        """(3, num_classes) int64: of each class the pixels that are right, those of its label, those predicted as it.
+
+        On the device, and waiting for nothing there: it is `hist` that finds values which are no class.
+        """
+        classes = self._classes
+        return torch.stack((classes.diagonal(), classes.sum(1), classes.sum(0)))
+
     def scores(self, convention: str = "reference") -> Scores:
         """The scores of all that was counted so far; convention: a key of CONVENTIONS."""
         hist = self.hist.cpu().double()

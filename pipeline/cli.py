@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     _add_heatmap(commands)
     _add_shards(commands)
     add_cluster(commands)
+    _add_compare(commands)
+    _add_explain(commands)
     return top
 
 
@@ -167,6 +169,51 @@ def heatmap(arguments: argparse.Namespace) -> None:
     print(
         f"wrote {out}; {names}: at most {peak.probability:.3f}, around column {peak.x:.0f}, row {peak.y:.0f}"
     )
+
+
+def _add_compare(commands) -> None:
+    text = "put runs beside each other and beside published scores; say how sure a difference is, and what compares"
+    command = commands.add_parser("compare", help=text, description=text)
+    command.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="metrics/sample/fcn8s.json, or sample/fcn8s for short, or the id or name of an MLflow run",
+    )
+    command.add_argument("--format", choices=("plain", "markdown", "html"), default="plain")
+    command.set_defaults(run=compare)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
+    from pipeline import compare
+    from pipeline.uncertainty import Bootstrap
+
+    results = []
+    for run in arguments.runs:
+        with TemporaryDirectory() as folder:
+            results.append(compare.load(run, Path(folder)))
+    tables = [compare.score_table(results), compare.difference_table(results, Bootstrap())]
+    print("\n\n".join(compare.as_text(table, arguments.format) for table in tables if table.rows))
+
+
+def _add_explain(commands) -> None:
+    text = "say what a model or a score comes from: code, recipe, data, parents, versions, hardware; or what is lacking"
+    command = commands.add_parser("explain", help=text, description=text)
+    command.add_argument(
+        "what", metavar="RUN_OR_MODEL", help="models/sample/fcn8s.pt, or a run as `fcn compare` takes it"
+    )
+    command.set_defaults(run=explain)
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
+    from pipeline.explain import explain
+
+    with TemporaryDirectory() as folder:
+        print("\n".join(part.as_text() for part in explain(arguments.what, Path(folder))))
 
 
 def _add_shards(commands) -> None:

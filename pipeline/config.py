@@ -364,11 +364,17 @@ class Evaluate(Section):
     """num_figures: images drawn beside label and prediction.
 
     num_workers: Ray workers that share the images, a GPU each if use_gpu; 1: this process alone, without Ray.
+    border_width: pixels on either side of a border that are scored by themselves, too.
+    num_resamples, level, seed: of the interval that the bootstrap over images gives with a score.
     """
 
     num_figures: PositiveInt = 6
     num_workers: PositiveInt = 1
     use_gpu: bool = False
+    border_width: Annotated[int, Field(gt=0, le=100)] = 5
+    num_resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    level: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    seed: Seed = 0
 
 
 class Profile(Section):

@@ -52,6 +52,10 @@ DECIDES_RESULT = (
     "pipeline/transforms.py",
 )
 ONLY_SPLITS = {"num_workers", "use_gpu", "accumulation"}  # keys of train that a stopped run may go on without
+NAMELESS = {
+    "lineage",
+    "origin",
+}  # of a parent's file: where, when and by whom it was made; its weights decide
 PARENT_POLL_S = 1.0
 ATTEMPT = "attempt"  # a random name for this try at a run: survives a resume, and finds its run in MLflow
 FINISHED = "finished"  # marks a run whose model was handed over: to train it again is to begin anew
@@ -157,7 +161,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         shared.model_dump(exclude=ONLY_SPLITS),
         recipe.model_dump(),
         shards.digest,
-        parent_digest,
+        checkpoint.content_digest({key: content[key] for key in content if key not in NAMELESS}),
         code_digest(),
     ]
     identity = f"{net}-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]}"
@@ -179,6 +183,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         validation=root / paths.shards(profile_name, "val"),
         folder=root / paths.RUNS / profile_name / identity,
         lineage=lineage,
+        git=_git(root),
         batch_size=shared.batch_size,
         accumulation=shared.accumulation,
         loss=shared.loss,
@@ -204,6 +209,11 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         inherited=trained_on.inherited(kind, content, parent_digest, shards),
         **_steps(shared, recipe),
     )
+
+
+def _git(root: Path) -> dict[str, str]:
+    """The commit of the code as a model's file says it; MLflow's own names are for MLflow."""
+    return {key: value for key, value in tracking.git_tags(root).items() if key.startswith("git_")}
 
 
 def _steps(shared: Train, recipe: Net) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class CheckpointError(UserError):
     """A model or checkpoint file is missing, damaged or of another network."""
 
 
+class ResultError(UserError):
+    """A run's scores or counts are missing, damaged or not of this project."""
+
+
 USER_MISTAKE = 2  # exit code, as argparse uses it
 INTERRUPTED = 130  # exit code, as shells use it for Ctrl-C
 

@@ -17,7 +17,8 @@ class Job:
     shards, validation: of the training split, and of the one that is looked at meanwhile; a folder or s3://...
     cache: of open_shards.   inherited: records (trained_on.py) of what the parent was trained on besides these shards.
     folder: of working checkpoints, curves and the final model, shared by all workers.
-    lineage: what the final model says of where it comes from.   The rest: see profiles, config.Train and config.Run.
+    lineage: what the final model says of where it comes from.   git: the code's commit, {} outside a checkout; it has
+    no say in the identity.   The rest: see profiles, config.Train and config.Run.
     """
 
     identity: str
@@ -54,6 +55,7 @@ class Job:
     validate_every: int
     validate_images: int
     cache: Path | None = None
+    git: dict[str, str] = field(default_factory=dict)
     inherited: list[Record] = field(default_factory=list)
 
     @property

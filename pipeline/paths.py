@@ -34,6 +34,10 @@ def metrics(profile: str, net: str) -> Path:
     return Path("metrics", profile, f"{net}.json")
 
 
+def per_image(profile: str, net: str) -> Path:
+    return Path("metrics", profile, f"{net}.parquet")
+
+
 def figures(profile: str, net: str) -> Path:
     return Path("figures", profile, f"{net}.png")
 

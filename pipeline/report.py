@@ -1,4 +1,4 @@
-"""Figures and the table: what a person looks at. No other module draws."""
+"""Figures and the report: what a person looks at. No other module draws."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,17 +15,9 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from pipeline.datasets.files import voc_palette
-from pipeline.markdown import table as markdown_table
 
 Row = tuple[str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 INCHES = 2.2  # the side of one picture
-COLUMNS = ("mean_iu", "pixel_acc", "mean_acc", "fw_iu")
-# FCN-32s/16s/8s of the paper on PASCAL VOC seg11valid (Long et al., CVPR 2015, table 2), in percent
-PUBLISHED = {
-    "fcn32s": {"pixel_acc": 89.1, "mean_acc": 73.3, "mean_iu": 59.4, "fw_iu": 81.4},
-    "fcn16s": {"pixel_acc": 90.0, "mean_acc": 75.7, "mean_iu": 62.4, "fw_iu": 83.0},
-    "fcn8s": {"pixel_acc": 90.3, "mean_acc": 75.9, "mean_iu": 62.7, "fw_iu": 83.2},
-}
 
 
 def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, path: Path) -> None:
@@ -49,16 +41,6 @@ def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, pa
     plt.close(figure)
 
 
-def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table: nets down, the four scores across, beside the paper's mean IU on its own data."""
-    head = ["net", *COLUMNS, "images", "paper's mean_iu*"]
-    rows = []
-    for net, values in scores.items():
-        row = ["nan" if values[name] is None else f"{values[name]:.3f}" for name in COLUMNS]
-        rows.append([net, *row, values["num_images"], f"{PUBLISHED[net]['mean_iu'] / 100:.3f}"])
-    return markdown_table(head, rows)
-
-
 def draw_class_bars(scores: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """IU of every class, the nets side by side."""
     classes = list(next(iter(scores.values()))["class_iu"])
@@ -76,16 +58,20 @@ def draw_class_bars(scores: Mapping[str, Mapping[str, Any]], path: Path) -> None
 
 
 def write_report(
-    profile: str, scores: Mapping[str, Mapping[str, Any]], figures: Path, inspection: Path, dest: Path
-) -> str:
-    """Writes dest/README.md with table, bars, pictures and what the data are like; returns the table.
+    profile: str,
+    scores: Mapping[str, Mapping[str, Any]],
+    tables: str,
+    figures: Path,
+    inspection: Path,
+    dest: Path,
+) -> None:
+    """Writes dest/README.md with tables, bars, pictures and what the data are like.
 
-    figures: folder with <net>.png.   inspection: what stages/inspect.py wrote.
+    tables: Markdown.   figures: folder with <net>.png.   inspection: what stages/inspect.py wrote.
     """
     dest.mkdir(parents=True, exist_ok=True)
     draw_class_bars(scores, dest / "class_iu.png")
-    parts = [f"# FCN on profile `{profile}`", table(scores)]
-    parts.append("\\* on PASCAL VOC seg11valid (CVPR 2015, table 2): comparable only on that split.")
+    parts = [f"# FCN on profile `{profile}`", tables]
     for net, values in scores.items():
         if values["num_leaked"]:
             parts.append(
@@ -101,7 +87,6 @@ def write_report(
     parts.append("## Data\n\n![classes and sizes](inspection.png)")
     parts += [(inspection / f"{name}.md").read_text("utf-8").strip() for name in ("inspection", "leaks")]
     (dest / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return table(scores)
 
 
 def draw_inspection(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:

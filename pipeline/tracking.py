@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import commit, spool
+from pipeline.errors import ResultError
 
 POLL_S = 2.0  # between two looks at the curves: what the UI lags behind
 MAX_METRICS = 1000  # MLflow's limit for one call
@@ -31,6 +32,7 @@ MAX_PARAMS = 100  # MLflow's limit for one call
 MAX_DIGEST_LENGTH = 36  # MLflow's limit, of a data set's digest
 # What an unreachable or failing server, a damaged database, or one whose driver is not installed raises
 OUTAGE = (MlflowException, OSError, SQLAlchemyError, ImportError)
+RUNS_ARE = "give a metrics JSON, profile/net, or the id or name of a run"
 
 
 class Tracker:
@@ -107,6 +109,45 @@ class Tracker:
         return self.client.create_experiment(
             self.experiment, artifact_location=local if self.uri.startswith("sqlite:") else None
         )
+
+
+def download_metrics(run: str, root: Path, folder: Path) -> Path:
+    """The metrics JSON that an MLflow run of this id or, the newest, of this name holds, brought into `folder`.
+
+    With it comes its Parquet file. ResultError if there is no such run, or it holds no scores.
+    """
+    tracker = Tracker("any", root)
+    if tracker.uri.startswith("sqlite:") and not (root / "mlflow.db").exists():  # it would be made
+        raise ResultError(f"unknown run {run!r}: no such file, and no mlflow.db in {root}; {RUNS_ARE}")
+    try:
+        run_id = _run_id(tracker.client, run)
+        names = [file.path for file in tracker.client.list_artifacts(run_id)]
+        found = [name for name in names if name.endswith((".json", ".parquet"))]
+        for name in found:
+            tracker.client.download_artifacts(run_id, name, str(folder))
+    except OUTAGE as error:
+        raise ResultError(f"MLflow cannot give run {run!r}: {' '.join(str(error).split())}") from error
+    if not (scores := [name for name in found if name.endswith(".json")]):
+        raise ResultError(
+            f"MLflow's run {run!r} holds no scores; evaluate that model again, or name another run"
+        )
+    return folder / scores[0]
+
+
+def _run_id(client: MlflowClient, run: str) -> str:
+    """The id of the run of this id or, the newest, of this name."""
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    name = run.replace("'", "\\'")
+    for field in ("run_id", "run_name"):
+        found = client.search_runs(
+            experiments,
+            f"attributes.{field} = '{name}'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        if found:
+            return found[0].info.run_id
+    raise ResultError(f"unknown run {run!r}: neither a file nor a run of MLflow; {RUNS_ARE}")
 
 
 class Follower:

@@ -1,7 +1,9 @@
 """The training loop: what each worker runs, read from top to bottom."""
 
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from importlib.metadata import version
 from textwrap import shorten
 from typing import Any
@@ -33,6 +35,11 @@ BEST = "best.pt"
 POLY_POWER = 0.9  # Chen et al., DeepLab
 PATIENCE_S = 120  # for the workers of a driver that was killed to end, which takes them seconds
 PACKAGES = ("torch", "numpy", "pillow")  # whose versions have a say in the last bits of a result
+# What a job holds besides its recipe: said elsewhere in the model's file, or a path of this machine
+NO_RECIPE = {
+    *("identity", "net", "model", "classes", "lineage", "inherited", "git"),
+    *("parent", "shards", "validation", "folder", "cache"),
+}
 
 
 def train_worker(job: Job, place: Place) -> None:
@@ -79,7 +86,7 @@ def train_worker(job: Job, place: Place) -> None:
             if scores.get("val_mean_iu", -1.0) > best:
                 best = scores["val_mean_iu"]
                 if place.is_first:
-                    save_model(job, model, shards, BEST, {"step": done, "val_mean_iu": best})
+                    save_model(job, model, shards, place, BEST, {"step": done, "val_mean_iu": best})
             meter.show(done, scores)
             if is_to_save and place.is_first:
                 saver.save(done, training_state(job, place, done, model, optimizer, best, meter.unshown))
@@ -88,7 +95,7 @@ def train_worker(job: Job, place: Place) -> None:
         else:
             saver.wait()
             if place.is_first:
-                save_model(job, model, shards, FINAL, {})
+                save_model(job, model, shards, place, FINAL, {})
     if place.world > 1:
         place.agree(0)  # no worker leaves before the files are there
 
@@ -217,13 +224,29 @@ def training_state(
     }
 
 
-def save_model(job: Job, model: nn.Module, shards: Shards, name: str, chosen: dict[str, float]) -> None:
+def origin(job: Job, place: Place) -> dict[str, Any]:
+    """How and where a model was made, which changes nothing of what it is: no two machines need to agree on it."""
+    recipe = {key: value for key, value in asdict(job).items() if key not in NO_RECIPE}
+    is_gpu = place.device.type == "cuda"
+    hardware = {
+        "workers": place.world,
+        "device": torch.cuda.get_device_name(place.device) if is_gpu else "CPU",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+    }
+    return {"git": job.git, "versions": versions(), "hardware": hardware, "recipe": recipe}
+
+
+def save_model(
+    job: Job, model: nn.Module, shards: Shards, place: Place, name: str, chosen: dict[str, float]
+) -> None:
     """Writes a model file to the run's folder. chosen: why this step's, if it is not the last."""
     content = {
         "model": job.model,
         "classes": list(job.classes),
         "lineage": job.lineage | chosen,
         "trained_on": trained_on.records(shards, job.inherited),
+        "origin": origin(job, place),
         "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
     }
     checkpoint.save(job.folder / name, "model", content)

@@ -200,6 +200,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("shards.samples_per_shard", 0, "must be greater than 0, got 0"),
     ("shards", [], "must be a section of keys and values, got []"),
     ("evaluate.num_figures", 0, "must be greater than 0, got 0"),
+    ("evaluate.border_width", 0, "must be greater than 0, got 0"),
+    ("evaluate.num_resamples", 10, "must be greater than or equal to 100, got 10"),
+    ("evaluate.level", 95, "must be less than 1, got 95"),
     ("data.allow_partial", "false", "must be true or false, got 'false'"),
     ("data.allow_leak", "On purpose, to measure it.", "must be a list, got 'On purpose, to measure it.'"),
     (
@@ -620,6 +623,10 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "evaluate.num_figures": 6,
         "evaluate.num_workers": 1,
         "evaluate.use_gpu": False,
+        "evaluate.border_width": 5,
+        "evaluate.num_resamples": 10_000,
+        "evaluate.level": 0.95,
+        "evaluate.seed": 0,
     }
     assert transforms.Transforms(**dict(config.Transforms())) == transforms.Transforms()
     assert profile.train.optimizer.momentum == 0.9

@@ -182,6 +182,19 @@ def test_other_images_another_parent_and_other_code_change_the_runs_name(
     assert all(name.startswith("fcn32s-") for name in names)
 
 
+def test_who_made_a_parent_and_where_does_not_change_the_runs_name_but_its_weights_do(root, profile, started):  # noqa: ARG001
+    path = train_net("tiny", profile(), "fcn32s", root)
+    name = identity(root, profile(), "fcn16s")
+    content, digest = checkpoint.load(path, "model")
+    elsewhere = {"git": {"git_commit": "c0ffee"}, "hardware": {"cpus": 99}}
+    moved = content["lineage"] | {"parent_sha256": "0" * 64}
+    assert checkpoint.save(path, "model", content | {"origin": elsewhere, "lineage": moved}) != digest
+    assert identity(root, profile(), "fcn16s") == name
+    content["state_dict"]["score_fr.bias"] += 1
+    checkpoint.save(path, "model", content)
+    assert identity(root, profile(), "fcn16s") != name
+
+
 # The job
 
 
@@ -195,6 +208,15 @@ def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
     digest = checkpoint.load(job.parent, "backbone")[1]
     assert job.lineage["parent_sha256"] == digest
     assert (job.lineage["net"], job.lineage["parent"]) == ("fcn32s", "backbone")
+
+
+def test_a_job_knows_the_commit_of_the_code_without_a_say_in_its_name(root, profile, monkeypatch):
+    bare = make_job("tiny", profile(), "fcn32s", root)
+    tags = {"git_commit": "c0ffee", "git_dirty": "false", "mlflow.source.git.commit": "c0ffee"}
+    monkeypatch.setattr(driver.tracking, "git_tags", lambda _: tags)
+    job = make_job("tiny", profile(), "fcn32s", root)
+    assert (bare.git, job.git) == ({}, {"git_commit": "c0ffee", "git_dirty": "false"})
+    assert job.identity == bare.identity
 
 
 def test_with_the_batch_rule_a_job_follows_the_run_of_one_image_a_step(root, profile):

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import math
@@ -12,18 +13,21 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
 from fcn import IGNORE_LABEL
-from fcn.metrics import Scores
+from fcn.metrics import ConfusionMatrix, Scores
 from fcn.model import FCN
 from pipeline import checkpoint, evaluate
 from pipeline.datasets import Sample
 from pipeline.errors import CheckpointError, ShardError, UserError
 from pipeline.evaluate import ScoreJob
+from pipeline.per_image import PerImage
 from pipeline.place import ALONE, Place
 from pipeline.sharding import write_shards
 from pipeline.shards import Shards, open_shards
+from pipeline.uncertainty import Bootstrap
 
 CLASSES = ("background", "disc", "square", "triangle")
 CPU = torch.device("cpu")
+WIDTH = 2  # of the band along borders
 TINY = {"backbone": "vgg16", "padding": "tight", "width": 1 / 64, "fc6_kernel": 3}
 
 
@@ -83,7 +87,7 @@ def test_the_scores_of_a_split_are_those_sklearn_gives_for_its_pixels(tmp_path, 
     assert set(predicted) >= {0, 3}  # or the test would show little
     classes = range(len(CLASSES))
 
-    confusion = evaluate.score_split(model, shards, ALONE)
+    confusion = evaluate.score_split(model, shards, ALONE, WIDTH).confusion
     assert confusion.hist.tolist() == confusion_matrix(truth, predicted, labels=classes).tolist()
     scores = confusion.scores()
     iu = jaccard_score(truth, predicted, labels=classes, average=None)
@@ -104,7 +108,9 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
     labels = [np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)]
     labels[1][:8] = 1
     shards = split(tmp_path / "val", labels)
-    values = evaluate.as_json(evaluate.score_split(model, shards, ALONE).scores(), shards.classes, 2)
+    values = evaluate.as_json(
+        evaluate.score_split(model, shards, ALONE, WIDTH).confusion.scores(), shards.classes, 2
+    )
     assert values == {
         "pixel_acc": 0.75,
         "mean_acc": 0.5,
@@ -117,7 +123,9 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
 
 def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_path, model):
     shards = split(tmp_path / "val", [np.full((16, 20), IGNORE_LABEL, np.uint8)] * 2)
-    values = evaluate.as_json(evaluate.score_split(model, shards, ALONE).scores(), shards.classes, 2)
+    values = evaluate.as_json(
+        evaluate.score_split(model, shards, ALONE, WIDTH).confusion.scores(), shards.classes, 2
+    )
     evaluate.write_json(tmp_path / "a.json", values)
 
     def refuse(constant: str):
@@ -128,6 +136,77 @@ def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_pa
     assert found["class_iu"] == dict.fromkeys(CLASSES)
     assert found["num_images"] == 2
     assert evaluate.as_metrics(found) == {"num_images": 2.0}
+
+
+# What is kept of each image
+
+
+def counted(prediction: np.ndarray, label: np.ndarray) -> list[list[int]]:
+    """(3, C) right, labelled and predicted pixels, where the label is a class; one comparison after the other."""
+    valid = label != IGNORE_LABEL
+    prediction, label = prediction[valid], label[valid]
+    return [
+        [int(((prediction == c) & (label == c)).sum()) for c in range(len(CLASSES))],
+        [int((label == c).sum()) for c in range(len(CLASSES))],
+        [int((prediction == c).sum()) for c in range(len(CLASSES))],
+    ]
+
+
+def along_borders(label: np.ndarray, width: int) -> np.ndarray:
+    """The label where a pixel of another value lies at most `width` rows and columns away, void elsewhere."""
+    band = np.full_like(label, IGNORE_LABEL)
+    for y, x in np.ndindex(*label.shape):
+        around = label[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+        if (around != label[y, x]).any():
+            band[y, x] = label[y, x]
+    return band
+
+
+def test_each_images_counts_are_those_of_its_own_pixels_and_add_up_to_the_matrix(tmp_path, labels, model):
+    labels[4][:, 10:] = 1  # of one class but for a part, so that the band is not all of it
+    shards = split(tmp_path / "val", labels)
+    confusion, images = evaluate.score_split(model, shards, ALONE, WIDTH)
+    for i, key in enumerate(shards.keys):
+        label = labels[int(key)]
+        with Image.open(io.BytesIO(shards.read(i)[0])) as photo:
+            image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+        prediction = evaluate.predict(model, image)[0].numpy()
+        assert images[i, 0].tolist() == counted(prediction, label)
+        assert images[i, 1].tolist() == counted(prediction, along_borders(label, WIDTH))
+    hist, total = confusion.hist, images.sum(0)[0]
+    assert total.tolist() == [hist.diagonal().tolist(), hist.sum(1).tolist(), hist.sum(0).tolist()]
+    assert images[:, 1, 1].sum() < images[:, 0, 1].sum()
+
+
+def test_the_json_has_intervals_the_borders_scores_and_says_which_images(tmp_path, labels, model):
+    shards = split(tmp_path / "val", labels)
+    confusion, counts = evaluate.score_split(model, shards, ALONE, WIDTH)
+    images = PerImage.sorted(shards.keys, counts.numpy(), {"classes": list(CLASSES), "border_width": WIDTH})
+    values = evaluate.with_uncertainty(images, Bootstrap(200, 0.9, 1))
+    scores = confusion.scores()
+    assert values["mean_iu_low"] <= scores.mean_iu <= values["mean_iu_high"]
+    assert values["pixel_acc_low"] <= scores.pixel_acc <= values["pixel_acc_high"]
+    borders = ConfusionMatrix(len(CLASSES))
+    for i in range(len(shards)):
+        label = labels[int(shards.keys[i])]
+        with Image.open(io.BytesIO(shards.read(i)[0])) as photo:
+            image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+        borders.update(evaluate.predict(model, image), torch.from_numpy(along_borders(label, WIDTH))[None])
+    assert values["border_mean_iu"] == pytest.approx(borders.scores().mean_iu)
+    assert (values["level"], values["border_width"]) == (0.9, WIDTH)
+    assert values["keys_sha256"] == hashlib.sha256(b"0\n1\n2\n3\n4\n").hexdigest()
+    reached = evaluate.as_metrics(evaluate.as_json(scores, CLASSES, 5) | values)
+    assert reached["mean_iu_low"] == values["mean_iu_low"]
+    assert "keys_sha256" not in reached  # MLflow's metrics are numbers
+
+
+def test_what_could_not_be_scored_has_no_interval_in_the_json(tmp_path, model):
+    shards = split(tmp_path / "val", [np.full((16, 20), IGNORE_LABEL, np.uint8)] * 2)
+    counts = evaluate.score_split(model, shards, ALONE, WIDTH).images.numpy()
+    images = PerImage.sorted(shards.keys, counts, {"classes": list(CLASSES), "border_width": WIDTH})
+    values = evaluate.with_uncertainty(images, Bootstrap(100))
+    names = ("mean_iu_low", "mean_iu_high", "pixel_acc_low", "pixel_acc_high", "border_mean_iu")
+    assert [values[name] for name in names] == [None] * 5
 
 
 # Over workers
@@ -145,27 +224,30 @@ def score_in_a_process(rank: int, meeting: str, job: ScoreJob, world: int) -> No
 def test_workers_score_each_image_once_between_them_even_if_some_have_none(tmp_path, labels, model, world):
     shards = split(tmp_path / "val", labels)  # five images
     save(tmp_path / "fcn8s.pt", model)
-    alone = evaluate.score_split(model, shards, ALONE)
+    alone = evaluate.score_split(model, shards, ALONE, WIDTH)
     seen = []
     for rank in range(world):  # without the meeting at the end, which needs real processes
         place = Place(rank, world, CPU)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Place, "total", lambda _, value: value)
-            seen.append(evaluate.score_split(model, shards, place).hist)
-    assert torch.equal(sum(seen), alone.hist)
+            seen.append(evaluate.score_split(model, shards, place, WIDTH))
+    assert torch.equal(sum(each.confusion.hist for each in seen), alone.confusion.hist)
+    assert torch.equal(sum(each.images for each in seen), alone.images)
     if world == 2:
-        job = ScoreJob(tmp_path / "fcn8s.pt", shards.folder, tmp_path / "counts.json")
+        job = ScoreJob(tmp_path / "fcn8s.pt", shards.folder, tmp_path / "counts.npz", WIDTH)
         torch.multiprocessing.spawn(score_in_a_process, (str(tmp_path / "meeting"), job, world), nprocs=world)
-        assert json.loads(job.counts.read_text()) == {"hist": alone.hist.tolist()}
+        with np.load(job.counts) as counts:
+            assert counts["hist"].tolist() == alone.confusion.hist.tolist()
+            assert counts["images"].tolist() == alone.images.tolist()
 
 
-def test_a_share_meets_the_others_once_however_many_images_it_has(tmp_path, labels, model, monkeypatch):
+def test_a_share_meets_the_others_at_its_end_however_many_images_it_has(tmp_path, labels, model, monkeypatch):
     """A meeting for each image would hang as soon as one worker has an image more than another."""
     shards, meetings = split(tmp_path / "val", labels), []
-    monkeypatch.setattr(Place, "total", lambda _, value: meetings.append(1) or value)
+    monkeypatch.setattr(Place, "total", lambda _, value: meetings.append(value.shape) or value)
     for rank in range(3):
-        evaluate.score_split(model, shards, Place(rank, 3, CPU))
-    assert len(meetings) == 3
+        evaluate.score_split(model, shards, Place(rank, 3, CPU), WIDTH)
+    assert meetings == 3 * [(4, 4), (5, 2, 3, 4)]  # the matrix and the counts of five images
 
 
 @pytest.mark.slow
@@ -173,13 +255,17 @@ def test_ray_workers_give_the_same_matrix_and_a_mistake_ends_in_one_message(tmp_
     shards, path = split(tmp_path / "val", labels), tmp_path / "fcn8s.pt"
     save(path, model)
     workers = {"num_workers": 2, "use_gpu": False, "cpus_per_worker": 1}
-    found = evaluate.score_on_workers(path, shards.folder, tmp_path / "runs" / "evaluate-fcn8s", **workers)
-    assert torch.equal(found.hist, evaluate.score_split(model, shards, ALONE).hist)
+    found = evaluate.score_on_workers(
+        path, shards.folder, tmp_path / "runs" / "evaluate-fcn8s", WIDTH, **workers
+    )
+    alone = evaluate.score_split(model, shards, ALONE, WIDTH)
+    assert torch.equal(found.confusion.hist, alone.confusion.hist)
+    assert torch.equal(found.images, alone.images)
     assert not (tmp_path / "runs" / "evaluate-fcn8s").exists()
     shard = next(shards.folder.glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(UserError, match=f"{shard}: .* bytes, expected") as caught:
-        evaluate.score_on_workers(path, shards.folder, tmp_path / "runs" / "evaluate-fcn8s", **workers)
+        evaluate.score_on_workers(path, shards.folder, tmp_path / "runs" / "evaluate-fcn8s", WIDTH, **workers)
     assert "\n" not in str(caught.value)
 
 
@@ -189,20 +275,22 @@ def test_ray_workers_give_the_same_matrix_and_a_mistake_ends_in_one_message(tmp_
 def test_an_empty_split_is_refused(tmp_path, labels, model):
     shards = split(tmp_path / "val", labels)
     with pytest.raises(ShardError, match="val holds no image to evaluate on"):
-        evaluate.score_split(model, Shards(shards.folder, shards.table.slice(0, 0), shards.header), ALONE)
+        evaluate.score_split(
+            model, Shards(shards.folder, shards.table.slice(0, 0), shards.header), ALONE, WIDTH
+        )
 
 
 def test_a_model_of_another_number_of_classes_is_refused_naming_both(tmp_path, labels):
     shards = split(tmp_path / "val", labels)
     with pytest.raises(CheckpointError, match=r"tells 21 classes apart, .*val has 4"):
-        evaluate.score_split(FCN(21, 32, **TINY), shards, ALONE)
+        evaluate.score_split(FCN(21, 32, **TINY), shards, ALONE, WIDTH)
 
 
 def test_a_prediction_of_another_size_than_the_label_is_refused(tmp_path, labels, model, monkeypatch):
     shards = split(tmp_path / "val", labels)
     monkeypatch.setattr(evaluate, "predict", lambda *_: torch.zeros(1, 3, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"prediction is \(1, 3, 3\) but label is"):
-        evaluate.score_split(model, shards, ALONE)
+        evaluate.score_split(model, shards, ALONE, WIDTH)
 
 
 # The model's file

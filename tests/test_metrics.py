@@ -69,6 +69,22 @@ def test_counting_in_parts_and_merging_equals_counting_at_once():
     assert whole.hist.dtype == torch.int64
 
 
+def test_counts_of_a_class_are_diagonal_rows_and_columns_and_void_is_none_of_them():
+    label = torch.tensor([0, 0, 1, 1, 2, IGNORE_LABEL])
+    prediction = torch.tensor([0, 1, 1, 1, 0, 2])
+    matrix = ConfusionMatrix(3).update(prediction, label)
+    assert matrix.per_class().tolist() == [[1, 2, 0], [2, 2, 1], [2, 3, 0]]
+    other = ConfusionMatrix(3).update(torch.tensor([2]), torch.tensor([2]))
+    assert matrix.add(other).per_class().tolist() == [[1, 2, 1], [2, 2, 2], [2, 3, 1]]
+    assert matrix.hist.sum() == 6
+
+
+def test_what_is_no_class_is_found_in_a_matrix_that_another_was_added_to():
+    strange = ConfusionMatrix(3).update(torch.tensor([3]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="1 pixels have"):
+        _ = ConfusionMatrix(3).add(strange).hist
+
+
 def test_rows_are_truth_and_columns_prediction():
     hist = ConfusionMatrix(2).update(torch.tensor([1]), torch.tensor([0])).hist
     assert hist.tolist() == [[0, 1], [0, 0]]

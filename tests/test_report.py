@@ -25,25 +25,6 @@ def scores(mean_iu: float | None, disc: float | None = 0.25) -> dict:
 NETS = {"fcn32s": scores(0.4213), "fcn16s": scores(0.6117), "fcn8s": scores(0.7598)}
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def test_the_table_has_the_numbers_of_the_json_beside_the_papers():
-    head, rule, *rows = report.table(NETS).splitlines()
-    assert cells(head) == ["net", "mean_iu", "pixel_acc", "mean_acc", "fw_iu", "images", "paper's mean_iu*"]
-    assert set(rule) == {"|", "-", " "}
-    assert [cells(row) for row in rows] == [
-        ["fcn32s", "0.421", "0.988", "0.654", "0.333", "100", "0.594"],
-        ["fcn16s", "0.612", "0.988", "0.654", "0.333", "100", "0.624"],
-        ["fcn8s", "0.760", "0.988", "0.654", "0.333", "100", "0.627"],
-    ]
-
-
-def test_what_could_not_be_scored_is_nan_in_the_table():
-    assert "| fcn8s | nan | 0.988 |" in report.table({"fcn8s": scores(None)})
-
-
 @pytest.fixture
 def inspection(tmp_path) -> Path:
     """What stages/inspect.py writes, and the report shows."""
@@ -104,10 +85,9 @@ def test_the_report_shows_table_bars_data_and_each_nets_picture(tmp_path, inspec
     for net in NETS:
         report.draw_predictions(rows(1), CLASSES, net, tmp_path / "figures" / f"{net}.png")
     dest = tmp_path / "reports" / "sample"
-    table = report.write_report("sample", NETS, tmp_path / "figures", inspection, dest)
+    report.write_report("sample", NETS, "| a | table |", tmp_path / "figures", inspection, dest)
     text = (dest / "README.md").read_text("utf-8")
-    assert table == report.table(NETS)
-    assert table in text
+    assert "| a | table |" in text
     assert "profile `sample`" in text
     assert "| images | 400 |\n\nNo image of val is trained on." in text
     assert "LEAK" not in text
@@ -118,15 +98,15 @@ def test_the_report_shows_table_bars_data_and_each_nets_picture(tmp_path, inspec
             picture.load()
     assert sorted(path.name for path in dest.iterdir()) == sorted([*pictures, "README.md"])
     assert (dest / "fcn8s.png").read_bytes() == (tmp_path / "figures" / "fcn8s.png").read_bytes()
-    again = report.write_report("sample", NETS, tmp_path / "figures", inspection, dest)  # over the old one
-    assert again == table
+    report.write_report("sample", NETS, "| b |", tmp_path / "figures", inspection, dest)  # over the old one
+    assert "| b |" in (dest / "README.md").read_text("utf-8")
 
 
 def test_a_net_that_was_trained_on_what_it_is_scored_on_is_named_under_the_table(tmp_path, inspection):
     for net in NETS:
         report.draw_predictions(rows(1), CLASSES, net, tmp_path / "figures" / f"{net}.png")
     nets = NETS | {"fcn16s": NETS["fcn16s"] | {"num_leaked": 3}}
-    report.write_report("sample", nets, tmp_path / "figures", inspection, tmp_path / "report")
+    report.write_report("sample", nets, "", tmp_path / "figures", inspection, tmp_path / "report")
     lines = (tmp_path / "report" / "README.md").read_text("utf-8").splitlines()
     said = [line for line in lines if "LEAK" in line]
     assert len(said) == 1

@@ -21,7 +21,7 @@ FRAMEWORKS = {
     "ray": "pipeline/cluster.py pipeline/jobs.py",  # workers of a run; jobs, whose client wants no torch
     "mlflow": "pipeline/tracking.py",
     "pydantic": "pipeline/config.py",
-    "pyarrow": "pipeline/manifest.py",
+    "pyarrow": "pipeline/manifest.py pipeline/per_image.py",  # tables of two kinds, which have no columns in common
     "pyarrow.fs": "pipeline/storage.py",  # two libraries under one name: tables, and places files lie in
     "fsspec": "pipeline/download/remote.py",
     "httpx": "pipeline/download/http.py",
@@ -367,7 +367,9 @@ def test_the_outs_are_where_paths_puts_the_results(profile: str):
         "backbone": {paths.model(profile, "backbone").as_posix()},
         "train": {paths.model(profile, net).as_posix() for net in config.CHAIN},
         "evaluate": {
-            path(profile, net).as_posix() for net in config.CHAIN for path in (paths.metrics, paths.figures)
+            path(profile, net).as_posix()
+            for net in config.CHAIN
+            for path in (paths.metrics, paths.per_image, paths.figures)
         },
         "report": {paths.report(profile).as_posix()},
     }

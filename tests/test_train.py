@@ -214,6 +214,11 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
     assert content["lineage"] == job.lineage
     (seen,) = content["trained_on"]
     assert seen["keys"] == sorted(open_shards(job.shards).keys)
+    origin = content["origin"]
+    assert origin["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (origin["hardware"]["workers"], origin["hardware"]["device"]) == (1, "CPU")
+    assert (origin["recipe"]["lr"], origin["recipe"]["iterations"]) == (1e-2, 40)
+    assert str(job.folder.parent) not in str(origin)  # nothing of where it lay
     FCN(**content["model"]).load_state_dict(content["state_dict"])
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("fcn32s  check: 4 x 32x32 a worker, loss 1.6094 (by chance 1.6094), memory ")
