@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 
 from fcn.model import FCN
-from pipeline import checkpoint
+from pipeline import checkpoint, per_image
 from tests.project_copy import Project
 from tests.s3_server import s3_server
 
@@ -49,8 +49,13 @@ def test_every_net_is_trained_and_scored(project):
         assert {"pixel_acc", "mean_acc", "mean_iu", "fw_iu", "class_iu", "num_images"} <= set(scores)
         assert scores["num_images"] == 2
         assert 0 <= scores["mean_iu"] <= scores["pixel_acc"] <= 1
+        images = per_image.read(project.folder / "metrics" / "tiny" / f"{net}.parquet")
+        right, label, _ = images.whole.sum((0, 2)).tolist()
+        assert scores["pixel_acc"] == right / label
+        assert len(images.keys) == 2
     report = (project.folder / "reports" / "tiny" / "README.md").read_text("utf-8")
-    assert f"| fcn8s | {scores['mean_iu']:.3f} |" in report
+    assert f"| fcn8s | {scores['mean_iu']:.3f} [{scores['mean_iu_low']:.3f}, " in report
+    assert "| fcn8s - fcn16s | mean_iu | " in report
     assert "No image of val is trained on." in report
 
 
@@ -81,6 +86,9 @@ def test_mlflow_has_a_run_for_each_net_with_curve_scores_params_tags_and_figure(
         run = runs[net]
         scores = json.loads((project.folder / "metrics" / "tiny" / f"{net}.json").read_text("utf-8"))
         assert run.info.status == "FINISHED"
+        assert run.data.metrics["mean_iu_low"] == scores["mean_iu_low"]
+        files = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert {f"{net}.json", f"{net}.parquet"} <= files
         assert run.data.metrics["mean_iu"] == pytest.approx(scores["mean_iu"])
         assert run.data.metrics["iu/background"] == pytest.approx(scores["class_iu"]["background"])
         curve = client.get_metric_history(run.info.run_id, "loss")
@@ -104,7 +112,7 @@ def test_a_second_repro_does_nothing(project):
 @pytest.mark.parametrize(
     ("section", "key", "stages"),
     [
-        ("evaluate", "num_figures", ["evaluate@fcn32s", "evaluate@fcn16s", "evaluate@fcn8s"]),
+        ("evaluate", "num_figures", ["evaluate@fcn32s", "evaluate@fcn16s", "evaluate@fcn8s", "report"]),
         ("train", "seed", ["train@fcn32s", "train@fcn16s", "train@fcn8s"]),
         ("run", "log_every", []),
         ("shards", "samples_per_shard", ["shard"]),
