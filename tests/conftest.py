@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # the first call imports, and other tests run beside
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).parent.parent
 
