@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.cli_cluster import add_cluster
+from pipeline.cli_predict import add_predict
 from pipeline.errors import exit_cleanly
 
 
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     _add_caffe(commands)
     _add_heatmap(commands)
     _add_shards(commands)
+    add_predict(commands)
     add_cluster(commands)
     return top
 

@@ -15,7 +15,8 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["verify"], ["inspect"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"]]
+    "command",
+    [[], ["verify"], ["inspect"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"], ["predict"]],
 )
 def test_every_command_explains_itself(command):
     done = fcn(*command, "--help")
