@@ -1,4 +1,4 @@
-"""`fcn predict`: what a net sees in photos."""
+"""`fcn predict`: what a net sees in photos; `fcn submit`: what VOC's evaluation server takes of that."""
 
 import argparse
 import sys
@@ -27,6 +27,11 @@ def add_predict(commands) -> None:
         action="store_true",
         help="DIR/scores/NAME.npz, too: score, (classes, height, width) float16",
     )
+    _add_tile(command)
+    command.set_defaults(run=predict)
+
+
+def _add_tile(command) -> None:
     command.add_argument(
         "--tile",
         type=_side,
@@ -35,7 +40,6 @@ def add_predict(commands) -> None:
         help="run what has more than PIXELS x PIXELS in overlapping tiles of that side, with the same result; "
         "less takes less memory and more time (default: %(default)s)",
     )
-    command.set_defaults(run=predict)
 
 
 def _side(text: str) -> int:
@@ -60,3 +64,47 @@ def predict(arguments: argparse.Namespace) -> None:
     print(f"wrote {len(photos) - len(failed)} of {len(photos)} predictions to {arguments.output}")
     if failed:
         sys.exit(1)
+
+
+def add_submit(commands) -> None:
+    text = (
+        "pack predictions of a VOC2012 list for VOC's evaluation server, once all of them are found to be what it "
+        "scores (docs/predict.md)"
+    )
+    command = commands.add_parser("submit", help="pack predictions for VOC's server", description=text)
+    command.add_argument(
+        "source", type=Path, help="a folder of `fcn predict`, or a model file to run on the list's images"
+    )
+    command.add_argument("dest", type=Path, help="the .tar to write")
+    command.add_argument(
+        "--voc",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the folder that holds JPEGImages and ImageSets, such as VOCdevkit/VOC2012",
+    )
+    command.add_argument(
+        "--list", default="test", help="of ImageSets/Segmentation, without .txt (default: %(default)s)"
+    )
+    command.add_argument(
+        "--competition",
+        choices=("comp5", "comp6"),
+        default="comp6",
+        help="comp5: trained on VOC alone; comp6: on SBD or others, too (default: %(default)s)",
+    )
+    _add_tile(command)
+    command.set_defaults(run=submit)
+
+
+def submit(arguments: argparse.Namespace) -> None:
+    from pipeline.submit import submit as pack
+
+    num = pack(
+        arguments.source,
+        arguments.voc,
+        arguments.list,
+        arguments.dest,
+        competition=arguments.competition,
+        side=arguments.tile,
+    )
+    print(f"wrote {arguments.dest}: {num} predictions of {arguments.list} for {arguments.competition}")

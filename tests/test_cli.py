@@ -16,7 +16,17 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["verify"], ["inspect"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"], ["predict"]],
+    [
+        [],
+        ["verify"],
+        ["inspect"],
+        ["export"],
+        ["caffe"],
+        ["caffe", "import"],
+        ["heatmap"],
+        ["predict"],
+        ["submit"],
+    ],
 )
 def test_every_command_explains_itself(command):
     done = fcn(*command, "--help")
