@@ -15,7 +15,7 @@ from fcn.caffe_import import describe, to_state_dict
 from fcn.model import FCN
 from pipeline import checkpoint
 from pipeline.errors import CheckpointError, UserError
-from pipeline.evaluate import load_model
+from pipeline.model_file import load_model
 
 # What a net of 21 classes tells apart if nothing else is said: PASCAL VOC's, in the order of its label images
 VOC_CLASSES = (

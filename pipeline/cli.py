@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.cli_cluster import add_cluster
+from pipeline.cli_predict import add_predict, add_submit
 from pipeline.errors import exit_cleanly
 
 
@@ -25,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     _add_caffe(commands)
     _add_heatmap(commands)
     _add_shards(commands)
+    add_predict(commands)
+    add_submit(commands)
     add_cluster(commands)
     _add_compare(commands)
     _add_explain(commands)

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from pipeline import nodes
-from pipeline.config import CHAIN
 from pipeline.errors import INTERRUPTED
+from pipeline.paths import CHAIN
 
 
 def add_cluster(commands) -> None:

@@ -19,10 +19,10 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.config_errors import complaint, sentence
 from pipeline.errors import ConfigError
+from pipeline.paths import CHAIN as CHAIN  # who reads a recipe wants its order, too
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
-CHAIN = ("fcn32s", "fcn16s", "fcn8s")  # each starts from the one before it, the first from the backbone
 STRIDE = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
 
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,29 +15,14 @@ from numpy.typing import NDArray
 
 from fcn.metrics import ConfusionMatrix, Scores, trimap
 from fcn.model import FCN
-from pipeline import checkpoint
 from pipeline.errors import CheckpointError, ShardError
+from pipeline.model_file import load_model
 from pipeline.per_image import PerImage, digest_of_keys
 from pipeline.place import Place
 from pipeline.progress import bar
 from pipeline.samples import Samples
 from pipeline.shards import Shards, open_shards
 from pipeline.uncertainty import Bootstrap, interval, mean_iu, pixel_acc
-
-
-def load_model(path: Path, device: torch.device) -> tuple[FCN, dict[str, Any], str]:
-    """(the net in evaluation mode, what its file says besides weights, the sha256 of the file's content)."""
-    content, digest = checkpoint.load(path, "model")
-    try:
-        model = FCN(**content["model"])
-        if reason := checkpoint.misfit(content["state_dict"], model.state_dict()):
-            raise ValueError(reason)
-        model.load_state_dict(content["state_dict"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = shorten(str(error), 400)
-        raise CheckpointError(f"{path} does not fit the networks of this version: {reason}") from error
-    about = {key: content[key] for key in ("model", "classes", "lineage")}
-    return model.to(device).eval(), about | {"trained_on": content.get("trained_on")}, digest
 
 
 @torch.inference_mode()

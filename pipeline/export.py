@@ -16,16 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnxruntime
 import torch
 import torch.fx.experimental._config as tracing
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fcn.model import FCN
-from pipeline import checkpoint
+from pipeline import checkpoint, onnx_file
 from pipeline.errors import UserError
-from pipeline.evaluate import load_model
+from pipeline.model_file import load_model
 
 KINDS = ("onnx", "pt2", "safetensors")  # each is its file's suffix, too
 METADATA = "metadata.json"  # the name of what is said about the model among a pt2 file's extra files
@@ -84,7 +83,8 @@ def _write(model_path: Path, partial: Path, kind: str) -> float:
     with _quiet():
         if kind == "onnx":
             _write_onnx(model, about, partial)
-            return relative_difference(model, _read_onnx(partial))
+            score, _ = onnx_file.load(partial, num_threads=torch.get_num_threads())
+            return relative_difference(model, lambda image: torch.from_numpy(score(image.numpy())))
         torch.export.save(traced(model), partial, extra_files={METADATA: json.dumps(about, indent=1)})
         return relative_difference(model, torch.export.load(partial).module())
 
@@ -138,14 +138,6 @@ def _write_onnx(model: FCN, about: dict[str, Any], path: Path) -> None:
 def as_text(about: dict[str, Any]) -> dict[str, str]:
     """What is said about a model as ONNX holds it: text as it is, the rest as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-
-
-def _read_onnx(path: Path) -> Net:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import difflib
 import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
@@ -22,9 +21,9 @@ from fcn.geometry import IMAGE, CoordMap
 from fcn.pixels import PixelNormalization
 from fcn.surgery import convolutionalize
 from pipeline import checkpoint, paths
-from pipeline.datasets.files import MAX_PIXELS
 from pipeline.download.fetch import fetch_published
 from pipeline.errors import CheckpointError, UserError
+from pipeline.photos import read_photo
 
 CLASSIFIERS = {
     "alexnet": (models.alexnet, models.AlexNet_Weights.IMAGENET1K_V1),
@@ -37,7 +36,6 @@ MAX_SIDE = (
     1024  # a larger photo is reduced: its things would fill no crop, and VGG-16 wants 0.5 KB for a pixel
 )
 MAX_ASPECT = 16
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # no EPS and the like, which start other programs
 MIB = 2**20
 
 
@@ -71,7 +69,7 @@ def heatmap(
         raise UserError(f"unknown classifier {classifier!r}; known: {', '.join(CLASSIFIERS)}")
     chosen = CLASSIFIERS[classifier][1]
     classes = classes_named(class_name, chosen.meta["categories"])
-    photo = _read(image_path)
+    photo = read_photo(image_path)
     if dest.is_dir() or (dest.exists() and dest.samefile(image_path)):
         raise UserError(
             f"{dest} is {'a folder' if dest.is_dir() else 'the photo'}; name another file to write"
@@ -177,28 +175,6 @@ def _published(weights: WeightsEnum) -> Path:
     max_size_gb = 1.01 * weights.meta["_file_size"] * MIB / 1e9
     checksum = f"sha256:{digits[1]}"
     return fetch_published(paths.DOWNLOADS, urls=[weights.url], checksum=checksum, max_size_gb=max_size_gb)
-
-
-def _read(path: Path) -> Image.Image:
-    """The photo in RGB, turned as viewers turn it, on white where it is transparent."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of EXIF that Pillow cannot read
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as file:
-                if file.width * file.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f"more than {MAX_PIXELS} pixels")
-                image = ImageOps.exif_transpose(file)
-                if not image.has_transparency_data:
-                    return image.convert("RGB")
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; give the path of a photo") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is no image that can be read; known: {', '.join(FORMATS)}") from None
-    except Exception as error:  # damage is OSError, SyntaxError, ValueError, struct.error
-        raise UserError(f"{path} cannot be read as an image: {error}") from error
 
 
 def _fitted(photo: Image.Image, path: Path) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+CHAIN = ("fcn32s", "fcn16s", "fcn8s")  # each starts from the one before it, the first from the backbone
 DOWNLOADS = Path(
     "downloads"
 )  # archives and `.part` files: outside DVC's outs, which it empties before a stage runs

@@ -15,7 +15,18 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["verify"], ["inspect"], ["export"], ["caffe"], ["caffe", "import"], ["heatmap"]]
+    "command",
+    [
+        [],
+        ["verify"],
+        ["inspect"],
+        ["export"],
+        ["caffe"],
+        ["caffe", "import"],
+        ["heatmap"],
+        ["predict"],
+        ["submit"],
+    ],
 )
 def test_every_command_explains_itself(command):
     done = fcn(*command, "--help")

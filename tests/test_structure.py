@@ -26,7 +26,7 @@ FRAMEWORKS = {
     "fsspec": "pipeline/download/remote.py",
     "httpx": "pipeline/download/http.py",
     "matplotlib": "pipeline/report.py",
-    "onnxruntime": "pipeline/export.py",
+    "onnxruntime": "pipeline/onnx_file.py",
     "safetensors": "pipeline/checkpoint.py",
 }
 # Modules a stage imports and does not depend on, because no change of them changes what the stage writes
@@ -59,7 +59,10 @@ HARMLESS_TO = {  # a stage, without what it is repeated for: modules
         for name in DOWNLOAD
     },
     "shard": {"pipeline/place.py": "trains; the cluster's tasks know nothing of it"},
-    "evaluate": {"pipeline/checkpoint.py": "gives the weights whose sha256 the file holds, or an error"},
+    "evaluate": {
+        f"pipeline/{name}.py": "gives the weights whose sha256 the file holds, or an error"
+        for name in ("checkpoint", "model_file")
+    },
     "train": {"fcn/metrics.py": "scores while training, which nothing follows from"},
     "report": {"pipeline/datasets/files.py": "the palette of figures that `evaluate` draws"},
 }
