@@ -12,7 +12,7 @@ COMMIT, DIRTY = (
 
 
 class Commit(NamedTuple):
-    """is_dirty: files differ from it."""
+    """is_dirty: files differ from it, dvc.lock aside, which every stage that ends writes to."""
 
     commit: str
     is_dirty: bool
@@ -34,6 +34,7 @@ def of(root: Path) -> Commit | None:
         return done.stdout.strip()
 
     try:
-        return Commit(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)dvc.lock")
+        return Commit(git("rev-parse", "HEAD"), bool(changes))
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,5 +1,6 @@
 """What a user can cause, and how a command ends because of it."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -48,9 +49,13 @@ def exit_cleanly(command: Callable[[], object]) -> None:
     """Runs a command; a user's mistake ends it with one message and exit code 2, Ctrl-C with 130, never a traceback."""
     try:
         command()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
+        sys.exit(0)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -79,3 +79,17 @@ def test_inspect_says_what_folders_of_shards_hold_and_share(tmp_path):
     assert lines.count("| images | 2 |") == 2
     train, val = tmp_path / "train", tmp_path / "val"
     assert lines[-1] == f"{val} shares 1 images with {train}, by id or pixels: c (b in {train})"
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_error():
+    """As with `fcn verify | head -1`."""
+    command = [
+        sys.executable,
+        "-c",
+        "from pipeline.errors import exit_cleanly; exit_cleanly(lambda: print('x' * 10**6))",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -10,9 +10,10 @@ from pipeline import commit
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     monkeypatch.delenv(commit.COMMIT, raising=False)
-    (tmp_path / "a").write_text("1")
+    for name in ("a", "dvc.lock"):
+        (tmp_path / name).write_text("1")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q"], ["add", "a"], ["commit", "-qm", "one"]):
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *command], check=True)
     return tmp_path
 
@@ -23,6 +24,11 @@ def test_a_checkout_says_its_commit_and_whether_files_differ(checkout):
     assert commit.of(checkout) == (expected, False)
     (checkout / "a").write_text("2")
     assert commit.of(checkout) == (expected, True)
+
+
+def test_a_lock_file_that_the_run_itself_writes_is_no_difference(checkout):
+    (checkout / "dvc.lock").write_text("2")
+    assert not commit.of(checkout).is_dirty
 
 
 def test_a_job_is_told_the_commit_of_the_checkout_it_came_from(checkout, tmp_path_factory, monkeypatch):
