@@ -21,6 +21,8 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every lin
 os.environ.setdefault(
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
 )  # how late the end of a run is noticed; 2 by default
+# For Ray to start on a busy machine; 20 by default
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new behaviour, without the warning
 
 import ray
