@@ -48,7 +48,7 @@ BODY = bytes(range(256)) * 1200  # 300 KiB
 HALF = len(BODY) // 2
 SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
-QUICK = Patience(stall_s=0.3, window_s=0.8, window_bytes=4096, tries=3, backoff_s=0.01, retry_after_max_s=0.3)
+QUICK = Patience(stall_s=1.0, window_s=2.0, window_bytes=4096, tries=3, backoff_s=0.01, retry_after_max_s=0.3)
 
 
 @pytest.fixture
@@ -513,7 +513,7 @@ def test_a_trickle_ends(server: FaultyServer, get: Fetch, behaviour: Behaviour) 
 
 
 def test_a_slow_but_steady_body_longer_than_the_window_is_endured(server: FaultyServer, get: Fetch) -> None:
-    server.script = [slow(len(BODY) // 20, 0.06)]
+    server.script = [slow(len(BODY) // 20, 0.15)]
     start = time.monotonic()
     assert get(server.url) == BODY
     assert time.monotonic() - start > QUICK.window_s
