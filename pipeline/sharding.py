@@ -8,12 +8,10 @@ becomes visible at the end, at once.
 import fcntl
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import shutil
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from fcn import IGNORE_LABEL
 from pipeline import manifest
 from pipeline.datasets import Sample
 from pipeline.errors import DatasetError, ShardError
+from pipeline.hashed_tar import HashedTar
 from pipeline.manifest import LOCATION, MANIFEST, MEMBERS
 from pipeline.progress import bar
 from pipeline.storage import S3, Folder
@@ -124,12 +123,15 @@ def finish_shard(plan: Plan, part: Part) -> int:
         _explained(plan.work),
         tempfile.TemporaryDirectory(prefix="unfinished.", dir=plan.work) as scratch,
     ):
-        tar = Path(scratch, f"shard-{number:06d}.tar")
-        rows, refused = _write_tar(plan, tar, keys)
+        path = Path(scratch, f"shard-{number:06d}.tar")
+        with path.open("wb") as file:
+            tar = HashedTar(file)
+            rows, refused = _write_samples(plan, tar, path.name, keys)
+            tar.finish()
         shards = []
         if rows:
-            shards = [{"name": tar.name, "bytes": tar.stat().st_size, "sha256": _sha256_of(tar)}]
-            Folder(plan.staging).put(tar, tar.name)
+            shards = [{"name": path.name, "bytes": tar.size, "sha256": tar.sha256.hexdigest()}]
+            Folder(plan.staging).put(path, path.name)
         record = Path(scratch, plan.record(number).name)
         manifest.write(record, manifest.table_of(rows), _header(plan, shards, refused) | {"plan": digest})
         Folder(str(plan.record(number).parent)).put(record, record.name)
@@ -153,43 +155,27 @@ def _read_record(plan: Plan, number: int) -> tuple[manifest.Table, dict[str, Any
     return manifest.parse(Folder(str(path.parent)).read(path.name), str(path))
 
 
-def _write_tar(
-    plan: Plan, path: Path, keys: Sequence[str]
+def _write_samples(
+    plan: Plan, tar: HashedTar, shard: str, keys: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """(the manifest's rows, key and reason of each image that was refused)."""
     rows: list[dict[str, Any]] = []
     refused: list[tuple[str, str]] = []
-    with tarfile.open(
-        path, "w"
-    ) as tar:  # webdataset's TarWriter writes the same, but brings torch: 400 MB, 2 s
-        for key in keys:
-            try:
-                sample = plan.load(key)
-            except DatasetError as error:
-                refused.append((key, str(error).replace(plan.root, "")))
-                continue
-            members = {"jpg": sample.jpeg, "png": sample.png}
-            for kind, data in members.items():
-                member = tarfile.TarInfo(
-                    f"{key}.{kind}"
-                )  # of the year 1970 and nobody's: the same bytes each time
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-            height, width = sample.photo.size
-            counts = sample.counts
-            rows.append(
-                {"key": key, "split": plan.split, "shard": path.name, "height": height, "width": width}
-                | {"mode": sample.photo.mode, "pixel_sha256": sample.photo.pixel_sha256}
-                | {"class_pixels": counts[: len(plan.classes)], "void_pixels": int(counts[IGNORE_LABEL])}
-                | {f"{kind}_sha256": hashlib.sha256(data).digest() for kind, data in members.items()}
-            )
-    # Offsets are read off the finished tar, not worked out: what is recorded is what is there
-    with tarfile.open(path) as tar:
-        written = {member.name: member for member in tar}
-    for row in rows:
-        for kind in MEMBERS:
-            member = written[f"{row['key']}.{kind}"]
-            row |= {f"{kind}_offset": member.offset_data, f"{kind}_size": member.size}
+    for key in keys:
+        try:
+            sample = plan.load(key)
+        except DatasetError as error:
+            refused.append((key, str(error).replace(plan.root, "")))
+            continue
+        height, width = sample.photo.size
+        row = {"key": key, "split": plan.split, "shard": shard, "height": height, "width": width}
+        row |= {"mode": sample.photo.mode, "pixel_sha256": sample.photo.pixel_sha256}
+        row |= {"class_pixels": sample.counts[: len(plan.classes)]}
+        row |= {"void_pixels": int(sample.counts[IGNORE_LABEL])}
+        for kind, data in zip(MEMBERS, (sample.jpeg, sample.png), strict=True):
+            row[f"{kind}_offset"], row[f"{kind}_size"] = tar.add(f"{key}.{kind}", data), len(data)
+            row[f"{kind}_sha256"] = hashlib.sha256(data).digest()
+        rows.append(row)
     return rows, refused
 
 
@@ -284,11 +270,11 @@ def _code_digest() -> str:
     """Of the code that decides a shard's bytes: what another version wrote is not kept."""
     here = Path(__file__).parent
     digest = hashlib.sha256(repr([importlib.metadata.version(name) for name in CODERS]).encode())
-    for path in [Path(__file__), here / "manifest.py", *sorted((here / "datasets").glob("*.py"))]:
+    for path in [
+        Path(__file__),
+        here / "hashed_tar.py",
+        here / "manifest.py",
+        *sorted((here / "datasets").glob("*.py")),
+    ]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

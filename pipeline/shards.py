@@ -61,14 +61,15 @@ class Shards:
         shards = [(shard["name"], shard["sha256"]) for shard in self.header["shards"]]
         return hashlib.sha256(json.dumps([self.classes, shards]).encode()).hexdigest()
 
-    def read(self, index: int) -> tuple[bytes, bytes]:
+    def read(self, index: int) -> tuple[memoryview, memoryview]:
         """(jpg, png) bytes of sample `index`, read at once; ShardError if they are not those that were written."""
         row = {name: column[index].as_py() for name, column in self._places.items()}
         folder = Folder(str(self.folder))
         start = min(row[f"{kind}_offset"] for kind in MEMBERS)
         end = max(row[f"{kind}_offset"] + row[f"{kind}_size"] for kind in MEMBERS)
         try:
-            data = folder.read(row["shard"], start, end - start)
+            # One copy, which torch may take for a tensor's memory; the two files are parts of it
+            data = memoryview(bytearray(folder.read(row["shard"], start, end - start)))
         except ShardError as error:
             raise ShardError(f"{error}; {REMEDY}") from error
         parts = []

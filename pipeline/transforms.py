@@ -62,6 +62,8 @@ def draw(transforms: Transforms, size: tuple[int, int], seed: int, position: int
 
     Each thing has its own number of the draw: to add one transform does not change what the others do.
     """
+    if transforms == Transforms():  # the paper's recipe, which need not wait for draws of no effect
+        return unchanged(size)
     rng = np.random.Generator(np.random.PCG64([seed, position, TRANSFORM_DRAWS]))
     mirror, scale, down, right, top, left, *colours = rng.random(10).tolist()
     least, most = transforms.scale
@@ -84,6 +86,11 @@ def draw(transforms: Transforms, size: tuple[int, int], seed: int, position: int
     )
 
 
+def unchanged(size: tuple[int, int]) -> Change:
+    """What leaves an image of (height, width) `size` as it is."""
+    return Change(1, 1, 1, 0, size, (0, 0, *size), False)
+
+
 def largest(transforms: Transforms, size: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) that no outcome of an image of at most (height, width) `size` exceeds."""
     height, width = (math.ceil(side * transforms.scale[1]) for side in size)
@@ -103,7 +110,7 @@ def _between(least: int, most: int, u: float) -> int:
 def apply(change: Change, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """image: (3, H, W) uint8.   label: (H, W) uint8. -> the same of change.size."""
     height, width = label.shape
-    if change == Change(1, 1, 1, 0, (height, width), (0, 0, height, width), False):
+    if change == unchanged((height, width)):
         return image, label
     photo, mask = tv_tensors.Image(image), tv_tensors.Mask(label[None])
     for adjust, value, neutral in (

@@ -263,6 +263,15 @@ def test_classes_and_void_are_accepted(value: int):
     check_label(np.full((2, 2), value, np.uint8), (2, 2), 21, "label")
 
 
+@given(
+    arrays(
+        np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=30), elements=st.sampled_from([0, 3, 20, 255])
+    )
+)
+def test_a_labels_pixels_are_counted_by_value(label: np.ndarray):
+    assert check_label(label, label.shape, 21, "label").tolist() == [(label == v).sum() for v in range(256)]
+
+
 @pytest.mark.parametrize("value", [21, 100, 254])
 def test_a_value_between_the_classes_and_void_is_refused_by_name(value: int):
     label = np.array([[0, value], [255, 20]], np.uint8)
