@@ -136,7 +136,7 @@ def prepared(folder: Path) -> Project:
     profile["nets"]["fcn32s"]["iterations"] = ITERATIONS
     profile["run"] = {"log_every": 1, "checkpoint_every": CHECKPOINT_EVERY, "max_failures": 100}
     project.use_profile("tiny", profile)
-    project.run("dvc", "repro", "shard", "backbone")
+    project.run("dvc", "repro", "inspect", "backbone")
     return project
 
 
