@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from fcn import IGNORE_LABEL
+from pipeline.confusion import row_normalised
 from pipeline.curves import Curve
 from pipeline.datasets.files import voc_palette
 from pipeline.gallery import Seen
@@ -55,12 +56,6 @@ def error_overlay(seen: Seen) -> NDArray[np.uint8]:
     picture[seen.label == IGNORE_LABEL] = VOID
     picture[seen.is_wrong] = WRONG
     return picture.astype(np.uint8)
-
-
-def row_normalised(hist: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(C, C) counts by label and prediction -> the share of each label's pixels; nan where a class has none."""
-    total = hist.sum(1, keepdims=True)
-    return np.divide(hist, total, out=np.full(hist.shape, np.nan), where=total > 0)
 
 
 def draw_confusion(hist: NDArray[np.integer], classes: Sequence[str], title: str, path: Path) -> None:

@@ -6,25 +6,20 @@ KEY-confidence.png. The same split gives the same keys for every net.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from fcn import IGNORE_LABEL
-from fcn.model import FCN
 from pipeline.datasets.files import decode_label, encode_label
 from pipeline.errors import DatasetError, ResultError
-from pipeline.per_image import PerImage
-from pipeline.samples import Samples, decode_jpeg
-from pipeline.shards import Shards
-from pipeline.uncertainty import mean_iu
 
+FOLDER = "gallery"  # among the pictures of a net
 REMEDY = "run `dvc repro evaluate`"
 
 
@@ -47,43 +42,12 @@ class Seen(NamedTuple):
         return (self.prediction != self.label) & (self.label != IGNORE_LABEL)
 
 
-def spread(num_images: int, num: int) -> list[int]:
-    """`num` places of a split, evenly far from each other, the first and the last among them; all, if it has fewer."""
-    return np.linspace(0, num_images - 1, min(num, num_images), dtype=int).tolist()
-
-
-def worst_and_best(images: PerImage, num: int) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """(key, mean IU) of the images that score least, worst first, and most, best first; never one in both.
-
-    An image without a valid pixel has no score. Of equal scores the first key comes first.
-    """
-    scores = mean_iu(images.whole)
-    scored = [(key, float(score)) for key, score in zip(images.keys, scores, strict=True) if score == score]
-    ordered = sorted(scored, key=lambda one: (one[1], one[0]))
-    best = sorted(ordered[len(ordered) // 2 :], key=lambda one: (-one[1], one[0]))
-    return ordered[: len(ordered) // 2][:num], best[:num]
-
-
-@torch.inference_mode()
-def look(model: FCN, shards: Shards, indices: Iterable[int], device: torch.device) -> Iterator[Seen]:
-    """The samples at these places of the shards, one after the other, at their own size."""
-    samples = Samples(shards)
-    for index in indices:
-        image, label, (key,) = samples[index]
-        score = model(image.to(device))
-        prediction = score.argmax(1)[0].to("cpu", torch.uint8)
-        confidence = score.softmax(1).amax(1)[0].mul(255).round().to("cpu", torch.uint8)
-        pixels = image[0].permute(1, 2, 0).numpy()
-        yield Seen(key, pixels, label[0].numpy(), prediction.numpy(), confidence.numpy())
-
-
-def write(folder: Path, shards: Shards, seen: Iterable[Seen], model_sha256: str) -> None:
-    """Writes the folder anew; a photo keeps the bytes it has in the shards. index.json comes last."""
+def write(folder: Path, shown: Iterable[tuple[Seen, bytes]], model_sha256: str) -> None:
+    """Writes the folder anew, index.json last.   shown: each with its photo as the JPEG it was."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    places, keys = {key: index for index, key in enumerate(shards.keys)}, []
-    for one in seen:
-        jpeg, _ = shards.read(places[one.key])
+    keys = []
+    for one, jpeg in shown:
         (folder / f"{one.key}.jpg").write_bytes(jpeg)
         (folder / f"{one.key}-label.png").write_bytes(encode_label(one.label))
         (folder / f"{one.key}-prediction.png").write_bytes(encode_label(one.prediction))
@@ -104,14 +68,13 @@ class Gallery:
     def __getitem__(self, key: str) -> Seen:
         """ResultError if a file is missing or damaged."""
         try:
-            jpeg, label, prediction = (
-                (self.folder / f"{key}{end}").read_bytes()
-                for end in (".jpg", "-label.png", "-prediction.png")
+            with Image.open(self.folder / f"{key}.jpg", formats=["JPEG"]) as photo:
+                image = np.array(photo.convert("RGB"))
+            label, prediction, confidence = (
+                decode_label((self.folder / f"{key}-{name}.png").read_bytes())
+                for name in ("label", "prediction", "confidence")
             )
-            image = decode_jpeg(jpeg).permute(1, 2, 0).numpy()
-            with Image.open(self.folder / f"{key}-confidence.png", formats=["PNG"]) as picture:
-                confidence = np.array(picture.convert("L"))
-            return Seen(key, image, decode_label(label), decode_label(prediction), confidence)
+            return Seen(key, image, label, prediction, confidence)
         except (OSError, SyntaxError, DatasetError) as error:
             raise ResultError(
                 f"{self.folder}: the pictures of {key} cannot be read ({error}); {REMEDY}"

@@ -48,10 +48,5 @@ def figures(profile: str, net: str) -> Path:
     return Path("figures", profile, net)
 
 
-def gallery(profile: str, net: str) -> Path:
-    """What the report's page shows of single images."""
-    return figures(profile, net) / "gallery"
-
-
 def report(profile: str) -> Path:
     return Path("reports", profile)

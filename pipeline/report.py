@@ -9,6 +9,7 @@ from pipeline.compare import as_text
 from pipeline.page.page import Content, write_page
 
 PAGE = "index.html"
+PREDICTIONS = "predictions.png"  # of the pictures of a net, the one that README.md shows
 
 
 def write(content: Content, pictures: Mapping[str, Path], dest: Path) -> None:

@@ -1,6 +1,6 @@
 """Puts the nets' scores and pictures side by side in reports/<profile>, beside what was published, and prints them."""
 
-from pipeline import compare, config, curves, gallery, paths, pictures, report
+from pipeline import compare, config, confusion, curves, gallery, paths, report
 from pipeline.errors import exit_cleanly
 from pipeline.page.page import Content
 from pipeline.uncertainty import Bootstrap
@@ -18,11 +18,11 @@ def main() -> None:
         scores=compare.score_table(results),
         differences=compare.difference_table(results, bootstrap),
         curves=[curves.read(paths.curve(profile_name, net)) for net in config.CHAIN],
-        confusions=[pictures.read_confusion(folder / pictures.CONFUSION) for folder in figures.values()],
-        galleries=[gallery.read(paths.gallery(profile_name, net)) for net in config.CHAIN],
+        confusions=[confusion.read(folder / confusion.FILE) for folder in figures.values()],
+        galleries=[gallery.read(folder / gallery.FOLDER) for folder in figures.values()],
         inspection=paths.inspection(profile_name),
     )
-    shown = {net: folder / pictures.PREDICTIONS for net, folder in figures.items()}
+    shown = {net: folder / report.PREDICTIONS for net, folder in figures.items()}
     report.write(content, shown, paths.report(profile_name))
     print("\n\n".join(compare.as_text(table, "plain") for table in (content.scores, content.differences)))
 

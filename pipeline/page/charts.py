@@ -63,15 +63,20 @@ def thinned(line: Line) -> Line:
     return Line(line.name, line.colour, x, y)
 
 
-def chart(title: str, lines: Sequence[Line], x_label: str) -> str:
-    """An <svg> of the lines; "" if none has a point. y goes by factors where linear lines could not all be read."""
+def are_far_apart(lines: Sequence[Line]) -> bool:
+    """Whether on a linear axis one of the lines would look like zero."""
+    tops = [max(line.y) for line in lines if line.y]
+    return bool(tops) and max(tops) > TOO_FAR * min(tops)
+
+
+def chart(title: str, lines: Sequence[Line], x_label: str, is_log: bool) -> str:
+    """An <svg> of the lines; "" if none has a point. is_log: y goes by factors, if all are above 0."""
     lines = [thinned(line) for line in lines if line.x]
     if not lines:
         return ""
     values = [value for line in lines for value in line.y]
     x_axis = Axis(min(0, *(min(line.x) for line in lines)), max(max(line.x) for line in lines))
-    tops = [max(line.y) for line in lines]
-    y_axis = Axis(min(values), max(values), min(values) > 0 and max(tops) > TOO_FAR * min(tops))
+    y_axis = Axis(min(values), max(values), is_log and max(values) > min(values) > 0)
 
     def at_x(value: float) -> float:
         return LEFT + x_axis.share(value) * (WIDTH - LEFT - RIGHT)
