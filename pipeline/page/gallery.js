@@ -31,6 +31,50 @@
     return button;
   });
 
+  // What a pixel is, by its colour in the pictures: a legend of 21 colours is hard to tell apart
+  const pixels = new Map();
+  async function pixelsOf(source) {
+    if (!pixels.has(source)) {
+      const picture = new Image();
+      picture.src = source;
+      await picture.decode();
+      const canvas = element("canvas", { width: picture.naturalWidth, height: picture.naturalHeight });
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(picture, 0, 0);
+      pixels.set(source, context.getImageData(0, 0, canvas.width, canvas.height));
+    }
+    return pixels.get(source);
+  }
+
+  function colourAt(picture, x, y) {
+    const column = Math.min(picture.width - 1, Math.floor(x * picture.width));
+    const start = 4 * (Math.min(picture.height - 1, Math.floor(y * picture.height)) * picture.width + column);
+    return [...picture.data.slice(start, start + 4)];
+  }
+
+  function classAt(picture, x, y) {
+    const [red, green, blue, alpha] = colourAt(picture, x, y);
+    if (!alpha) return data.classes[0];
+    const index = data.colours.findIndex((one) => one[0] === red && one[1] === green && one[2] === blue);
+    return index === data.classes.length ? "void" : data.classes[index];
+  }
+
+  async function point(view, number, event) {
+    const box = view.stage.getBoundingClientRect();
+    const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    if (x < 0 || y < 0 || x >= 1 || y >= 1) return;
+    const image = data.images[state.image];
+    const net = image.nets[number - 1];
+    const sources = net ? [image.label, net.prediction, net.confidence] : [image.label];
+    const [label, prediction, sure] = await Promise.all(sources.map(pixelsOf));
+    let said = `label ${classAt(label, x, y)}`;
+    if (net) said += `, ${view.name} ${classAt(prediction, x, y)} (${(colourAt(sure, x, y)[0] / 255).toFixed(2)})`;
+    byId("pixel").textContent = said;
+  }
+
+  views.forEach((view, number) => view.stage.addEventListener("mousemove", (event) => point(view, number, event)));
+  byId("views").addEventListener("mouseleave", () => { byId("pixel").textContent = "\u00a0"; });
+
   const names = (present) => present.map((index) => data.classes[index]).join(", ");
 
   function words(image, net) {
@@ -59,7 +103,9 @@
   }
 
   function show(index, layer) {
-    state.image = (index + data.images.length) % data.images.length;
+    index = (index + data.images.length) % data.images.length;
+    if (index !== state.image) pixels.clear();
+    state.image = index;
     state.layer = layer;
     const image = data.images[state.image];
     views.forEach((view, i) => draw(view, image, image.nets[i - 1]));

@@ -27,14 +27,15 @@ def section(
         scores = _scores_by_key(result)
         for picture in pictures:
             picture["nets"][number] |= scores.get(picture["key"], {})
+    named = [*enumerate(classes), ("void", "void")]
+    colours = voc_palette()[[*range(len(classes)), IGNORE_LABEL]].tolist()
     data = {
         "nets": [one.name for one in results],
         "classes": list(classes),
+        "colours": colours,  # of the classes, then of void
         "layers": LAYERS,
         "images": pictures,
     }
-    named = [*enumerate(classes), ("void", "void")]
-    colours = voc_palette()[[*range(len(classes)), IGNORE_LABEL]].tolist()
     legend = "".join(
         f'<li data-class="{number}">{swatch(colour)}{html.escape(name)}</li>'
         for (number, name), colour in zip(named, colours, strict=True)
