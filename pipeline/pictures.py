@@ -27,6 +27,7 @@ class Scored:
 
     values: its metrics JSON.   hist: (C, C) int64, pixels by label and prediction.
     parent: (name, metrics JSON) of the net it was started from; None if there is none.
+    curve: None for a net that was trained elsewhere.
     """
 
     net: str
@@ -34,7 +35,7 @@ class Scored:
     hist: NDArray[np.int64]
     images: PerImage
     parent: tuple[str, dict[str, Any]] | None
-    curve: Curve
+    curve: Curve | None
 
 
 def draw_all(
@@ -67,7 +68,8 @@ def _draw_numbers(folder: Path, scored: Scored, classes: Sequence[str]) -> None:
     confusion.write(folder / confusion.FILE, scored.hist, classes)
     nets = dict([scored.parent] if scored.parent else []) | {scored.net: scored.values}
     figures.draw_class_bars(nets, folder / "class_iu.png")
-    figures.draw_curve(scored.curve, f"{scored.net}: training", folder / "curve.png")
+    if scored.curve:
+        figures.draw_curve(scored.curve, f"{scored.net}: training", folder / "curve.png")
 
 
 def _draw_images(

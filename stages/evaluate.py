@@ -66,7 +66,10 @@ def main() -> None:
 
     hist = counts.confusion.hist.cpu().numpy()
     parent = _parent(profile_name, about["lineage"])
-    curve = curves.read(paths.curve(profile_name, net))
+    curve_path = paths.curve(profile_name, net)
+    curve = curves.read(curve_path) if curve_path.exists() else None
+    if curve is None:
+        print(f"no {curve_path}: {net} was trained elsewhere, and no curve is drawn", flush=True)
     scored = Scored(net, values, hist, images, parent, curve)
     pictures.draw_all(
         paths.figures(profile_name, net), scored, model, shards, asked.num_figures, asked.num_gallery, device
