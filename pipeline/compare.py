@@ -205,8 +205,7 @@ def as_text(table: Table, kind: str) -> str:
         case "plain":
             return _as_plain(table)
         case "markdown":
-            rows = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
-            return "\n\n".join([markdown_table(table.head, rows), *table.notes])
+            return "\n\n".join([markdown_table(table.head, table.rows), *table.notes])
         case "html":
             return _as_html(table)
     raise ValueError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")

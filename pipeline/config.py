@@ -361,14 +361,16 @@ class Nets(Section):
 
 
 class Evaluate(Section):
-    """num_figures: images drawn beside label and prediction.
+    """num_figures: images drawn beside label and prediction: so many spread over the split, as many worst and best.
+    num_gallery: images that the report's page shows, of all nets, with confidence and error.
 
     num_workers: Ray workers that share the images, a GPU each if use_gpu; 1: this process alone, without Ray.
     border_width: pixels on either side of a border that are scored by themselves, too.
     num_resamples, level, seed: of the interval that the bootstrap over images gives with a score.
     """
 
-    num_figures: PositiveInt = 6
+    num_figures: Annotated[int, Field(gt=0, le=100)] = 6
+    num_gallery: Annotated[int, Field(gt=0, le=60)] = 24
     num_workers: PositiveInt = 1
     use_gpu: bool = False
     border_width: Annotated[int, Field(gt=0, le=100)] = 5

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fcn.optim import batch_rule
-from pipeline import checkpoint, cluster, paths, tracking, trained_on
+from pipeline import checkpoint, cluster, curves, paths, spool, tracking, trained_on
 from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.errors import CheckpointError
 from pipeline.job import Job
@@ -62,7 +62,7 @@ FINISHED = "finished"  # marks a run whose model was handed over: to train it ag
 
 
 def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path:
-    """Trains one net of the chain, or goes on where it was stopped, and writes models/<profile>/<net>.pt.
+    """Trains one net of the chain, or goes on where it was stopped; writes models/<profile>/<net>.pt and its curve.
 
     root: the project's, absolute. SIGTERM, or the end of the `dvc repro` that started it, has the workers write a
     checkpoint; it then ends in KeyboardInterrupt.
@@ -83,6 +83,8 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
                 _run(job, profile)
         model = root / paths.model(profile_name, net)
         digest = _hand_over(job.folder / FINAL, model)
+        points = spool.read(job.folder / CURVES, after_step=-1)
+        curves.write(root / paths.curve(profile_name, net), net, job.lineage["parent"], points)
         with tracking.outage_only_warns(f"the curves are kept in {job.folder / CURVES}"):
             tags = {"model_sha256": digest, **{key: str(value) for key, value in job.lineage.items()}}
             if profile.data.allow_leak:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fcn.metrics import ConfusionMatrix, Scores, trimap
 from fcn.model import FCN
@@ -160,16 +159,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-def figure_samples(
-    model: FCN, shards: Shards, num: int, device: torch.device
-) -> list[tuple[str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]]:
-    """(key, image (H, W, 3), label (H, W), prediction (H, W)) of `num` samples spread evenly over the split."""
-    samples, chosen = Samples(shards), np.linspace(0, len(shards) - 1, min(num, len(shards)), dtype=int)
-    rows = []
-    for index in chosen.tolist():
-        image, label, (key,) = samples[index]
-        prediction = predict(model, image.to(device))[0].to("cpu", torch.uint8)
-        rows.append((key, image[0].permute(1, 2, 0).numpy(), label[0].numpy(), prediction.numpy()))
-    return rows

@@ -39,8 +39,13 @@ def per_image(profile: str, net: str) -> Path:
     return Path("metrics", profile, f"{net}.parquet")
 
 
+def curve(profile: str, net: str) -> Path:
+    return Path("curves", profile, f"{net}.json")
+
+
 def figures(profile: str, net: str) -> Path:
-    return Path("figures", profile, f"{net}.png")
+    """A folder of pictures."""
+    return Path("figures", profile, net)
 
 
 def report(profile: str) -> Path:

@@ -1,20 +1,23 @@
 """Scores one net on the validation split: python -m stages.evaluate fcn32s|fcn16s|fcn8s.
 
 Writes metrics/<profile>/<net>.json, what it was counted from for each image as metrics/<profile>/<net>.parquet, and
-figures/<profile>/<net>.png; then adds them to the net's MLflow run.
+the pictures of figures/<profile>/<net>; then adds them to the net's MLflow run.
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pipeline import config, evaluate, leaks, paths, per_image, report, tracking
+from pipeline import config, curves, evaluate, leaks, paths, per_image, pictures, tracking
 from pipeline.errors import exit_cleanly
 from pipeline.per_image import PerImage
+from pipeline.pictures import Scored
 from pipeline.place import Place
 from pipeline.shards import open_shards
-from pipeline.uncertainty import Bootstrap, in_words
+from pipeline.uncertainty import Bootstrap
 
 
 def main() -> None:
@@ -61,17 +64,34 @@ def main() -> None:
     values |= evaluate.with_uncertainty(images, bootstrap) | scored
     evaluate.write_json(paths.metrics(profile_name, net), values)
 
-    figure = paths.figures(profile_name, net)
-    rows = evaluate.figure_samples(model, shards, asked.num_figures, device)
-    title = f"{net}: mean IU {in_words(values, 'mean_iu')}"
-    report.draw_predictions(rows, shards.classes, title, figure)
+    hist = counts.confusion.hist.cpu().numpy()
+    parent = _parent(profile_name, about["lineage"])
+    curve_path = paths.curve(profile_name, net)
+    curve = curves.read(curve_path) if curve_path.exists() else None
+    if curve is None:
+        print(f"no {curve_path}: {net} was trained elsewhere, and no curve is drawn", flush=True)
+    scored = Scored(net, values, hist, images, parent, curve)
+    pictures.draw_all(
+        paths.figures(profile_name, net), scored, model, shards, asked.num_figures, asked.num_gallery, device
+    )
 
     with tracking.outage_only_warns(f"the scores are kept in {paths.metrics(profile_name, net)}"):
         tracker = tracking.Tracker(profile_name, Path.cwd())
         run = tracker.open_run(net, "model_sha256", digest, about["lineage"])
         tags = {"val_digest": shards.digest, "allow_leak": "; ".join(reasons)}
         files = [paths.metrics(profile_name, net), paths.per_image(profile_name, net)]
-        tracker.log(run, evaluate.as_metrics(values), tags, [figure], files)
+        figures = sorted(path for path in paths.figures(profile_name, net).iterdir() if path.is_file())
+        tracker.log(run, evaluate.as_metrics(values), tags, figures, files)
+
+
+def _parent(profile_name: str, lineage: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """(name, scores) of the net that this one was started from, if it was, and if that very net was scored."""
+    name = lineage.get("parent")
+    if name not in config.CHAIN:
+        return None
+    path = paths.metrics(profile_name, name)
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return (name, values) if values.get("model_sha256") == lineage.get("parent_sha256") else None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, inspection, leaks, paths, report, tracking
+from pipeline import config, figures, inspection, leaks, paths, tracking
 from pipeline.datasets import splits
 from pipeline.errors import exit_cleanly
 from pipeline.shards import open_shards
@@ -64,7 +64,7 @@ def _write(dest: Path, found: dict[str, Any], shared: dict[str, Any], verdict: s
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        report.draw_inspection(found, folder / "inspection.png")
+        figures.draw_inspection(found, folder / "inspection.png")
         shutil.rmtree(dest, ignore_errors=True)
         folder.rename(dest)
 

@@ -1,27 +1,30 @@
 """Puts the nets' scores and pictures side by side in reports/<profile>, beside what was published, and prints them."""
 
-from pathlib import Path
-
-from pipeline import compare, config, paths, report
+from pipeline import compare, config, confusion, curves, gallery, paths, report
 from pipeline.errors import exit_cleanly
+from pipeline.page.page import Content
 from pipeline.uncertainty import Bootstrap
 
 
 def main() -> None:
     profile_name, profile = config.load()
     results = [compare.read(paths.metrics(profile_name, net), net) for net in config.CHAIN]
-    asked = profile.evaluate
+    asked, figures = profile.evaluate, {net: paths.figures(profile_name, net) for net in config.CHAIN}
     bootstrap = Bootstrap(asked.num_resamples, asked.level, asked.seed)
-    tables = [compare.score_table(results), compare.difference_table(results, bootstrap)]
-    report.write_report(
-        profile_name,
-        {result.name: result.values for result in results},
-        "\n\n".join(compare.as_text(table, "markdown") for table in tables),
-        Path("figures", profile_name),
-        paths.inspection(profile_name),
-        paths.report(profile_name),
+    content = Content(
+        profile=profile_name,
+        classes=list(results[0].values["class_iu"]),
+        results=results,
+        scores=compare.score_table(results),
+        differences=compare.difference_table(results, bootstrap),
+        curves=[curves.read(paths.curve(profile_name, net)) for net in config.CHAIN],
+        confusions=[confusion.read(folder / confusion.FILE) for folder in figures.values()],
+        galleries=[gallery.read(folder / gallery.FOLDER) for folder in figures.values()],
+        inspection=paths.inspection(profile_name),
     )
-    print("\n\n".join(compare.as_text(table, "plain") for table in tables))
+    shown = {net: folder / report.PREDICTIONS for net, folder in figures.items()}
+    report.write(content, shown, paths.report(profile_name))
+    print("\n\n".join(compare.as_text(table, "plain") for table in (content.scores, content.differences)))
 
 
 if __name__ == "__main__":

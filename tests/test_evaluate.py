@@ -390,15 +390,3 @@ def test_every_score_reaches_json_and_mlflow_by_itself():
         "iu/background": 0.5,
         "num_images": 7.0,
     }
-
-
-def test_figures_show_samples_spread_over_the_split_with_the_nets_prediction(tmp_path, labels, model):
-    shards = split(tmp_path / "val", labels)
-    rows = evaluate.figure_samples(model, shards, 3, CPU)
-    assert [key for key, *_ in rows] == [shards.keys[0], shards.keys[2], shards.keys[4]]
-    for key, image, label, prediction in rows:
-        assert np.array_equal(label, labels[int(key)])
-        assert image.shape == (*label.shape, 3)
-        expected = model(torch.from_numpy(image).permute(2, 0, 1)[None]).argmax(1)[0]
-        assert np.array_equal(prediction, expected.numpy())
-    assert len(evaluate.figure_samples(model, shards, 99, CPU)) == 5

@@ -168,3 +168,16 @@ def test_evaluation_asks_the_model_file_alone_what_it_was_trained_on(root: Path,
         evaluate.main()
         assert json.loads(metrics.read_text("utf-8"))["num_leaked"] == number
     assert "fcn32s does not say all that it was trained on" in capsys.readouterr().err
+
+
+def test_bars_stand_beside_the_very_net_that_this_one_was_started_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "metrics" / "small" / "fcn16s.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"model_sha256": "ab", "class_iu": {}}))
+    lineage = {"parent": "fcn16s", "parent_sha256": "ab"}
+    assert evaluate._parent("small", lineage) == ("fcn16s", {"model_sha256": "ab", "class_iu": {}})
+    assert evaluate._parent("small", lineage | {"parent_sha256": "cd"}) is None  # trained anew since
+    assert evaluate._parent("small", {"parent": "backbone", "parent_sha256": "ab"}) is None
+    assert evaluate._parent("small", {"parent": "fcn32s", "parent_sha256": "ab"}) is None  # not scored
+    assert evaluate._parent("small", {}) is None

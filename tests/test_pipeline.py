@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 
 from fcn.model import FCN
-from pipeline import checkpoint, per_image
+from pipeline import checkpoint, curves, gallery, per_image
 from tests.project_copy import Project
 from tests.s3_server import s3_server
 
@@ -53,6 +53,13 @@ def test_every_net_is_trained_and_scored(project):
         right, label, _ = images.whole.sum((0, 2)).tolist()
         assert scores["pixel_acc"] == right / label
         assert len(images.keys) == 2
+        curve = curves.read(project.folder / "curves" / "tiny" / f"{net}.json")
+        assert curve.of("loss")[0] == [1, 2, 3, 4]
+        assert curve.parent == CHAIN[max(0, CHAIN.index(net) - 1)] or curve.parent == "backbone"
+        shown = gallery.read(project.folder / "figures" / "tiny" / net / "gallery")
+        assert shown.model_sha256 == scores["model_sha256"]
+    page = (project.folder / "reports" / "tiny" / "index.html").read_text("utf-8")
+    assert all(key in page for key in shown.keys)
     report = (project.folder / "reports" / "tiny" / "README.md").read_text("utf-8")
     assert f"| fcn8s | {scores['mean_iu']:.3f} [{scores['mean_iu_low']:.3f}, " in report
     assert "| fcn8s - fcn16s | mean_iu | " in report
@@ -97,9 +104,9 @@ def test_mlflow_has_a_run_for_each_net_with_curve_scores_params_tags_and_figure(
         assert run.data.tags["git_commit"] == commit
         assert run.data.tags["parent"] in ("backbone", "fcn32s", "fcn16s")
         assert len(run.data.tags["data_digest"]) == 64
-        assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == [
-            f"figures/{net}.png"
-        ]
+        figures = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "figures")}
+        drawn = {"best.png", "class_iu.png", "confusion.csv", "confusion.png", "curve.png", "predictions.png"}
+        assert figures == drawn | {"worst.png"}
     # score_fr begins at zero, so the first loss is ln 5 per pixel
     first = client.get_metric_history(runs["fcn32s"].info.run_id, "loss")[0].value
     assert first == pytest.approx(torch.log(torch.tensor(5.0)).item(), abs=1e-4)
@@ -148,6 +155,9 @@ def test_a_new_seed_of_the_shards_shards_again(project):
 def test_results_are_seen_by_dvc_and_not_by_git(project):
     assert "mean_iu" in project.run("dvc", "metrics", "show")
     assert "train@fcn32s" in project.run("dvc", "dag")
+    plots = json.loads(project.run("dvc", "plots", "show", "--json"))
+    assert sorted(plots["data"]) == sorted(f"curves/tiny/{net}.json" for net in CHAIN)
+    assert all(plots["data"].values())
     changed = {line.split()[-1] for line in project.run("git", "status", "--porcelain").splitlines()}
     assert changed == {"params.yaml", "profiles/tiny.yaml", "dvc.lock"}
 

@@ -25,7 +25,7 @@ FRAMEWORKS = {
     "pyarrow.fs": "pipeline/storage.py",  # two libraries under one name: tables, and places files lie in
     "fsspec": "pipeline/download/remote.py",
     "httpx": "pipeline/download/http.py",
-    "matplotlib": "pipeline/report.py",
+    "matplotlib": "pipeline/figures.py",
     "onnxruntime": "pipeline/onnx_file.py",
     "safetensors": "pipeline/checkpoint.py",
 }
@@ -38,6 +38,7 @@ HARMLESS = {
     "pipeline/config.py": "what it reads is tracked as params; its defaults are recorded in test_config.py",
     "pipeline/tracking.py": "tells MLflow of results that are written without it",
     "pipeline/spool.py": "curves for MLflow",
+    "pipeline/curves.py": "the same curves as a file, for which no net is trained again",
     "pipeline/cluster.py": "starts processes; what they do is in train.py and sharding.py",
     "pipeline/nodes.py": "the token of a cluster",
     "pipeline/commit.py": "what MLflow is told of the code",
@@ -64,7 +65,6 @@ HARMLESS_TO = {  # a stage, without what it is repeated for: modules
         for name in ("checkpoint", "model_file")
     },
     "train": {"fcn/metrics.py": "scores while training, which nothing follows from"},
-    "report": {"pipeline/datasets/files.py": "the palette of figures that `evaluate` draws"},
 }
 yaml = YAML(typ="safe", pure=True)
 
@@ -200,7 +200,7 @@ def stages(profile: str) -> list[Stage]:
     for name, stage in text["stages"].items():
         each = stage.get("foreach", {"": ""})
         for key, item in each.items() if isinstance(each, dict) else zip(each, each, strict=True):
-            one = filled(stage.get("do", stage), known | {"key": key, "item": item})
+            one = filled(stage.get("do", stage), {"key": key, "item": item} | known)
             assert "${" not in str(one), one
             files = [entry for kind in ("outs", "metrics", "plots") for entry in one.get(kind, [])]
             params = {
@@ -368,7 +368,9 @@ def test_the_outs_are_where_paths_puts_the_results(profile: str):
         "shard": splits,
         "inspect": {paths.inspection(profile).as_posix()},
         "backbone": {paths.model(profile, "backbone").as_posix()},
-        "train": {paths.model(profile, net).as_posix() for net in config.CHAIN},
+        "train": {
+            path(profile, net).as_posix() for net in config.CHAIN for path in (paths.model, paths.curve)
+        },
         "evaluate": {
             path(profile, net).as_posix()
             for net in config.CHAIN

@@ -1,0 +1,111 @@
+"""Made-up nets and pictures for the report's page."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fcn.metrics import ConfusionMatrix
+from pipeline import compare, gallery
+from pipeline.compare import Result
+from pipeline.curves import Curve
+from pipeline.gallery import Seen
+from pipeline.page.page import Content
+from pipeline.per_image import PerImage
+from pipeline.uncertainty import Bootstrap
+
+NETS = ("fcn32s", "fcn16s", "fcn8s")
+FIVE = ("background", "disc", "square", "triangle", "cross")
+SHARE_RIGHT = {"fcn32s": 0.5, "fcn16s": 0.7, "fcn8s": 0.9}
+
+
+def blocks(random: np.random.Generator, size: tuple[int, int], num: int, side: int) -> np.ndarray:
+    """(H, W) uint8 below num, the same within each square of `side` pixels: as labels are, in one piece."""
+    height, width = (-(-length // side) for length in size)
+    coarse = random.integers(0, num, (height, width), dtype=np.uint8)
+    return np.kron(coarse, np.ones((side, side), np.uint8))[: size[0], : size[1]]
+
+
+def shown(
+    key: str, seed: int, share_right: float, num: int, size: tuple[int, int], side: int
+) -> tuple[Seen, bytes]:
+    """The same photo and label for the same key, and a prediction of which about such a share is right."""
+    random = np.random.default_rng(seed)
+    file = io.BytesIO()
+    noise = blocks(random, size, 255, 2)[..., None] // 2 + random.integers(0, 30, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise.astype(np.uint8)).save(file, "JPEG", quality=90)
+    label = blocks(random, size, num, side)
+    label[: size[0] // 8] = 255
+    other, chance = blocks(random, size, num, side), blocks(random, size, 100, side) / 100
+    prediction = np.where((chance < share_right) & (label != 255), label, other)
+    confidence = blocks(random, size, 256, side)
+    return Seen(key, np.array(Image.open(file)), label, prediction, confidence), file.getvalue()
+
+
+def counts(seen: Seen, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """(C, C) by label and prediction, and (2, 3, C) as a PerImage has them."""
+    matrix = ConfusionMatrix(num).update(torch.from_numpy(seen.prediction), torch.from_numpy(seen.label))
+    return matrix.hist.numpy(), np.stack([matrix.per_class().numpy()] * 2)
+
+
+def content(
+    folder: Path,
+    classes: Sequence[str] = FIVE,
+    num_images: int = 3,
+    size: tuple[int, int] = (60, 80),
+    side: int = 10,
+    validates: bool = True,
+) -> Content:
+    keys, results, hists, galleries = [f"2007_{i:06d}" for i in range(num_images)], [], [], []
+    for net in NETS:
+        seen = [shown(key, i, SHARE_RIGHT[net], len(classes), size, side) for i, key in enumerate(keys)]
+        counted = [counts(one, len(classes)) for one, _ in seen]
+        hist = np.sum([hist for hist, _ in counted], 0)
+        per_image = PerImage(tuple(keys), np.stack([one for _, one in counted]), {"model_sha256": net})
+        scores = ConfusionMatrix(len(classes)).merge(torch.from_numpy(hist)).scores()
+        class_iu = [None if value != value else value for value in scores.class_iu]
+        values = {name: getattr(scores, name) for name in compare.SCORES} | {
+            "class_iu": dict(zip(classes, class_iu, strict=True)),
+            "num_images": num_images,
+            "num_leaked": 0,
+            "profile": "small",
+            "keys_sha256": "12" * 32,
+            "val_digest": "ab" * 32,
+            "model_sha256": net,
+        }
+        results.append(Result(net, values, per_image))
+        hists.append(hist)
+        gallery.write(folder / net, seen, net)
+        galleries.append(gallery.read(folder / net))
+    points = [
+        {"step": step, "loss": 2 / step, "lr": 0.1} | ({"val_mean_iu": step / 99} if validates else {})
+        for step in (10, 20, 30)
+    ]
+    parents = ("backbone", *NETS)
+    bootstrap = Bootstrap(num_resamples=100)
+    return Content(
+        "small",
+        classes,
+        results,
+        compare.score_table(results),
+        compare.difference_table(results, bootstrap),
+        [Curve(net, parent, tuple(points)) for net, parent in zip(NETS, parents, strict=False)],
+        hists,
+        galleries,
+        inspection(folder / "inspection", classes),
+    )
+
+
+def inspection(folder: Path, classes: Sequence[str]) -> Path:
+    """What stages/inspect.py writes, and the report shows."""
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "inspection.png")
+    (folder / "inspection.md").write_text("|  | train |\n| --- | --- |\n| images | 400 |\n", encoding="utf-8")
+    (folder / "leaks.md").write_text("No image of val is trained on.\n", encoding="utf-8")
+    known = {name: {"num_pixels": 9, "share": 0.25, "num_images": 7} for name in classes}
+    (folder / "inspection.json").write_text(json.dumps({"train": {"classes": known}}), encoding="utf-8")
+    return folder
