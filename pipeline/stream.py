@@ -30,7 +30,7 @@ from pipeline.samples import Batch, Samples
 from pipeline.shards import Shards
 from pipeline.transforms import Change, Transforms, apply, draw, largest
 
-PREFETCH = 2  # batches that each process reads ahead
+PREFETCH = 4  # batches that each process reads ahead; with 2 it waited now and then
 
 
 @dataclass(frozen=True)
