@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fcn.averaging import Averaging
 from pipeline import config, evaluate, leaks, paths, per_image, report, tracking
 from pipeline.errors import exit_cleanly
 from pipeline.per_image import PerImage
@@ -23,6 +24,7 @@ def main() -> None:
     net = parser.parse_args().net
     profile_name, profile = config.load()
     asked = profile.evaluate
+    averaging = Averaging(tuple(asked.scales), asked.flip)
     # A cluster's head, where a job's stages run, may have no GPU; its workers have, and draw nothing
     has_gpu = asked.use_gpu and torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
@@ -37,7 +39,7 @@ def main() -> None:
     num_leaked = leaks.check_model(about["trained_on"], val, net, reasons)
 
     if asked.num_workers == 1 and has_gpu == asked.use_gpu:
-        counts = evaluate.score_split(model, shards, Place(0, 1, device), asked.border_width)
+        counts = evaluate.score_split(model, shards, Place(0, 1, device), asked.border_width, averaging)
     else:
         root = Path.cwd()
         counts = evaluate.score_on_workers(
@@ -45,6 +47,7 @@ def main() -> None:
             root / paths.shards(profile_name, "val"),
             root / paths.RUNS / profile_name / f"evaluate-{net}",
             asked.border_width,
+            averaging,
             num_workers=asked.num_workers,
             min_workers=profile.run.min_workers,
             use_gpu=asked.use_gpu,
@@ -58,11 +61,11 @@ def main() -> None:
     scores = counts.confusion.scores()
     values = evaluate.as_json(scores, shards.classes, len(shards)) | {"num_leaked": num_leaked}
     bootstrap = Bootstrap(asked.num_resamples, asked.level, asked.seed)
-    values |= evaluate.with_uncertainty(images, bootstrap) | scored
+    values |= evaluate.with_uncertainty(images, bootstrap) | evaluate.about_averaging(averaging) | scored
     evaluate.write_json(paths.metrics(profile_name, net), values)
 
     figure = paths.figures(profile_name, net)
-    rows = evaluate.figure_samples(model, shards, asked.num_figures, device)
+    rows = evaluate.figure_samples(model, shards, asked.num_figures, device, averaging)
     title = f"{net}: mean IU {in_words(values, 'mean_iu')}"
     report.draw_predictions(rows, shards.classes, title, figure)
 
