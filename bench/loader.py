@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,13 +80,13 @@ def contestants(
 ) -> dict[str, Callable[[], Batches]]:
     """Each gives batches without end."""
     stream = Stream(shards, batch_size, seed=0)
-    memory = [shards.read(index) for index in range(len(shards))]
+    memory = [(jpeg, bytes(png)) for jpeg, png in map(shards.read, range(len(shards)))]
 
     def folder() -> Batches:
         sampler = RandomSampler(pairs, replacement=True, num_samples=10**6)
         return iter(DataLoader(Folder(pairs), batch_size, sampler=sampler, num_workers=1))
 
-    def bare(decode: Callable[[bytes], object], decode_png: Callable[[bytes], object]) -> Batches:
+    def bare(decode: Callable[[Any], object], decode_png: Callable[[Any], object]) -> Batches:
         for step in count():
             for place in range(batch_size):
                 jpeg, png = memory[(step * batch_size + place) % len(memory)]
@@ -101,7 +102,7 @@ def contestants(
     }
 
 
-def pillow(data: bytes) -> object:
+def pillow(data: memoryview) -> object:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 

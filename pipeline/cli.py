@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.cli_cluster import add_cluster
-from pipeline.cli_predict import add_predict, add_submit
+from pipeline.cli_predict import add_predict, add_serve, add_submit
 from pipeline.errors import exit_cleanly
 
 
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     _add_heatmap(commands)
     _add_shards(commands)
     add_predict(commands)
+    add_serve(commands)
     add_submit(commands)
     add_cluster(commands)
     _add_compare(commands)

@@ -1,4 +1,4 @@
-"""`fcn predict`: what a net sees in photos; `fcn submit`: what VOC's evaluation server takes of that."""
+"""`fcn predict`: what a net sees in photos; `fcn serve`: on a page; `fcn submit`: as VOC's server takes it."""
 
 import argparse
 import sys
@@ -48,6 +48,12 @@ def _side(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def predict(arguments: argparse.Namespace) -> None:
     from pipeline.photos import find_photos
     from pipeline.predict import predict_photos
@@ -64,6 +70,59 @@ def predict(arguments: argparse.Namespace) -> None:
     print(f"wrote {len(photos) - len(failed)} of {len(photos)} predictions to {arguments.output}")
     if failed:
         sys.exit(1)
+
+
+def add_serve(commands) -> None:
+    text = (
+        "show what a model sees in photos on a page of this machine, until Ctrl-C; and to programs: POST /predict, "
+        "GET /health (docs/serve.md)"
+    )
+    command = commands.add_parser("serve", help="show on a web page what a model sees", description=text)
+    command.add_argument("model", type=Path, help="a .pt, .safetensors or .onnx file of this project")
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; the default, %(default)s, is reached from this machine alone",
+    )
+    command.add_argument("--port", type=_port, default=8000, help="0: any free one (default: %(default)s)")
+    command.add_argument(
+        "--max-mb", type=_positive, default=32, metavar="MB", help="largest request (default: %(default)s)"
+    )
+    command.add_argument(
+        "--timeout",
+        type=_positive,
+        default=120,
+        metavar="SECONDS",
+        help="longest that a request may take (default: %(default)s)",
+    )
+    command.add_argument(
+        "--waiting",
+        type=_count,
+        default=4,
+        metavar="N",
+        help="photos that may wait while one is worked on; more are refused (default: %(default)s)",
+    )
+    _add_tile(command)
+    command.set_defaults(run=serve)
+
+
+def _port(text: str) -> int:
+    if _count(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; expected 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    from pipeline.serve import Limits, serve
+
+    limits = Limits(arguments.max_mb * 10**6, arguments.timeout, arguments.waiting, arguments.tile)
+    serve(arguments.model, arguments.host, arguments.port, limits)
 
 
 def add_submit(commands) -> None:

@@ -93,7 +93,11 @@ def _strange(values: Any) -> str:
             return f"{name} is {value!r}"
         if value is not None and not 0 <= value <= 1:
             return f"{name} is {value}, not in 0..1"
-    return "" if isinstance(values["class_iu"], dict) else f"class_iu is {values['class_iu']!r}"
+    match values.get("averaging"):
+        case None | {"scales": [*_], "flip": bool()}:
+            return "" if isinstance(values["class_iu"], dict) else f"class_iu is {values['class_iu']!r}"
+        case strange:
+            return f"averaging is {strange!r}"
 
 
 def split_of(result: Result) -> str:
@@ -119,15 +123,28 @@ def why_runs_differ_in_kind(one: Result, other: Result) -> str:
     conventions = [result.values.get("convention", "reference") for result in (one, other)]
     if conventions[0] != conventions[1]:
         return f"other conventions of mean IU: {' and '.join(conventions)} (fcn.metrics.CONVENTIONS)"
+    averaged = [averaging_of(result) for result in (one, other)]
+    if averaged[0] != averaged[1]:
+        return f"other averaging: {' and '.join(averaged)}"
     if list(one.values["class_iu"]) != list(other.values["class_iu"]):
         return "other classes"
     return ""
 
 
+def averaging_of(result: Result) -> str:
+    """Over what a run's probabilities were averaged, in words."""
+    said = result.values.get("averaging")
+    if not said:  # as all files were that do not say it
+        return "none"
+    mirrored = " and mirror images" if said["flip"] else ""
+    return f"over scales {', '.join(map(str, said['scales']))}{mirrored}"
+
+
 def why_not_published(row: Published, result: Result) -> str:
     """Why a published row does not compare to a run, or ""."""
     if row.keys_sha256 is not None and row.keys_sha256 == result.values.get("keys_sha256"):
-        return ""
+        averaged = averaging_of(result)
+        return "" if averaged == "none" else f"other averaging: {averaged} and none"
     if row.split.endswith("test"):
         return f"another split: {row.split}, whose labels VOC's server alone has"
     return f"another split: {row.split}, not {split_of(result)}"

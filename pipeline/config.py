@@ -360,12 +360,20 @@ class Nets(Section):
     fcn8s: Net
 
 
+def _refuse_repeated(numbers: list[float]) -> list[float]:
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"must differ from each other, got {numbers}")
+    return numbers
+
+
 class Evaluate(Section):
     """num_figures: images drawn beside label and prediction: so many spread over the split, as many worst and best.
     num_gallery: images that the report's page shows, of all nets, with confidence and error.
 
     num_workers: Ray workers that share the images, a GPU each if use_gpu; 1: this process alone, without Ray.
     border_width: pixels on either side of a border that are scored by themselves, too.
+    scales, flip: average the probabilities over these sizes of each image, and over its mirror image too, as published
+    tables with "MS" and "flip" do; by default each image is scored once, at its own size, as in the paper.
     num_resamples, level, seed: of the interval that the bootstrap over images gives with a score.
     """
 
@@ -374,6 +382,10 @@ class Evaluate(Section):
     num_workers: PositiveInt = 1
     use_gpu: bool = False
     border_width: Annotated[int, Field(gt=0, le=100)] = 5
+    scales: Annotated[list[Scale], Field(min_length=1, max_length=16), AfterValidator(_refuse_repeated)] = [
+        1.0
+    ]
+    flip: bool = False
     num_resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
     level: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     seed: Seed = 0

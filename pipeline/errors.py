@@ -41,6 +41,22 @@ class ResultError(UserError):
     """A run's scores or counts are missing, damaged or not of this project."""
 
 
+class PhotoError(UserError):
+    """A photo is damaged, or not one at all."""
+
+
+class PhotoFormatError(PhotoError):
+    """A photo, or what is called one, is of a format that is not read here."""
+
+
+class PhotoSizeError(PhotoError):
+    """A photo has more pixels than are read."""
+
+
+class ServerError(UserError):
+    """A server cannot be started as it was asked for."""
+
+
 USER_MISTAKE = 2  # exit code, as argparse uses it
 INTERRUPTED = 130  # exit code, as shells use it for Ctrl-C
 

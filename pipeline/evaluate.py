@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,22 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fcn.metrics import ConfusionMatrix, Scores, trimap
+from fcn.averaging import Averaging, average_probability
+from fcn.metrics import ConfusionMatrix, Scores, best_class, trimap
 from fcn.model import FCN
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.model_file import load_model
 from pipeline.per_image import PerImage, digest_of_keys
 from pipeline.place import Place
 from pipeline.progress import bar
-from pipeline.samples import Samples
+from pipeline.samples import Batch, Samples
 from pipeline.shards import Shards, open_shards
 from pipeline.uncertainty import Bootstrap, interval, mean_iu, pixel_acc
 
+ONCE = Averaging()  # as the paper: each image once, at its own size
+
 
 @torch.inference_mode()
-def predict(model: FCN, image: torch.Tensor) -> torch.Tensor:
+def predict(model: FCN, image: torch.Tensor, averaging: Averaging = ONCE) -> torch.Tensor:
     """image: (N, 3, H, W) uint8 on the model's device -> (N, H, W) int64, each pixel's best class."""
-    return model(image).argmax(1)
+    score = model(image) if averaging.is_none else average_probability(model, image, averaging)
+    return best_class(score)
 
 
 class Counts(NamedTuple):
@@ -41,7 +46,9 @@ class Counts(NamedTuple):
     images: torch.Tensor
 
 
-def score_split(model: FCN, shards: Shards, place: Place, border_width: int) -> Counts:
+def score_split(
+    model: FCN, shards: Shards, place: Place, border_width: int, averaging: Averaging = ONCE
+) -> Counts:
     """Counts over every image of the shards, each seen once, by one worker, and at its own size.
 
     border_width: of fcn.metrics.trimap. Every worker takes each world-th image; the counts are the same, of all, on
@@ -59,9 +66,8 @@ def score_split(model: FCN, shards: Shards, place: Place, border_width: int) -> 
     images = torch.zeros(len(shards), 2, 3, model.num_classes, dtype=torch.int64, device=place.device)
     samples, share = Samples(shards), range(place.rank, len(shards), place.world)
     with bar(len(share), "evaluate") if place.is_first else nullcontext() as progress:
-        for index in share:
-            image, label, _ = samples[index]
-            prediction, label = predict(model, image.to(place.device)), label.to(place.device)
+        for index, (image, label, _) in zip(share, _read_ahead(samples, share), strict=True):
+            prediction, label = predict(model, image.to(place.device), averaging), label.to(place.device)
             for part, pixels in enumerate((label, trimap(label, border_width))):
                 counted = ConfusionMatrix(model.num_classes, place.device).update(prediction, pixels)
                 images[index, part] = counted.per_class()
@@ -73,6 +79,19 @@ def score_split(model: FCN, shards: Shards, place: Place, border_width: int) -> 
     return Counts(total, place.total(images))
 
 
+def _read_ahead(samples: Samples, indices: Iterable[int]) -> Iterator[Batch]:
+    """The samples in this order, the next one read and decoded by another thread while this one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for index in indices:
+            following = thread.submit(samples.__getitem__, index)
+            if waiting:
+                yield waiting.result()
+            waiting = following
+        if waiting:
+            yield waiting.result()
+
+
 @dataclass(frozen=True)
 class ScoreJob:
     """All a worker has to know to score its share. counts: the .npz file the first worker writes the sums to."""
@@ -81,25 +100,29 @@ class ScoreJob:
     shards: Path
     counts: Path
     border_width: int
+    averaging: Averaging = ONCE
 
 
 def score_worker(job: ScoreJob, place: Place) -> None:
     """Scores this worker's share of a split; the first writes what all counted."""
     model, _, _ = load_model(job.model, place.device)
-    confusion, images = score_split(model, open_shards(job.shards, split="val"), place, job.border_width)
+    shards = open_shards(job.shards, split="val")
+    confusion, images = score_split(model, shards, place, job.border_width, job.averaging)
     if place.is_first:
         job.counts.parent.mkdir(parents=True, exist_ok=True)
         np.savez(job.counts, hist=confusion.hist.cpu().numpy(), images=images.cpu().numpy())
 
 
-def score_on_workers(model: Path, shards: Path, folder: Path, border_width: int, **workers: Any) -> Counts:
+def score_on_workers(
+    model: Path, shards: Path, folder: Path, border_width: int, averaging: Averaging = ONCE, **workers: Any
+) -> Counts:
     """What score_split gives, by Ray workers that each score a share; workers: of cluster.run_workers.
 
     model, shards, folder: absolute, shared by all nodes. folder: of what Ray notes on the way, emptied afterwards.
     """
     from pipeline import cluster  # Ray takes seconds to import, which one worker need not pay
 
-    job = ScoreJob(model, shards, folder / "counts.npz", border_width)
+    job = ScoreJob(model, shards, folder / "counts.npz", border_width, averaging)
     try:
         cluster.run_workers(
             score_worker, job, name=folder.name, storage=folder.parent, max_failures=0, **workers
@@ -112,10 +135,20 @@ def score_on_workers(model: Path, shards: Path, folder: Path, border_width: int,
 
 
 def as_json(scores: Scores, classes: Sequence[str], num_images: int) -> dict[str, Any]:
-    """Scores as JSON holds them: nan becomes null, class_iu goes by name."""
+    """Scores as JSON holds them: nan becomes null, class_iu goes by name.
+
+    num_classes_scored: of how many classes mean IU is the mean; the others are in neither truth nor prediction.
+    """
     values = {key: _number(value) for key, value in asdict(scores).items() if key != "class_iu"}
     class_iu = {name: _number(value) for name, value in zip(classes, scores.class_iu, strict=True)}
-    return values | {"class_iu": class_iu, "num_images": num_images}
+    num_scored = sum(value is not None for value in class_iu.values())
+    return values | {"class_iu": class_iu, "num_classes_scored": num_scored, "num_images": num_images}
+
+
+def about_averaging(averaging: Averaging) -> dict[str, Any]:
+    """What the JSON says of it: `averaging`, null if each image was scored once, at its own size."""
+    said = None if averaging.is_none else {"scales": list(averaging.scales), "flip": averaging.flip}
+    return {"averaging": said}
 
 
 def with_uncertainty(images: PerImage, bootstrap: Bootstrap) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def _score_facts(result: compare.Result) -> Iterator[tuple[str, str]]:
     yield "mean IU", in_words(values, "mean_iu")
     yield "pixel accuracy", in_words(values, "pixel_acc")
     yield "scored on", compare.split_of(result)
+    yield "averaging", compare.averaging_of(result)
     yield "its data digest", values.get("val_digest") or LACKING
     yield "model", values.get("model_sha256") or LACKING
     leaked = values.get("num_leaked")

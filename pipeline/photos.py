@@ -4,11 +4,12 @@ import glob
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.datasets.files import MAX_PIXELS
-from pipeline.errors import UserError
+from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, UserError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # no EPS and the like, which start other programs
 SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # what of a folder is a photo
@@ -43,27 +44,46 @@ def _found(one: str, stdin: Iterable[str]) -> Iterator[Path]:
 
 
 def read_photo(path: Path) -> Image.Image:
+    """What decode_photo gives of a file; UserError if it is missing, too."""
+    try:
+        with path.open("rb") as file:
+            return decode_photo(file, str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; give the path of a photo") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def decode_photo(file: IO[bytes], name: str) -> Image.Image:
     """The photo in RGB, turned as viewers turn it, on white where it is transparent; of a moving one, the first frame.
 
-    UserError if it is missing, damaged, of another format or of more than MAX_PIXELS.
+    name: of the photo, for errors: PhotoFormatError if its format is not read here, PhotoSizeError if it has more than
+    MAX_PIXELS, PhotoError if it is damaged.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of EXIF that Pillow cannot read
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as file:
-                if file.width * file.height > MAX_PIXELS:
+            with Image.open(file, formats=FORMATS) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"more than {MAX_PIXELS} pixels")
-                if file.mode.startswith(DEEP):
-                    raise ValueError(f"mode {file.mode}, grey of more than 8 bits; save it with 8")
-                image = ImageOps.exif_transpose(file)
-                if not image.has_transparency_data:
-                    return image.convert("RGB")
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; give the path of a photo") from None
+                if opened.mode.startswith(DEEP):
+                    what = f"mode {opened.mode}, grey of more than 8 bits; save it with 8"
+                    raise PhotoFormatError(f"{name} cannot be read as an image: {what}")
+                return _upright_rgb(opened)
     except UnidentifiedImageError:
-        raise UserError(f"{path} is no image that can be read; known: {', '.join(FORMATS)}") from None
+        raise PhotoFormatError(f"{name} is no image that can be read; known: {', '.join(FORMATS)}") from None
+    except PhotoError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PhotoSizeError(f"{name} cannot be read as an image: {error}") from error
     except Exception as error:  # damage is OSError, SyntaxError, ValueError, struct.error
-        raise UserError(f"{path} cannot be read as an image: {error}") from error
+        raise PhotoError(f"{name} cannot be read as an image: {error}") from error
+
+
+def _upright_rgb(file: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(file)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fcn.model import FCN
 from pipeline import confusion, figures, gallery
 from pipeline.curves import Curve
 from pipeline.gallery import Seen
@@ -19,6 +18,10 @@ from pipeline.per_image import PerImage
 from pipeline.samples import Samples
 from pipeline.shards import Shards
 from pipeline.uncertainty import in_words, mean_iu
+
+Probability = Callable[
+    [torch.Tensor], torch.Tensor
+]  # (N, 3, H, W) uint8 -> (N, C, H, W) float, on any device
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,10 @@ class Scored:
 def draw_all(
     dest: Path,
     scored: Scored,
-    model: FCN,
+    probability: Probability,
     shards: Shards,
     num_figures: int,
     num_gallery: int,
-    device: torch.device,
 ) -> None:
     """Writes the whole folder or nothing of it: pictures, confusion.csv and the folder gallery/."""
     dest.parent.mkdir(parents=True, exist_ok=True)
@@ -53,10 +55,10 @@ def draw_all(
         folder = Path(scratch, dest.name)
         folder.mkdir()
         _draw_numbers(folder, scored, shards.classes)
-        _draw_images(folder, scored, model, shards, num_figures, device)
+        _draw_images(folder, scored, probability, shards, num_figures)
         shown = spread(len(shards), num_gallery)
-        photos = (shards.read(index)[0] for index in shown)
-        seen = zip(look(model, shards, shown, device), photos, strict=True)
+        photos = (bytes(shards.read(index)[0]) for index in shown)
+        seen = zip(look(probability, shards, shown), photos, strict=True)
         gallery.write(folder / gallery.FOLDER, seen, scored.values["model_sha256"])
         shutil.rmtree(dest, ignore_errors=True)
         folder.rename(dest)
@@ -72,9 +74,7 @@ def _draw_numbers(folder: Path, scored: Scored, classes: Sequence[str]) -> None:
         figures.draw_curve(scored.curve, f"{scored.net}: training", folder / "curve.png")
 
 
-def _draw_images(
-    folder: Path, scored: Scored, model: FCN, shards: Shards, num: int, device: torch.device
-) -> None:
+def _draw_images(folder: Path, scored: Scored, probability: Probability, shards: Shards, num: int) -> None:
     """Of images spread over the split, of the worst and of the best."""
     scores = dict(zip(scored.images.keys, mean_iu(scored.images.whole).tolist(), strict=True))
     places = {key: index for index, key in enumerate(shards.keys)}
@@ -88,7 +88,7 @@ def _draw_images(
         ("worst.png", "the worst images", [key for key, _ in worst]),
         ("best.png", "the best images", [key for key, _ in best]),
     ):
-        seen = look(model, shards, [places[key] for key in keys], device)
+        seen = look(probability, shards, [places[key] for key in keys])
         rows = [(f"{one.key}  mean IU {scores[one.key]:.3f}", one) for one in seen]
         if rows:
             figures.draw_predictions(rows, shards.classes, f"{scored.net}: {words}", folder / name)
@@ -112,13 +112,12 @@ def worst_and_best(images: PerImage, num: int) -> tuple[list[tuple[str, float]],
 
 
 @torch.inference_mode()
-def look(model: FCN, shards: Shards, indices: Iterable[int], device: torch.device) -> Iterator[Seen]:
+def look(probability: Probability, shards: Shards, indices: Iterable[int]) -> Iterator[Seen]:
     """The samples at these places of the shards, one after the other, at their own size."""
     samples = Samples(shards)
     for index in indices:
         image, label, (key,) = samples[index]
-        score = model(image.to(device))
-        prediction = score.argmax(1)[0].to("cpu", torch.uint8)
-        confidence = score.softmax(1).amax(1)[0].mul(255).round().to("cpu", torch.uint8)
+        confidence, prediction = (best[0].cpu() for best in probability(image).max(1))
         pixels = image[0].permute(1, 2, 0).numpy()
+        confidence, prediction = confidence.mul(255).round().to(torch.uint8), prediction.to(torch.uint8)
         yield Seen(key, pixels, label[0].numpy(), prediction.numpy(), confidence.numpy())

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,19 @@ from pipeline.tiles import Overlap, Span, Tile, overlap, tiles
 LEGEND = "classes.json"
 FLOAT16 = np.finfo(np.float16)
 OPACITY = 0.6  # of a class's colour over the photo
+Place = tuple[slice, slice]  # rows and columns of an image
 BACKGROUND = 0  # the class that an overlay leaves as it is
 
 
 class Net(NamedTuple):
     """score: image (3, H, W) uint8 RGB -> (C, H, W) float32.   classes: their C names.
 
-    overlap: of tiles; asked for when an image needs them, because ONNX needs torch for it.
+    options: FCN's arguments.   overlap: of tiles; asked for when an image needs them, because ONNX needs torch for it.
     """
 
     score: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     classes: list[str]
+    options: dict[str, Any]
     overlap: Callable[[], Overlap]
 
 
@@ -58,7 +60,8 @@ def predict_photos(
     planned = plan(photos, folder, overlay=overlay, scores=scores)
     net = load_net(model_path)
     failed = []
-    write_whole(folder / LEGEND, lambda file: file.write(legend(net.classes)))
+    classes = json.dumps(legend(net.classes), indent=1, ensure_ascii=False) + "\n"
+    write_whole(folder / LEGEND, lambda file: file.write(classes.encode()))
     with bar(len(photos), "predict") as progress:
         for path, outputs in planned.items():
             try:
@@ -96,24 +99,25 @@ def _torch_net(path: Path) -> Net:
     def score(image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return model(torch.from_numpy(image)[None].to(device))[0].cpu().numpy()
 
-    return Net(score, about["classes"], lambda: overlap(model))
+    return Net(score, about["classes"], about["model"], lambda: overlap(model))
 
 
 def _onnx_net(path: Path) -> Net:
     from pipeline import onnx_file
 
     run, about = onnx_file.load(path)
-    return Net(lambda image: run(image[None])[0], about["classes"], lambda: _overlap_of(about["model"]))
+    options = about["model"]
+    return Net(lambda image: run(image[None])[0], about["classes"], options, lambda: _overlap_of(options))
 
 
-def _overlap_of(options: dict[str, object]) -> Overlap:
+def _overlap_of(options: dict[str, Any]) -> Overlap:
     """The overlap of a net that these arguments of FCN describe; it is built without its weights."""
     import torch
 
     from fcn.model import FCN
 
     with torch.device("meta"):
-        return overlap(FCN(**options))  # pyright: ignore[reportArgumentType]
+        return overlap(FCN(**options))
 
 
 def plan(photos: Sequence[Path], folder: Path, *, overlay: bool, scores: bool) -> dict[Path, Outputs]:
@@ -151,10 +155,7 @@ def _predict_one(net: Net, photo: Image.Image, path: Path, outputs: Outputs, sid
     image = np.array(photo)  # torch takes no memory of another that it must not write to
     prediction = np.empty(image.shape[:2], np.uint8)
     scores = np.empty((len(net.classes), *prediction.shape), np.float16) if outputs.scores else None
-    for (rows, columns), score in score_maps(net, image, side):
-        if not np.isfinite(score).all():
-            raise CheckpointError(f"{path}: the model's scores are not finite; its weights are damaged")
-        place = slice(rows.start, rows.end), slice(columns.start, columns.end)
+    for place, score in score_maps(net, image, side, str(path)):
         prediction[place] = score.argmax(0)
         if scores is not None:
             scores[:, *place] = score.clip(FLOAT16.min, FLOAT16.max)
@@ -165,20 +166,23 @@ def _predict_one(net: Net, photo: Image.Image, path: Path, outputs: Outputs, sid
         write_whole(outputs.scores, lambda file: np.savez(file, score=scores))
 
 
-def score_maps(net: Net, image: NDArray[np.uint8], side: int) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-    """(where, score (C, h, w)) of the parts of an image (H, W, 3); all of it at once up to side x side pixels.
+def score_maps(net: Net, image: NDArray[np.uint8], side: int, name: str) -> Iterator[tuple[Place, NDArray]]:
+    """(rows and columns, score (C, h, w) float32) of the parts of an image (H, W, 3), each pixel once.
 
-    Larger ones are run in tiles, with the scores of the whole image but for the order of float32 sums.
+    All of it at once up to side x side pixels. Larger ones are run in tiles, with the scores of the whole image but for
+    the order of float32 sums.   name: of the photo, for errors. CheckpointError if a score is no number.
     """
     height, width = image.shape[:2]
     channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
-    if height * width <= side**2:
-        yield Tile(Span(0, height, 0, height), Span(0, width, 0, width)), net.score(channels_first)
-        return
-    for tile in tiles(height, width, side, net.overlap()):
-        (top, bottom, start, end), (left, right, begin, until) = tile
+    is_small = height * width <= side**2
+    whole = Tile(Span(0, height, 0, height), Span(0, width, 0, width))
+    for rows, columns in [whole] if is_small else tiles(height, width, side, net.overlap()):
+        (top, bottom, start, end), (left, right, begin, until) = rows, columns
         score = net.score(np.ascontiguousarray(channels_first[:, top:bottom, left:right]))
-        yield tile, score[:, start - top : end - top, begin - left : until - left]
+        score = score[:, start - top : end - top, begin - left : until - left]
+        if not np.isfinite(score).all():
+            raise CheckpointError(f"{name}: the model's scores are not finite; its weights are damaged")
+        yield (slice(start, end), slice(begin, until)), score
 
 
 def blended(image: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Image.Image:
@@ -188,13 +192,12 @@ def blended(image: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Image.Im
     return Image.fromarray(np.where((prediction == BACKGROUND)[..., None], image, mixed))
 
 
-def legend(classes: Sequence[str]) -> bytes:
-    """JSON: for each palette index its class and colour."""
-    rows = [
+def legend(classes: Sequence[str]) -> list[dict[str, Any]]:
+    """For each palette index its class and colour."""
+    return [
         {"index": index, "name": name, "colour": f"#{bytes(voc_palette()[index]).hex()}"}
         for index, name in enumerate(classes)
     ]
-    return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def write_whole(dest: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fcn.averaging import Averaging, average_probability
 from pipeline import config, curves, evaluate, leaks, paths, per_image, pictures, tracking
 from pipeline.errors import exit_cleanly
 from pipeline.per_image import PerImage
@@ -26,6 +27,7 @@ def main() -> None:
     net = parser.parse_args().net
     profile_name, profile = config.load()
     asked = profile.evaluate
+    averaging = Averaging(tuple(asked.scales), asked.flip)
     # A cluster's head, where a job's stages run, may have no GPU; its workers have, and draw nothing
     has_gpu = asked.use_gpu and torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
@@ -40,7 +42,7 @@ def main() -> None:
     num_leaked = leaks.check_model(about["trained_on"], val, net, reasons)
 
     if asked.num_workers == 1 and has_gpu == asked.use_gpu:
-        counts = evaluate.score_split(model, shards, Place(0, 1, device), asked.border_width)
+        counts = evaluate.score_split(model, shards, Place(0, 1, device), asked.border_width, averaging)
     else:
         root = Path.cwd()
         counts = evaluate.score_on_workers(
@@ -48,6 +50,7 @@ def main() -> None:
             root / paths.shards(profile_name, "val"),
             root / paths.RUNS / profile_name / f"evaluate-{net}",
             asked.border_width,
+            averaging,
             num_workers=asked.num_workers,
             min_workers=profile.run.min_workers,
             use_gpu=asked.use_gpu,
@@ -61,7 +64,7 @@ def main() -> None:
     scores = counts.confusion.scores()
     values = evaluate.as_json(scores, shards.classes, len(shards)) | {"num_leaked": num_leaked}
     bootstrap = Bootstrap(asked.num_resamples, asked.level, asked.seed)
-    values |= evaluate.with_uncertainty(images, bootstrap) | scored
+    values |= evaluate.with_uncertainty(images, bootstrap) | evaluate.about_averaging(averaging) | scored
     evaluate.write_json(paths.metrics(profile_name, net), values)
 
     hist = counts.confusion.hist.cpu().numpy()
@@ -71,8 +74,12 @@ def main() -> None:
     if curve is None:
         print(f"no {curve_path}: {net} was trained elsewhere, and no curve is drawn", flush=True)
     scored = Scored(net, values, hist, images, parent, curve)
+
+    def probability(image: torch.Tensor) -> torch.Tensor:
+        return average_probability(model, image.to(device), averaging)
+
     pictures.draw_all(
-        paths.figures(profile_name, net), scored, model, shards, asked.num_figures, asked.num_gallery, device
+        paths.figures(profile_name, net), scored, probability, shards, asked.num_figures, asked.num_gallery
     )
 
     with tracking.outage_only_warns(f"the scores are kept in {paths.metrics(profile_name, net)}"):

@@ -25,6 +25,7 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["caffe", "import"],
         ["heatmap"],
         ["predict"],
+        ["serve"],
         ["submit"],
     ],
 )

@@ -134,6 +134,10 @@ def test_a_published_row_compares_only_to_a_run_on_the_very_same_list_of_images(
         ({"keys_sha256": "f" * 64}, "other images: small val"),
         ({"val_digest": "c" * 64}, "other pixels or labels of the same images"),
         ({"convention": "absent_is_1"}, "other conventions of mean IU: reference and absent_is_1"),
+        (
+            {"averaging": {"scales": [0.75, 1.0], "flip": True}},
+            "other averaging: none and over scales 0.75, 1.0 and mirror images",
+        ),
         ({"class_iu": {"background": 0.5, "cat": 0.5}}, "other classes"),
         ({"keys_sha256": None}, "b does not say which images it was scored on; evaluate it again"),
     ],

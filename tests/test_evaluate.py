@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import io
 import json
@@ -13,9 +14,10 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
 from fcn import IGNORE_LABEL
+from fcn.averaging import Averaging
 from fcn.metrics import ConfusionMatrix, Scores
 from fcn.model import FCN
-from pipeline import checkpoint, evaluate
+from pipeline import checkpoint, evaluate, place
 from pipeline.datasets import Sample
 from pipeline.errors import CheckpointError, ShardError, UserError
 from pipeline.evaluate import ScoreJob
@@ -117,6 +119,7 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
         "mean_iu": 0.375,
         "fw_iu": 0.5625,
         "class_iu": {"background": 0.75, "disc": 0.0, "square": None, "triangle": None},
+        "num_classes_scored": 2,
         "num_images": 2,
     }
 
@@ -135,7 +138,7 @@ def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_pa
     assert [found[name] for name in ("pixel_acc", "mean_acc", "mean_iu", "fw_iu")] == [None] * 4
     assert found["class_iu"] == dict.fromkeys(CLASSES)
     assert found["num_images"] == 2
-    assert evaluate.as_metrics(found) == {"num_images": 2.0}
+    assert evaluate.as_metrics(found) == {"num_images": 2.0, "num_classes_scored": 0.0}
 
 
 # What is kept of each image
@@ -209,6 +212,40 @@ def test_what_could_not_be_scored_has_no_interval_in_the_json(tmp_path, model):
     assert [values[name] for name in names] == [None] * 5
 
 
+# Averages over scales and mirror images
+
+AVERAGING = Averaging((0.5, 1.0, 1.5), flip=True)
+
+
+def test_averaged_scores_are_those_of_the_mean_probability_of_each_pass(tmp_path, labels, model):
+    shards = split(tmp_path / "val", labels)
+    expected = ConfusionMatrix(len(CLASSES))
+    for i, key in enumerate(shards.keys):
+        with Image.open(io.BytesIO(shards.read(i)[0])) as photo:
+            image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float()
+        size, total = image.shape[-2:], 0
+        for scale in (0.5, 1.0, 1.5):
+            sides = [max(1, round(scale * side)) for side in size]
+            resized = torch.nn.functional.interpolate(image, sides, mode="bilinear")
+            with torch.no_grad():
+                both = model(resized).softmax(1) + model(resized.flip(3)).softmax(1).flip(3)
+            total = total + torch.nn.functional.interpolate(both, size, mode="bilinear")
+        expected.update(total.argmax(1), torch.from_numpy(labels[int(key)])[None])
+    found = evaluate.score_split(model, shards, ALONE, WIDTH, AVERAGING)
+    assert torch.equal(found.confusion.hist, expected.hist)
+    assert torch.equal(found.images[:, 0].sum(0), expected.per_class())
+    once = evaluate.score_split(model, shards, ALONE, WIDTH).confusion.hist
+    assert not torch.equal(found.confusion.hist, once)  # or the test would show little
+    assert torch.equal(evaluate.score_split(model, shards, ALONE, WIDTH, Averaging()).confusion.hist, once)
+
+
+def test_the_json_says_over_what_was_averaged_and_mlflow_gets_no_number_of_it():
+    said = evaluate.about_averaging(AVERAGING)
+    assert said == {"averaging": {"scales": [0.5, 1.0, 1.5], "flip": True}}
+    assert evaluate.about_averaging(Averaging()) == {"averaging": None}
+    assert evaluate.as_metrics(said | {"class_iu": {}}) == {}
+
+
 # Over workers
 
 
@@ -234,11 +271,14 @@ def test_workers_score_each_image_once_between_them_even_if_some_have_none(tmp_p
     assert torch.equal(sum(each.confusion.hist for each in seen), alone.confusion.hist)
     assert torch.equal(sum(each.images for each in seen), alone.images)
     if world == 2:
-        job = ScoreJob(tmp_path / "fcn8s.pt", shards.folder, tmp_path / "counts.npz", WIDTH)
-        torch.multiprocessing.spawn(score_in_a_process, (str(tmp_path / "meeting"), job, world), nprocs=world)
-        with np.load(job.counts) as counts:
-            assert counts["hist"].tolist() == alone.confusion.hist.tolist()
-            assert counts["images"].tolist() == alone.images.tolist()
+        for averaging in (Averaging(), AVERAGING):
+            job = ScoreJob(tmp_path / "fcn8s.pt", shards.folder, tmp_path / "counts.npz", WIDTH, averaging)
+            meeting = str(tmp_path / f"meeting-{averaging.flip}")
+            torch.multiprocessing.spawn(score_in_a_process, (meeting, job, world), nprocs=world)
+            alone = evaluate.score_split(model, shards, ALONE, WIDTH, averaging)
+            with np.load(job.counts) as counts:
+                assert counts["hist"].tolist() == alone.confusion.hist.tolist()
+                assert counts["images"].tolist() == alone.images.tolist()
 
 
 def test_a_share_meets_the_others_at_its_end_however_many_images_it_has(tmp_path, labels, model, monkeypatch):
@@ -291,6 +331,35 @@ def test_a_prediction_of_another_size_than_the_label_is_refused(tmp_path, labels
     monkeypatch.setattr(evaluate, "predict", lambda *_: torch.zeros(1, 3, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"prediction is \(1, 3, 3\) but label is"):
         evaluate.score_split(model, shards, ALONE, WIDTH)
+
+
+def test_a_shard_damaged_since_it_was_opened_is_named(tmp_path, labels, model):
+    shards = split(tmp_path / "val", labels)
+    for shard in shards.folder.glob("*.tar"):
+        data = bytearray(shard.read_bytes())
+        data[600] ^= 1  # in the first image
+        shard.write_bytes(data)
+    with pytest.raises(ShardError, match=r"\.jpg is not what the manifest recorded"):
+        evaluate.score_split(model, shards, ALONE, WIDTH)
+
+
+def resident() -> int:
+    """Bytes of memory this process has."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, model):
+    random = np.random.Generator(np.random.PCG64(0))
+    sizes = 20 * random.integers(100, 300, (10, 2)).tolist()
+    shards = split(tmp_path / "val", [np.zeros(size, np.uint8) for size in sizes])
+    place.return_large_blocks()
+    evaluate.score_split(model, shards, ALONE, WIDTH)  # convolutions remember the sizes they have seen
+    before = resident()
+    evaluate.score_split(model, shards, ALONE, WIDTH)
+    images = sum(3 * height * width for height, width in sizes)
+    assert resident() - before < images / 4, f"{images / 2**20:.0f} MiB of images"
 
 
 # The model's file
@@ -380,7 +449,7 @@ def test_the_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_every_score_reaches_json_and_mlflow_by_itself():
     scores = Scores(0.1, 0.2, 0.3, 0.4, (0.5, math.nan))
     values = evaluate.as_json(scores, ("background", "disc"), 7)
-    assert set(values) == set(vars(scores)) | {"num_images"}
+    assert set(values) == set(vars(scores)) | {"num_images", "num_classes_scored"}
     assert values["class_iu"] == {"background": 0.5, "disc": None}
     assert evaluate.as_metrics(values) == {
         "pixel_acc": 0.1,
@@ -388,5 +457,6 @@ def test_every_score_reaches_json_and_mlflow_by_itself():
         "mean_iu": 0.3,
         "fw_iu": 0.4,
         "iu/background": 0.5,
+        "num_classes_scored": 1.0,
         "num_images": 7.0,
     }

@@ -10,7 +10,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 from fcn import IGNORE_LABEL
-from fcn.metrics import ConfusionMatrix, trimap
+from fcn.metrics import ConfusionMatrix, best_class, trimap
 
 
 def scored(hist: list[list[int]]):
@@ -171,3 +171,24 @@ def test_the_trimap_is_the_band_where_a_window_sees_two_values(label, radius):
 def test_a_trimap_of_no_width_is_refused():
     with pytest.raises(ValueError, match="at least 1 pixel"):
         trimap(torch.zeros(1, 3, 3), 0)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=4, max_dims=4, max_side=5),
+        elements=st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1.0, np.inf]),  # many are equal
+    )
+)
+def test_the_best_class_is_the_argmax_the_first_of_equal_ones(score):
+    assert torch.equal(best_class(torch.from_numpy(score)), torch.from_numpy(score.argmax(1)))
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 256, 257, 400])
+def test_the_best_of_many_classes_is_found(num_classes):
+    score = torch.randn(2, num_classes, 7, 5, generator=torch.Generator().manual_seed(0))
+    before = score.clone()
+    found = best_class(score)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, score.argmax(1))
+    assert torch.equal(score, before)

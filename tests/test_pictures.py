@@ -15,8 +15,6 @@ from pipeline.samples import Samples
 from pipeline.shards import Shards, open_shards
 from tests import small_shards
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Shards:
@@ -34,6 +32,11 @@ def model() -> FCN:
 
 
 @pytest.fixture(scope="module")
+def probability(model) -> pictures.Probability:
+    return lambda image: model(image).softmax(1)
+
+
+@pytest.fixture(scope="module")
 def scored(shards, model) -> Scored:
     counts = evaluate.score_split(model, shards, ALONE, border_width=2)
     images = PerImage.sorted(shards.keys, counts.images.numpy(), {})
@@ -48,9 +51,9 @@ def test_images_are_spread_over_the_split_from_its_first_to_its_last():
     assert pictures.spread(7, 1) == [0]
 
 
-def test_an_image_is_shown_with_what_the_network_says_of_it(shards, model):
+def test_an_image_is_shown_with_what_the_network_says_of_it(shards, model, probability):
     samples = Samples(shards)
-    for index, seen in zip((0, 3, 6), pictures.look(model, shards, (0, 3, 6), CPU), strict=True):
+    for index, seen in zip((0, 3, 6), pictures.look(probability, shards, (0, 3, 6)), strict=True):
         image, label, (key,) = samples[index]
         with torch.no_grad():
             score = model(image)[0].double()
@@ -62,9 +65,9 @@ def test_an_image_is_shown_with_what_the_network_says_of_it(shards, model):
         assert np.abs(seen.confidence / 255 - sure.max(0)).max() <= 0.5 / 255 + 1e-6
 
 
-def test_the_worst_and_best_images_are_those_whose_pixels_say_so(shards, model, scored):
+def test_the_worst_and_best_images_are_those_whose_pixels_say_so(shards, probability, scored):
     scores = {}
-    for seen in pictures.look(model, shards, range(len(shards)), CPU):
+    for seen in pictures.look(probability, shards, range(len(shards))):
         valid = seen.label != 255
         label, prediction = seen.label[valid], seen.prediction[valid]
         ious = [
@@ -90,12 +93,12 @@ def test_an_image_that_is_all_void_is_neither_worst_nor_best_and_none_is_both():
 
 
 def test_the_folder_holds_all_figures_the_counts_and_the_gallery_and_replaces_an_older_one(
-    tmp_path, shards, model, scored
+    tmp_path, shards, probability, scored
 ):
     dest = tmp_path / "figures" / "small" / "fcn8s"
     dest.mkdir(parents=True)
     (dest / "old.png").touch()
-    pictures.draw_all(dest, scored, model, shards, 2, 4, CPU)
+    pictures.draw_all(dest, scored, probability, shards, 2, 4)
     figures = {"best.png", "class_iu.png", "confusion.png", "curve.png", "predictions.png", "worst.png"}
     assert {path.name for path in dest.iterdir()} == figures | {"confusion.csv", "gallery"}
     for name in figures:
@@ -105,17 +108,17 @@ def test_the_folder_holds_all_figures_the_counts_and_the_gallery_and_replaces_an
     found = gallery.read(dest / gallery.FOLDER)
     assert found.keys == tuple(shards.keys[i] for i in (0, 2, 4, 6))
     assert found.model_sha256 == "ab"
-    for key, seen in zip(found.keys, pictures.look(model, shards, (0, 2, 4, 6), CPU), strict=True):
+    for key, seen in zip(found.keys, pictures.look(probability, shards, (0, 2, 4, 6)), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(found[key], seen, strict=True))
     assert [path.name for path in dest.parent.iterdir()] == ["fcn8s"]
 
 
-def test_a_drawing_that_fails_leaves_the_older_folder_as_it_was(tmp_path, shards, model, scored):
+def test_a_drawing_that_fails_leaves_the_older_folder_as_it_was(tmp_path, shards, probability, scored):
     dest = tmp_path / "fcn8s"
     dest.mkdir()
     (dest / "old.png").touch()
     strange = Scored("fcn8s", {}, scored.hist, scored.images, None, scored.curve)
     with pytest.raises(KeyError):
-        pictures.draw_all(dest, strange, model, shards, 2, 4, CPU)
+        pictures.draw_all(dest, strange, probability, shards, 2, 4)
     assert [path.name for path in tmp_path.iterdir()] == ["fcn8s"]
     assert [path.name for path in dest.iterdir()] == ["old.png"]

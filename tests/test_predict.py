@@ -381,6 +381,20 @@ def test_the_command_does_what_can_be_done_and_exits_with_1(model, tmp_path, cap
     assert names(tmp_path / "out") == ["classes.json", "good.png"]
 
 
+def test_a_folder_is_done_but_for_what_cannot_be_read_and_the_exit_code_is_1(model, tmp_path):
+    folder = tmp_path / "photos"
+    data = photo(folder / "a.png").read_bytes()
+    (folder / "b.png").write_bytes(data[: len(data) // 2])
+    photo(folder / "c.jpg")
+    given = ["predict", str(model), str(folder), "--output", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *given], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, f"wrote 2 of 3 predictions to {tmp_path / 'out'}\n")
+    assert f"error: {folder / 'b.png'} cannot be read as an image" in done.stderr
+    assert names(tmp_path / "out") == ["a.png", "c.png", "classes.json"]
+
+
 @pytest.mark.parametrize("tile", ["0", "-5", "many"])
 def test_a_tile_of_no_pixels_is_refused(model, capsys, tile):
     with pytest.raises(SystemExit):

@@ -28,6 +28,9 @@ FRAMEWORKS = {
     "matplotlib": "pipeline/figures.py",
     "onnxruntime": "pipeline/onnx_file.py",
     "safetensors": "pipeline/checkpoint.py",
+    "fastapi": "pipeline/serve.py",
+    "starlette": "pipeline/serve.py",
+    "uvicorn": "pipeline/serve.py",
 }
 # Modules a stage imports and does not depend on, because no change of them changes what the stage writes
 HARMLESS = {
