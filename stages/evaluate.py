@@ -66,12 +66,11 @@ def main() -> None:
     title = f"{net}: mean IU {in_words(values, 'mean_iu')}"
     report.draw_predictions(rows, shards.classes, title, figure)
 
-    with tracking.outage_only_warns(f"the scores are kept in {paths.metrics(profile_name, net)}"):
-        tracker = tracking.Tracker(profile_name, Path.cwd())
-        run = tracker.open_run(net, "model_sha256", digest, about["lineage"])
-        tags = {"val_digest": shards.digest, "allow_leak": "; ".join(reasons)}
-        files = [paths.metrics(profile_name, net), paths.per_image(profile_name, net)]
-        tracker.log(run, evaluate.as_metrics(values), tags, [figure], files)
+    tracker, data = tracking.Tracker(profile_name, Path.cwd()), {"val": shards.digest}
+    record = tracker.record("evaluation", net, "model_sha256", digest, params=about["lineage"], datasets=data)
+    tags = {"val_digest": shards.digest, "allow_leak": "; ".join(reasons)}
+    files = [paths.metrics(profile_name, net), paths.per_image(profile_name, net)]
+    tracker.log(record, evaluate.as_metrics(values), tags, [figure], files)
 
 
 if __name__ == "__main__":
