@@ -149,10 +149,11 @@ def test_a_logged_net_says_what_it_takes_and_gives_and_needs_and_whose_it_is(tra
     import mlflow
 
     model = only_model(tracker)
-    info = mlflow.models.get_model_info(model.artifact_location)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    info = mlflow.models.get_model_info(str(folder))
     assert str(info.signature.inputs) == "[Tensor('uint8', (-1, -1, 3))]"
     assert str(info.signature.outputs) == "[Tensor('uint8', (-1, -1))]"
-    needed = (Path(model.artifact_location.removeprefix("file://")) / "requirements.txt").read_text().split()
+    needed = (folder / "requirements.txt").read_text().split()
     assert {line.partition("==")[0] for line in needed} == {"mlflow", "numpy", "safetensors", "torch"}
     (run,) = tracker.search("tags.`fcn.attempt` = 'attempt-fcn8s'")
     assert model.source_run_id == run.info.run_id

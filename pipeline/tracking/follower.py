@@ -13,7 +13,7 @@ class Follower:
     """Sends a run's curves while it trains, each point once, from a thread of its own."""
 
     def __init__(self, tracker: Tracker, record: Record):
-        self.tracker, self.record = tracker, record
+        self.tracker, self.record = tracker, tracker.shelf.begin(record)
         self._run_id: str | None = None
         self._step = -1
         self._stopping = threading.Event()

@@ -1,5 +1,6 @@
 """Nets as MLflow's models: `mlflow.pyfunc.load_model(uri).predict(image)`, and a registry of names for them."""
 
+import logging
 import shutil
 import tempfile
 from contextlib import suppress
@@ -66,6 +67,7 @@ def save(folder: Path, path: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    logging.getLogger(pyfunc.__name__).setLevel(logging.WARNING)  # it tells of each thing it checks
     for name in SHIPPED:
         (folder / "code" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(CODE / name, folder / "code" / name)
@@ -88,13 +90,13 @@ def register(
 ) -> ModelVersion:
     """The version of the registered model `name` that is this model: there already, or new. It gets the alias."""
     versions = client.search_model_versions(f"name = '{name}'")
-    found = next((one for one in versions if one.model_id == model.model_id), None)
+    found = next((one for one in versions if one.source == model.artifact_location), None)
     if found is None:
         if not versions:
             with suppress(MlflowException):  # it is there, without a version
                 client.create_registered_model(name)
         found = client.create_model_version(
-            name, f"models:/{model.model_id}", run.info.run_id, model_id=model.model_id
+            name, model.artifact_location, run.info.run_id, model_id=model.model_id
         )
     if alias:
         client.set_registered_model_alias(name, alias, found.version)

@@ -169,17 +169,21 @@ class Tracker:
                 log_model(client, run, record.name, path)
             else:
                 client.log_artifact(run_id, str(path), kept.place or None)
-        self._end(run, record)
+        self._end(run, record, is_whole=not missing)
         return Sent(points, len(new), len(wanted) - len(missing), tuple(missing))
 
-    def _end(self, run: Run, record: Record) -> None:
-        """Tags, last of all that the record is there; until it has ended it is only as far as it is."""
-        tags = dict(record.tags) | self._parent(run, record)
+    def _end(self, run: Run, record: Record, *, is_whole: bool) -> None:
+        """Tags, and, last of all, that the record is there; until it has ended it is only as far as it is."""
+        run_id, tags = run.info.run_id, dict(record.tags) | self._parent(run, record)
         if record.ended_ms is not None:
-            tags |= {record.key: record.value, record.logged_tag: record.digest}
-        self.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        if record.ended_ms is not None:
-            self.client.set_terminated(run.info.run_id, end_time=record.ended_ms)
+            if (
+                run.info.status != "FINISHED" or record.kind != "evaluation"
+            ):  # a net's run is as long as its training
+                self.client.set_terminated(run_id, end_time=record.ended_ms)
+            tags |= {record.key: record.value}
+            if is_whole:
+                tags |= {record.logged_tag: record.digest}
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def open(self, record: Record, *, anew: bool = False) -> Run:
         """The newest run with the record's tag, else a new one, with its params; a deleted one unless `anew`."""
