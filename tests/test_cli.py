@@ -26,6 +26,9 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["heatmap"],
         ["predict"],
         ["submit"],
+        ["tracking"],
+        ["tracking", "replay"],
+        ["register"],
     ],
 )
 def test_every_command_explains_itself(command):

@@ -11,25 +11,14 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from fcn.model import FCN
-from pipeline import checkpoint, paths
+from pipeline import paths
 from pipeline.errors import ResultError
 from pipeline.model_file import load_model
 from pipeline.tracking import Tracker, models, register
 from tests.mlflow_server import write_database
 from tests.test_structure import reached
+from tests.tiny_model import write_model
 
-CLASSES = ["background", "disc", "square"]
-OPTIONS = {
-    "backbone": "vgg16",
-    "num_classes": 3,
-    "stride": 8,
-    "padding": "tight",
-    "width": 0.0625,
-    "batch_norm": True,
-    "fc6_kernel": 1,
-    "pixels": "torchvision",
-}
 # Runs in another folder and without this project on its path, as where nothing but MLflow and torch is installed
 LOAD = """
 import sys
@@ -49,21 +38,6 @@ np.savez({out!r}, **{{name: model.predict(images[name]) for name in images}})
 import pipeline
 print(pipeline.__file__)
 """
-
-
-def write_model(path: Path, seed: int = 0) -> str:
-    torch.manual_seed(seed)
-    model = FCN(**OPTIONS)
-    with torch.no_grad():  # a net whose scores are not all zero, as those of one that is made anew
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    content = {
-        "model": OPTIONS,
-        "classes": CLASSES,
-        "lineage": {"net": "fcn8s"},
-        "state_dict": model.state_dict(),
-    }
-    return checkpoint.save(path, "model", content)
 
 
 def log(tracker: Tracker, path: Path, name: str = "fcn8s") -> str:

@@ -11,7 +11,7 @@ from pipeline import spool
 from pipeline.tracking import Follower, Tracker, register
 from tests.mlflow_server import Server
 from tests.postgres import PASSWORD, QUOTED, needs_postgres, postgres
-from tests.test_mlflow_model import write_model
+from tests.tiny_model import write_model
 
 pytestmark = needs_postgres
 

@@ -17,7 +17,7 @@ from pipeline.errors import ResultError
 from pipeline.tracking import Follower, Tracker, follower, replay
 from tests.mlflow_server import Server, write_database
 from tests.sick_proxy import Proxy, proxied
-from tests.test_mlflow_model import write_model
+from tests.tiny_model import write_model
 
 STEPS = range(10, 60, 10)
 METRICS = {"mean_iu": 0.5, "iu/disc": 0.25}

@@ -19,7 +19,9 @@ LAYERS = ("fcn", "pipeline", "stages")  # each may import itself and those befor
 MAX_LINES = 450
 FRAMEWORKS = {
     "ray": "pipeline/cluster.py pipeline/jobs.py",  # workers of a run; jobs, whose client wants no torch
-    "mlflow": " ".join(f"pipeline/tracking/{name}.py" for name in ("lookup", "models", "outage", "tracker")),
+    "mlflow": " ".join(
+        f"pipeline/tracking/{name}.py" for name in ("lookup", "models", "outage", "points", "tracker")
+    ),
     "pydantic": "pipeline/config.py",
     "pyarrow": "pipeline/manifest.py pipeline/per_image.py",  # tables of two kinds, which have no columns in common
     "pyarrow.fs": "pipeline/storage.py",  # two libraries under one name: tables, and places files lie in
@@ -38,7 +40,17 @@ HARMLESS = {
     "pipeline/config.py": "what it reads is tracked as params; its defaults are recorded in test_config.py",
     **{
         f"pipeline/tracking/{name}.py": "tells MLflow of results that are written without it"
-        for name in ("__init__", "follower", "lookup", "models", "outage", "record", "replay", "tracker")
+        for name in (
+            "__init__",
+            "follower",
+            "lookup",
+            "models",
+            "outage",
+            "points",
+            "record",
+            "replay",
+            "tracker",
+        )
     },
     "pipeline/spool.py": "curves for MLflow",
     "pipeline/cluster.py": "starts processes; what they do is in train.py and sharding.py",

@@ -16,8 +16,9 @@ from mlflow.exceptions import MlflowException
 
 from pipeline import spool
 from pipeline.tracking import Follower, Tracker, follower, git_tags
+from pipeline.tracking.points import last_step
 from pipeline.tracking.record import Record
-from pipeline.tracking.tracker import flattened, last_step
+from pipeline.tracking.tracker import flattened
 from tests.mlflow_server import Server, write_database
 
 
@@ -253,6 +254,12 @@ def test_scores_tags_and_figures_are_in_the_run_once_after_evaluating_twice(trac
     assert [file.path for file in tracker.client.list_artifacts(run_id, "figures")] == ["figures/fcn8s.png"]
     there = tracker.client.download_artifacts(run_id, "figures/fcn8s.png", str(root))
     assert Path(there).read_bytes() == figure.read_bytes()
+
+
+def test_a_class_of_any_name_is_logged(tracker):
+    tracker.log(evaluation(tracker), {"iu/Tisch & Stühle (alt)": 0.5, "iu/car/truck": 0.25}, {})
+    (run,) = runs(tracker)
+    assert run.data.metrics == {"iu/Tisch _ Stühle _alt_": 0.5, "iu/car/truck": 0.25}
 
 
 def test_without_a_server_everything_lies_at_the_root_wherever_the_stage_runs(root, tmp_path, monkeypatch):

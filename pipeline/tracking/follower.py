@@ -3,8 +3,9 @@
 import threading
 
 from pipeline.tracking.outage import OUTAGE, in_words, warn
+from pipeline.tracking.points import last_step, send_points
 from pipeline.tracking.record import Record
-from pipeline.tracking.tracker import Tracker, last_step, send_points
+from pipeline.tracking.tracker import Tracker
 
 POLL_S = 2.0  # between two looks at the curves: what the UI lags behind
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +20,12 @@ from mlflow.entities import (
     ViewType,
 )
 
-from pipeline import commit, spool
+from pipeline import commit
 from pipeline.tracking.models import log_model, logged_model
 from pipeline.tracking.outage import OUTAGE, in_words, is_down, warn, without_secrets
+from pipeline.tracking.points import last_step, named, send_points, send_scores
 from pipeline.tracking.record import Record, Shelf, sha256_of_text
 
-MAX_METRICS = 1000  # MLflow's limit for one call
 MAX_TAGS = 100  # MLflow's limit for one call, of params and tags each
 MAX_LENGTH = 6000  # MLflow's limit of a param; a tag may be longer
 MAX_DIGEST_LENGTH = 36  # MLflow's limit, of a data set's digest
@@ -101,13 +100,15 @@ class Tracker:
             files=tuple(described),
             model=model and self.shelf.described(model),
         )
-        self.shelf.put(record)
         try:
-            self._send_waiting(record)
+            self.shelf.put(record)
+            try:
+                self._send_waiting(record)
+            finally:
+                if not self.shelf.is_sent(record, self.destination):
+                    self.shelf.keep_files(record)
         except OUTAGE as error:
             self._warn_of(error)
-        if not self.shelf.is_sent(record, self.destination):
-            self.shelf.keep_files(record)
 
     def _send_waiting(self, newest: Record) -> None:
         """Sends every record that has ended and that this server has not got."""
@@ -155,8 +156,7 @@ class Tracker:
         time_ms = record.ended_ms or record.begun_ms
         scores = [Metric(named(key), value, time_ms, 0) for key, value in record.metrics.items()]
         new = [one for one in scores if run.data.metrics.get(one.key) != one.value]
-        for i in range(0, len(new), MAX_METRICS):
-            client.log_batch(run_id, metrics=new[i : i + MAX_METRICS])
+        send_scores(client, run_id, new)
         wanted = list(record.files)
         if record.model and not logged_model(client, run):
             wanted.append(record.model)
@@ -176,9 +176,7 @@ class Tracker:
         """Tags, and, last of all, that the record is there; until it has ended it is only as far as it is."""
         run_id, tags = run.info.run_id, dict(record.tags) | self._parent(run, record)
         if record.ended_ms is not None:
-            if (
-                run.info.status != "FINISHED" or record.kind != "evaluation"
-            ):  # a net's run is as long as its training
+            if run.info.status != "FINISHED" or record.kind == "training":  # which is how long the run took
                 self.client.set_terminated(run_id, end_time=record.ended_ms)
             tags |= {record.key: record.value}
             if is_whole:
@@ -203,9 +201,8 @@ class Tracker:
     def _find(self, experiment_id: str, record: Record) -> Run | None:
         if found := self.search(f"tags.`{record.key}` = '{record.value}'", experiment_id):
             return found[0]
-        if digest := record.tags.get(
-            "model_sha256"
-        ):  # its evaluation, on another machine, may have come first
+        digest = record.tags.get("model_sha256")
+        if digest:  # its evaluation, on another machine, may have come first
             for run in self.search(f"tags.model_sha256 = '{digest}'", experiment_id):
                 if record.key not in run.data.tags:
                     return run
@@ -218,7 +215,7 @@ class Tracker:
             filter_string,
             ViewType.ALL,
             order_by=["attributes.start_time DESC"],
-            max_results=20,
+            max_results=100,
         )
         return sorted(found, key=lambda run: run.info.lifecycle_stage == LifecycleStage.DELETED)
 
@@ -244,35 +241,6 @@ class Tracker:
         local = (self.root / "mlartifacts" / self.experiment).as_uri()
         is_server = self.uri.startswith(("http://", "https://"))
         return self.client.create_experiment(self.experiment, None if is_server else local)
-
-
-def send_points(client: MlflowClient, run_id: str, curves: Path, after_step: int) -> tuple[int, int]:
-    """Sends the points of later steps, whole ones in each call; their number, and the last step that is there now."""
-    points = spool.read(curves, after_step)
-    number = len(points)
-    while points:
-        fit = max(1, MAX_METRICS // max(len(point.values) for point in points))
-        now, points = points[:fit], points[fit:]
-        client.log_batch(
-            run_id,
-            [
-                Metric(named(key), v, point.time_ms, point.step)
-                for point in now
-                for key, v in point.values.items()
-            ],
-        )
-        after_step = now[-1].step
-    return number, after_step
-
-
-def last_step(client: MlflowClient, run_id: str, metric: str = "loss") -> int:
-    """The step of the last point of a curve, -1 if it has none."""
-    return max((point.step for point in client.get_metric_history(run_id, metric)), default=-1)
-
-
-def named(key: str) -> str:
-    """The name with what MLflow takes in one, such as a class's that has an & in it."""
-    return re.sub(r"[^\w.\- :/]", "_", key)
 
 
 def git_tags(root: Path) -> dict[str, str]:
