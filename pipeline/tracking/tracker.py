@@ -19,6 +19,7 @@ from mlflow.entities import (
     RunTag,
     ViewType,
 )
+from mlflow.store.db import utils as database
 
 from pipeline import commit
 from pipeline.tracking.models import log_model, logged_model
@@ -53,6 +54,7 @@ class Tracker:
     @cached_property
     def client(self) -> MlflowClient:
         """Made when first used: with a database it opens that at once, which takes seconds and can fail."""
+        database.MAX_RETRY_COUNT = 1  # or a database that is down holds a stage up for 100 seconds
         return MlflowClient(self.uri)
 
     @property
