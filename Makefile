@@ -34,9 +34,9 @@ format: setup
 
 PORT ?= 5000
 ui: setup
-	MLFLOW_DISABLE_TELEMETRY=true mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
-		--artifacts-destination "$(CURDIR)/mlartifacts"
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "MLFLOW_TRACKING_URI names a server: open its address"; exit 2;; esac
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
+		mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --artifacts-destination "$(CURDIR)/mlartifacts"
 
 lock: $(BIN)/uv
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

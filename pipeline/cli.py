@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.cli_cluster import add_cluster
 from pipeline.cli_predict import add_predict, add_serve, add_submit
+from pipeline.cli_tracking import add_register, add_tracking
 from pipeline.errors import exit_cleanly
 
 
@@ -32,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     add_cluster(commands)
     _add_compare(commands)
     _add_explain(commands)
+    add_tracking(commands)
+    add_register(commands)
     return top
 
 

@@ -69,15 +69,25 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
     """
     job = make_job(profile_name, profile, net, root)
     with only_one(job.folder.with_suffix(".driver.lock"), f"trains {net} already") as has_waited:
+        tracker = tracking.Tracker(profile_name, root)
         # Whom we waited for may have finished what we were started for
         if (job.folder / FINISHED).exists() and not has_waited:
+            tracker.shelf.keep_curves(job.folder)
             shutil.rmtree(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
         params = (
             {"net": net} | profile.model_dump(mode="json", exclude={"nets"}) | profile.net(net).model_dump()
         )
-        tracker = tracking.Tracker(profile_name, root)
-        follower = tracking.Follower(tracker, job.folder / CURVES, net, _attempt(job.folder), params)
+        record = tracker.record(
+            "training",
+            net,
+            "fcn.attempt",
+            _attempt(job.folder),
+            params=params,
+            datasets={"train": job.lineage["data_digest"]},
+            curves=job.folder / CURVES,
+        )
+        follower = tracking.Follower(tracker, record)
         if not _is_trained(job.folder / FINAL):
             with follower:
                 _run(job, profile)
@@ -85,11 +95,10 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
         digest = _hand_over(job.folder / FINAL, model)
         points = spool.read(job.folder / CURVES, after_step=-1)
         curves.write(root / paths.curve(profile_name, net), net, job.lineage["parent"], points)
-        with tracking.outage_only_warns(f"the curves are kept in {job.folder / CURVES}"):
-            tags = {"model_sha256": digest, **{key: str(value) for key, value in job.lineage.items()}}
-            if profile.data.allow_leak:
-                tags["allow_leak"] = "; ".join(profile.data.allow_leak)
-            tracker.log(follower.replay(), {}, tags)
+        tags = {"model_sha256": digest, **{key: str(value) for key, value in job.lineage.items()}}
+        if profile.data.allow_leak:
+            tags["allow_leak"] = "; ".join(profile.data.allow_leak)
+        tracker.log(follower.record, {}, tags, model=job.folder / FINAL)
         (job.folder / FINISHED).touch()
     return model
 

@@ -82,13 +82,12 @@ def main() -> None:
         paths.figures(profile_name, net), scored, probability, shards, asked.num_figures, asked.num_gallery
     )
 
-    with tracking.outage_only_warns(f"the scores are kept in {paths.metrics(profile_name, net)}"):
-        tracker = tracking.Tracker(profile_name, Path.cwd())
-        run = tracker.open_run(net, "model_sha256", digest, about["lineage"])
-        tags = {"val_digest": shards.digest, "allow_leak": "; ".join(reasons)}
-        files = [paths.metrics(profile_name, net), paths.per_image(profile_name, net)]
-        figures = sorted(path for path in paths.figures(profile_name, net).iterdir() if path.is_file())
-        tracker.log(run, evaluate.as_metrics(values), tags, figures, files)
+    tracker, data = tracking.Tracker(profile_name, Path.cwd()), {"val": shards.digest}
+    record = tracker.record("evaluation", net, "model_sha256", digest, params=about["lineage"], datasets=data)
+    tags = {"val_digest": shards.digest, "allow_leak": "; ".join(reasons)}
+    files = [paths.metrics(profile_name, net), paths.per_image(profile_name, net)]
+    figures = sorted(path for path in paths.figures(profile_name, net).iterdir() if path.is_file())
+    tracker.log(record, evaluate.as_metrics(values), tags, figures, files)
 
 
 def _parent(profile_name: str, lineage: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:

@@ -33,15 +33,14 @@ def main() -> None:
     _write(dest, found, shared | {"allow_leak": reasons}, verdict)
     print(f"{inspection.as_markdown(found)}\n{leaks.as_markdown(shared, reasons)}", flush=True)
 
-    with tracking.outage_only_warns(f"the inspection is kept in {dest}"):
-        tracker = tracking.Tracker(profile_name, Path.cwd())
-        digests = {split: one.digest for split, one in shards.items()}
-        run = tracker.open_run("data", "inspected", "+".join(digests.values()), digests)
-        tracker.log_datasets(run, digests)
-        metrics = inspection.as_metrics(found) | {"num_leaked": float(len(leak))}
-        texts = [path for path in sorted(dest.iterdir()) if path.suffix != ".png"]
-        tags = {"leak": verdict, "allow_leak": "; ".join(reasons)}
-        tracker.log(run, metrics, tags, [dest / "inspection.png"], texts)
+    tracker = tracking.Tracker(profile_name, Path.cwd())
+    digests = {split: one.digest for split, one in shards.items()}
+    value = "+".join(digests.values())
+    record = tracker.record("inspection", "data", "inspected", value, params=digests, datasets=digests)
+    metrics = inspection.as_metrics(found) | {"num_leaked": float(len(leak))}
+    texts = [path for path in sorted(dest.iterdir()) if path.suffix != ".png"]
+    tags = {"leak": verdict, "allow_leak": "; ".join(reasons)}
+    tracker.log(record, metrics, tags, [dest / "inspection.png"], texts)
     leaks.refuse(
         leak,
         "val",

@@ -27,6 +27,9 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["predict"],
         ["serve"],
         ["submit"],
+        ["tracking"],
+        ["tracking", "replay"],
+        ["register"],
     ],
 )
 def test_every_command_explains_itself(command):

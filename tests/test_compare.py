@@ -302,9 +302,12 @@ def test_a_run_of_mlflow_is_found_by_id_and_by_name_with_its_counts(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "metrics", result("fcn8s"))
     tracker = Tracker("small", tmp_path)
-    run = tracker.open_run("nightly", "model_sha256", "ab", {})
-    bare = tracker.open_run("bare", "model_sha256", "cd", {})
-    tracker.log(run, {"mean_iu": 0.5}, {}, [], [path, path.with_suffix(".parquet")])
+    nightly, unscored = (
+        tracker.record("evaluation", name, "model_sha256", digest, params={}, datasets={})
+        for name, digest in (("nightly", "ab"), ("bare", "cd"))
+    )
+    tracker.log(nightly, {"mean_iu": 0.5}, {}, [], [path, path.with_suffix(".parquet")])
+    run, bare = (tracker.open(one).info.run_id for one in (nightly, unscored))
     for name in (run, "nightly"):
         folder = tmp_path / f"of {name}"
         folder.mkdir()

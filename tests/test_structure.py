@@ -19,7 +19,9 @@ LAYERS = ("fcn", "pipeline", "stages")  # each may import itself and those befor
 MAX_LINES = 450
 FRAMEWORKS = {
     "ray": "pipeline/cluster.py pipeline/jobs.py",  # workers of a run; jobs, whose client wants no torch
-    "mlflow": "pipeline/tracking.py",
+    "mlflow": " ".join(
+        f"pipeline/tracking/{name}.py" for name in ("lookup", "models", "outage", "points", "tracker")
+    ),
     "pydantic": "pipeline/config.py",
     "pyarrow": "pipeline/manifest.py pipeline/per_image.py",  # tables of two kinds, which have no columns in common
     "pyarrow.fs": "pipeline/storage.py",  # two libraries under one name: tables, and places files lie in
@@ -39,7 +41,20 @@ HARMLESS = {
     "pipeline/progress.py": "what is shown while one waits",
     "pipeline/paths.py": "where results lie; held against the outs by a test below",
     "pipeline/config.py": "what it reads is tracked as params; its defaults are recorded in test_config.py",
-    "pipeline/tracking.py": "tells MLflow of results that are written without it",
+    **{
+        f"pipeline/tracking/{name}.py": "tells MLflow of results that are written without it"
+        for name in (
+            "__init__",
+            "follower",
+            "lookup",
+            "models",
+            "outage",
+            "points",
+            "record",
+            "replay",
+            "tracker",
+        )
+    },
     "pipeline/spool.py": "curves for MLflow",
     "pipeline/curves.py": "the same curves as a file, for which no net is trained again",
     "pipeline/cluster.py": "starts processes; what they do is in train.py and sharding.py",

@@ -2,23 +2,24 @@
 
 import contextlib
 import http.server
-import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from pipeline import spool, tracking
-from pipeline.tracking import Follower, Tracker, flattened, git_tags, outage_only_warns
+from pipeline import spool
+from pipeline.tracking import Follower, Tracker, follower, git_tags
+from pipeline.tracking.points import last_step
+from pipeline.tracking.record import Record
+from pipeline.tracking.tracker import flattened
+from tests.mlflow_server import Server, write_database
 
 
 @pytest.fixture(autouse=True)
@@ -27,17 +28,12 @@ def short_patience(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(tracking, "POLL_S", 0.05)
+    monkeypatch.setattr(follower, "POLL_S", 0.05)
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
-    """An mlflow.db with its tables: making them takes seconds."""
-    root = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        Tracker("none", root).client.search_experiments()
-    return root / "mlflow.db"
+    return write_database(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture
@@ -45,51 +41,6 @@ def root(tmp_path, empty_database) -> Path:
     """A project's root with a database."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return tmp_path
-
-
-class Server:
-    """`mlflow server` on a free port of loopback, which it keeps when it is started again."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        command = [str(Path(sys.executable).parent / "mlflow"), "server", "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        environment = os.environ | {
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self._is_healthy():
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    def _is_healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        if self.process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +64,20 @@ def tracker(request, root, monkeypatch) -> Tracker:
     return Tracker(f"{request.param}-{root.name}", root)
 
 
+def training(tracker: Tracker, curves: Path | None = None, attempt: str = "a", **params) -> Record:
+    return tracker.record(
+        "training", "fcn32s", "fcn.attempt", attempt, params=params, datasets={}, curves=curves
+    )
+
+
+def evaluation(tracker: Tracker, digest: str = "abc", **params) -> Record:
+    return tracker.record("evaluation", "fcn8s", "model_sha256", digest, params=params, datasets={"val": "d"})
+
+
+def runs(tracker: Tracker) -> list[Run]:
+    return tracker.client.search_runs([tracker._experiment_id()])
+
+
 def history(tracker: Tracker, run_id: str, metric: str) -> list[tuple[int, float]]:
     return sorted((m.step, m.value) for m in tracker.client.get_metric_history(run_id, metric))
 
@@ -133,7 +98,7 @@ def test_no_point_is_lost_or_doubled_while_the_server_is_away_comes_dies_and_com
     server.kill()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     tracker, curves = Tracker("outage", root), root / "curves.jsonl"
-    follower = Follower(tracker, curves, "fcn32s", "attempt", {"lr": 0.1})
+    following = Follower(tracker, training(tracker, curves, lr=0.1))
     delays = []
 
     def append(step: int) -> None:
@@ -147,7 +112,7 @@ def test_no_point_is_lost_or_doubled_while_the_server_is_away_comes_dies_and_com
         warnings.extend(capsys.readouterr().err.splitlines())
         return len(warnings) == times
 
-    with follower:
+    with following:
         for step in (10, 20, 30):
             append(step)
         wait_for(lambda: warned(1))
@@ -155,7 +120,7 @@ def test_no_point_is_lost_or_doubled_while_the_server_is_away_comes_dies_and_com
         assert warned(1)
         server.start()
         append(40)
-        wait_for(lambda: follower._step == 40)
+        wait_for(lambda: following._step == 40)
         server.kill()
         for step in (50, 60):
             append(step)
@@ -164,13 +129,13 @@ def test_no_point_is_lost_or_doubled_while_the_server_is_away_comes_dies_and_com
         assert warned(2)
         server.start()
         append(70)
-        wait_for(lambda: follower._step == 70)
+        wait_for(lambda: following._step == 70)
     append(80)
-    run_id = follower.replay()
+    run_id = following.catch_up()
     expected = [(step, pytest.approx(100 / step)) for step in range(10, 90, 10)]
     assert history(tracker, run_id, "loss") == expected
     assert history(tracker, run_id, "lr") == [(step, 0.1) for step in range(10, 90, 10)]
-    assert len(tracker.client.search_runs([tracker._experiment_id()])) == 1
+    assert len(runs(tracker)) == 1
     assert all(line.startswith("warning: tracking: ") and str(curves) in line for line in warnings)
     assert max(delays) < 0.05  # s that training waits for a point, server or not
 
@@ -179,12 +144,12 @@ def test_no_point_is_lost_or_doubled_while_the_server_is_away_comes_dies_and_com
 
 
 def test_there_is_one_run_for_an_attempt_however_often_it_is_started_again(tracker, root):
-    runs = [
-        Follower(tracker, root / "curves.jsonl", "fcn32s", attempt, {"lr": 0.1}).replay()
+    ids = [
+        Follower(tracker, training(tracker, root / "curves.jsonl", attempt, lr=0.1)).catch_up()
         for attempt in ("first", "first", "second", "first")
     ]
-    assert runs[0] == runs[1] == runs[3] != runs[2]
-    run = tracker.client.get_run(runs[0])
+    assert ids[0] == ids[1] == ids[3] != ids[2]
+    run = tracker.client.get_run(ids[0])
     assert (run.info.run_name, run.data.tags["fcn.attempt"]) == ("fcn32s", "first")
     assert tracker.client.get_experiment(run.info.experiment_id).name == tracker.experiment
 
@@ -193,9 +158,9 @@ def test_a_driver_started_again_adds_only_the_points_that_are_missing(tracker, r
     curves = root / "curves.jsonl"
     for step in (1, 2, 3):
         spool.append(curves, step, {"loss": float(step)})
-    first = Follower(tracker, curves, "fcn32s", "a", {})
-    first.replay()
-    first.replay()
+    first = Follower(tracker, training(tracker, curves))
+    first.catch_up()
+    first.catch_up()
     for step in (3, 4):  # step 3 was measured again after the checkpoint of step 2
         spool.append(curves, step, {"loss": float(step)})
     real, sent = tracker.client.log_batch, []
@@ -205,7 +170,7 @@ def test_a_driver_started_again_adds_only_the_points_that_are_missing(tracker, r
         real(run_id, metrics=metrics, **others)
 
     monkeypatch.setattr(tracker.client, "log_batch", log_batch)
-    run_id = Follower(tracker, curves, "fcn32s", "a", {}).replay()
+    run_id = Follower(tracker, training(tracker, curves)).catch_up()
     assert sent == [4]
     assert history(tracker, run_id, "loss") == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
@@ -214,19 +179,19 @@ def test_a_curve_longer_than_one_call_takes_arrives_whole(tracker, root):
     curves = root / "curves.jsonl"
     for step in range(700):
         spool.append(curves, step, {"loss": step / 2, "lr": 0.1, "images_per_s": 5.0})
-    follower = Follower(tracker, curves, "fcn32s", "long", {})
-    run_id = follower.replay()
+    following = Follower(tracker, training(tracker, curves, "long"))
+    run_id = following.catch_up()
     assert history(tracker, run_id, "loss") == [(step, step / 2) for step in range(700)]
     assert history(tracker, run_id, "images_per_s") == [(step, 5.0) for step in range(700)]
-    assert tracker.last_step(run_id, "loss") == 699
-    assert tracker.last_step(run_id, "iu/disc") == -1
+    assert last_step(tracker.client, run_id) == 699
+    assert last_step(tracker.client, run_id, "iu/disc") == -1
 
 
 def test_points_whose_receipt_was_lost_are_there_once(tracker, root, monkeypatch):
     """The server stored them and died before it could say so: they are sent again."""
     curves = root / "curves.jsonl"
-    follower = Follower(tracker, curves, "fcn32s", "lost receipt", {})
-    follower.replay()
+    following = Follower(tracker, training(tracker, curves, "lost receipt"))
+    following.catch_up()
     for step in (1, 2):
         spool.append(curves, step, {"loss": 0.5})
     real = tracker.client.log_batch
@@ -238,8 +203,8 @@ def test_points_whose_receipt_was_lost_are_there_once(tracker, root, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(tracker.client, "log_batch", log_batch)
         with pytest.raises(MlflowException):
-            follower.replay()
-    run_id = follower.replay()
+            following.catch_up()
+    run_id = following.catch_up()
     assert history(tracker, run_id, "loss") == [(1, 0.5), (2, 0.5)]
 
 
@@ -250,16 +215,16 @@ def test_params_that_an_outage_kept_from_a_new_run_are_added_later(tracker, monk
     with monkeypatch.context() as patch:
         patch.setattr(tracker.client, "log_batch", log_batch)
         with pytest.raises(MlflowException):
-            tracker.open_run("fcn32s", "fcn.attempt", "a", {"lr": 0.1})
-    run_id = tracker.open_run("fcn32s", "fcn.attempt", "a", {"lr": 0.1})
+            tracker.open(training(tracker, lr=0.1))
+    run_id = tracker.open(training(tracker, lr=0.1)).info.run_id
     assert tracker.client.get_run(run_id).data.params == {"lr": "0.1"}
-    assert len(tracker.client.search_runs([tracker._experiment_id()])) == 1
+    assert len(runs(tracker)) == 1
 
 
 def test_params_go_by_dotted_names_and_a_resume_with_others_changes_none(tracker):
     params = {"net": "fcn8s", "train": {"optimizer": {"name": "sgd"}, "seed": 1}, "classes": ["a", "b"]}
-    run_id = tracker.open_run("fcn8s", "fcn.attempt", "a", params | {"long": "x" * 7000})
-    tracker.open_run("fcn8s", "fcn.attempt", "a", params | {"net": "other"})
+    run_id = tracker.open(training(tracker, **params, long="x" * 7000)).info.run_id
+    tracker.open(training(tracker, **params | {"net": "other"}))
     found = tracker.client.get_run(run_id).data.params
     assert found.pop("long") == "x" * 6000
     assert found == {
@@ -271,18 +236,17 @@ def test_params_go_by_dotted_names_and_a_resume_with_others_changes_none(tracker
 
 
 def test_more_params_than_one_call_takes_arrive(tracker):
-    run_id = tracker.open_run("fcn8s", "fcn.attempt", "a", {f"p{i}": i for i in range(150)})
+    run_id = tracker.open(training(tracker, **{f"p{i}": i for i in range(150)})).info.run_id
     assert len(tracker.client.get_run(run_id).data.params) == 150
 
 
 def test_scores_tags_and_figures_are_in_the_run_once_after_evaluating_twice(tracker, root):
     figure = root / "fcn8s.png"
     figure.write_bytes(b"\x89PNG picture")
-    run_id = tracker.open_run("fcn8s", "model_sha256", "abc", {})
     for _ in range(2):
-        assert tracker.open_run("fcn8s", "model_sha256", "abc", {}) == run_id
-        tracker.log(run_id, {"mean_iu": 0.5, "iu/disc": 0.25}, {"val_digest": "d"}, [figure])
-    run = tracker.client.get_run(run_id)
+        tracker.log(evaluation(tracker), {"mean_iu": 0.5, "iu/disc": 0.25}, {"val_digest": "d"}, [figure])
+    (run,) = runs(tracker)
+    run_id = run.info.run_id
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {"mean_iu": 0.5, "iu/disc": 0.25}
     assert history(tracker, run_id, "mean_iu") == [(0, 0.5)]
@@ -292,13 +256,19 @@ def test_scores_tags_and_figures_are_in_the_run_once_after_evaluating_twice(trac
     assert Path(there).read_bytes() == figure.read_bytes()
 
 
+def test_a_class_of_any_name_is_logged(tracker):
+    tracker.log(evaluation(tracker), {"iu/Tisch & Stühle (alt)": 0.5, "iu/car/truck": 0.25}, {})
+    (run,) = runs(tracker)
+    assert run.data.metrics == {"iu/Tisch _ Stühle _alt_": 0.5, "iu/car/truck": 0.25}
+
+
 def test_without_a_server_everything_lies_at_the_root_wherever_the_stage_runs(root, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     (root / "a.png").write_bytes(b"picture")
     tracker = Tracker("sample", root)
-    tracker.log(tracker.open_run("fcn8s", "t", "v", {}), {}, {}, [root / "a.png"])
+    tracker.log(evaluation(tracker), {}, {}, [root / "a.png"])
     assert tracker.uri == f"sqlite:///{root}/mlflow.db"
     assert [path.name for path in (root / "mlartifacts" / "fcn-sample").rglob("*.png")] == ["a.png"]
     assert not list(elsewhere.iterdir())
@@ -329,7 +299,7 @@ def test_a_run_names_its_commit_and_whether_files_differ_from_it(root):
     assert git_tags(repository) == expected | {"git_dirty": "true"}
     shutil.copy(root / "mlflow.db", repository)
     tracker = Tracker("git", repository)
-    tags = tracker.client.get_run(tracker.open_run("fcn8s", "t", "v", {})).data.tags
+    tags = tracker.open(evaluation(tracker)).data.tags
     assert (tags["git_commit"], tags["git_dirty"]) == (commit, "true")
 
 
@@ -401,43 +371,47 @@ def test_a_sick_server_is_warned_of_and_stops_nothing(tmp_path, monkeypatch, cap
     curves = tmp_path / "curves.jsonl"
     with SICK[kind]() as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        follower = Follower(Tracker("sick", tmp_path), curves, "fcn32s", "a", {})
+        tracker = Tracker("sick", tmp_path)
+        following = Follower(tracker, training(tracker, curves))
         err = []
 
         def is_warned() -> bool:
             err.append(capsys.readouterr().err)
             return bool("".join(err))
 
-        with follower:
+        with following:
             spool.append(curves, 1, {"loss": 1.0})
             wait_for(is_warned)
         is_warned()
-        with outage_only_warns("the curves are kept in a file"):
-            follower.replay()
+        tracker.log(following.record, {}, {})
     lines = "".join(err).splitlines()
     assert len(lines) == 1
     assert lines[0].endswith(f"training goes on, the curves wait in {curves}")
     last = capsys.readouterr().err.splitlines()
     assert len(last) == 1
-    assert last[0].endswith("; the curves are kept in a file")
+    assert last[0].endswith(
+        "; what MLflow lacks is kept in runs/sick/.tracking, and `fcn tracking replay` sends it"
+    )
 
 
 def test_a_database_that_is_damaged_is_warned_of_and_stops_nothing(tmp_path, capsys):
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
-    with outage_only_warns("all is kept"):
-        Tracker("damaged", tmp_path).open_run("fcn32s", "t", "v", {})
+    tracker = Tracker("damaged", tmp_path)
+    tracker.log(evaluation(tracker), {}, {})
     assert "file is not a database" in capsys.readouterr().err
 
 
-def test_our_own_mistakes_are_not_taken_for_an_outage():
-    with pytest.raises(ZeroDivisionError), outage_only_warns("nothing"):
-        _ = 1 / 0
+def test_our_own_mistakes_are_not_taken_for_an_outage(root, monkeypatch):
+    tracker = Tracker("sample", root)
+    monkeypatch.setattr(tracker, "send", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tracker.log(evaluation(tracker), {}, {})
 
 
 def test_a_password_in_the_servers_address_is_not_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    with outage_only_warns("all is kept"):
-        Tracker("private", tmp_path).open_run("fcn32s", "t", "v", {})
+    tracker = Tracker("private", tmp_path)
+    tracker.log(evaluation(tracker), {}, {})
     err = capsys.readouterr().err
     assert "http://127.0.0.1:9/api" in err
     assert "secret" not in err
