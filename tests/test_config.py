@@ -1,4 +1,4 @@
-"""pipeline/config.py: what a profile may say, and what a mistake in it is answered with."""
+"""pipeline/config: what a profile may say, and what a mistake in it is answered with."""
 
 import copy
 import re
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from pipeline import config, transforms
+from pipeline.config import data, training
 from pipeline.datasets import published, splits
 from pipeline.errors import USER_MISTAKE, ConfigError
 from tests.conftest import ROOT
@@ -143,7 +144,7 @@ def test_no_key_of_any_section_can_be_set_once_loaded(project: Path):
 
 
 def test_the_chain_names_the_nets_of_a_profile_and_their_strides():
-    assert tuple(config.Nets.model_fields) == config.CHAIN == tuple(config.STRIDE)
+    assert tuple(training.Nets.model_fields) == config.CHAIN == tuple(config.STRIDE)
     assert [f"fcn{stride}s" for stride in config.STRIDE.values()] == list(config.CHAIN)
 
 
@@ -425,7 +426,7 @@ def test_there_is_exactly_one_source(project: Path, source: dict[str, Any], foun
     )
 
 
-@pytest.mark.parametrize("kind", config.URL_KINDS)
+@pytest.mark.parametrize("kind", data.URL_KINDS)
 def test_a_mirror_may_be_a_url_of_any_kind_that_is_read(project: Path, kind: str):
     url = f"{kind}://bucket/folder/a.tar"
     edit(project, "data.source", {"archives": {"a": ARCHIVE | {"urls": [url]}}})
@@ -614,11 +615,11 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "train.schedule": "fixed",
         "train.sampling": "epochs",
         "train.size_buckets": False,
-        "train.transforms": config.Transforms(),  # none; its own defaults are held by test_transforms.py
+        "train.transforms": training.Transforms(),  # none; its own defaults are held by test_transforms.py
         "train.precision": "float32",
         "train.class_balancing": False,
         "train.sample_pixels": 1.0,
-        "train.exchange": config.Exchange(
+        "train.exchange": training.Exchange(
             compression="none", bucket_mb=25, powersgd_rank=2, powersgd_after=1000
         ),
         "run.min_workers": None,
@@ -636,7 +637,7 @@ def test_the_defaults_are_those_that_results_so_far_were_made_with():
         "evaluate.level": 0.95,
         "evaluate.seed": 0,
     }
-    assert transforms.Transforms(**dict(config.Transforms())) == transforms.Transforms()
+    assert transforms.Transforms(**dict(training.Transforms())) == transforms.Transforms()
     assert profile.train.optimizer.momentum == 0.9
     assert profile.data.splits.train.exclude == []
     assert profile.data.allow_leak == []

@@ -5,7 +5,7 @@ import re
 import pytest
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from pipeline import config
+from pipeline.config.data import Archive
 from pipeline.datasets import published, splits
 from tests.conftest import ROOT
 from tests.project_copy import yaml
@@ -24,7 +24,7 @@ def archives() -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", archives())
 def test_an_archive_to_copy_is_valid_and_has_the_published_checksum(name: str):
-    archive = config.Archive.model_validate(archives()[name])
+    archive = Archive.model_validate(archives()[name])
     for url in archive.urls:
         assert published.CHECKSUMS[url.rpartition("/")[2]] == archive.checksum
 

@@ -1,0 +1,81 @@
+"""params.yaml names a profile; profiles/<name>.yaml holds its values. Read once, validated, frozen."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.config.complaints import complaint, sentence
+from pipeline.config.data import Data, Shards
+from pipeline.config.data import Source as Source
+from pipeline.config.data import Splits as Splits
+from pipeline.config.section import Section
+from pipeline.config.training import Backbone, Evaluate, Model, Net, Nets, Run
+from pipeline.config.training import Train as Train
+from pipeline.errors import ConfigError
+from pipeline.paths import CHAIN as CHAIN  # who reads a recipe wants its order, too
+
+PARAMS = Path("params.yaml")
+PROFILES = Path("profiles")
+STRIDE = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
+
+
+class Profile(Section):
+    data: Data
+    shards: Shards
+    model: Model
+    backbone: Backbone
+    train: Train
+    run: Run
+    nets: Nets
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _has_a_range_of_workers(self) -> "Profile":
+        if (self.run.min_workers or 1) > self.train.num_workers:
+            raise ValueError(
+                f"run.min_workers {self.run.min_workers} is more than train.num_workers {self.train.num_workers}"
+            )
+        return self
+
+    def net(self, name: str) -> Net:
+        """The recipe of one net of CHAIN."""
+        return getattr(self.nets, name)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Params(Section):
+    profile: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+def load(root: Path = Path()) -> tuple[str, Profile]:
+    """(name, values) of the profile that root/params.yaml names. ConfigError says which key is wrong and why."""
+    params = _validated(Params, root / PARAMS)
+    path = root / PROFILES / f"{params.profile}.yaml"
+    if not path.exists():
+        known = sorted(file.stem for file in (root / PROFILES).glob("*.yaml"))
+        raise ConfigError(
+            f"{PARAMS}: unknown profile {params.profile!r}; known: {', '.join(known) or 'none'}"
+        )
+    return params.profile, _validated(Profile, path)
+
+
+def _validated(section: type[S], path: Path) -> S:
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing; run from the project's root, where {PARAMS} lies") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no day of any calendar
+        raise ConfigError(f"{path} is not YAML: {complaint(error)}") from None
+    if values is None:
+        raise ConfigError(f"{path} is empty; it must give {', '.join(section.model_fields)}")
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(sentence(section, path, detail) for detail in error.errors())) from None
