@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from fcn.averaging import Averaging, average_probability
+from fcn.model import FCN
 from pipeline import config, curves, evaluate, leaks, paths, per_image, pictures, tracking
 from pipeline.errors import exit_cleanly
 from pipeline.per_image import PerImage
 from pipeline.pictures import Scored
 from pipeline.place import Place
-from pipeline.shards import open_shards
+from pipeline.shards import Shards, open_shards
 from pipeline.uncertainty import Bootstrap
 
 
@@ -41,21 +42,7 @@ def main() -> None:
     val, reasons = leaks.Images.of_shards("val", shards), profile.data.allow_leak
     num_leaked = leaks.check_model(about["trained_on"], val, net, reasons)
 
-    if asked.num_workers == 1 and has_gpu == asked.use_gpu:
-        counts = evaluate.score_split(model, shards, Place(0, 1, device), asked.border_width, averaging)
-    else:
-        root = Path.cwd()
-        counts = evaluate.score_on_workers(
-            root / paths.model(profile_name, net),
-            root / paths.shards(profile_name, "val"),
-            root / paths.RUNS / profile_name / f"evaluate-{net}",
-            asked.border_width,
-            averaging,
-            num_workers=asked.num_workers,
-            min_workers=profile.run.min_workers,
-            use_gpu=asked.use_gpu,
-            cpus_per_worker=profile.run.cpus_per_worker,
-        )
+    counts = _count(profile_name, profile, net, model, shards, device, averaging)
     scored = {"profile": profile_name, "net": net, "model_sha256": digest, "val_digest": shards.digest}
     how = {"classes": list(shards.classes), "border_width": asked.border_width}
     images = PerImage.sorted(shards.keys, counts.images.cpu().numpy(), scored | how)
@@ -67,19 +54,19 @@ def main() -> None:
     values |= evaluate.with_uncertainty(images, bootstrap) | evaluate.about_averaging(averaging) | scored
     evaluate.write_json(paths.metrics(profile_name, net), values)
 
+    curve, parent = _curve(profile_name, net), _parent(profile_name, about["lineage"])
     hist = counts.confusion.hist.cpu().numpy()
-    parent = _parent(profile_name, about["lineage"])
-    curve_path = paths.curve(profile_name, net)
-    curve = curves.read(curve_path) if curve_path.exists() else None
-    if curve is None:
-        print(f"no {curve_path}: {net} was trained elsewhere, and no curve is drawn", flush=True)
-    scored = Scored(net, values, hist, images, parent, curve)
 
     def probability(image: torch.Tensor) -> torch.Tensor:
         return average_probability(model, image.to(device), averaging)
 
     pictures.draw_all(
-        paths.figures(profile_name, net), scored, probability, shards, asked.num_figures, asked.num_gallery
+        paths.figures(profile_name, net),
+        Scored(net, values, hist, images, parent, curve),
+        probability,
+        shards,
+        asked.num_figures,
+        asked.num_gallery,
     )
 
     tracker, data = tracking.Tracker(profile_name, Path.cwd()), {"val": shards.digest}
@@ -88,6 +75,41 @@ def main() -> None:
     files = [paths.metrics(profile_name, net), paths.per_image(profile_name, net)]
     figures = sorted(path for path in paths.figures(profile_name, net).iterdir() if path.is_file())
     tracker.log(record, evaluate.as_metrics(values), tags, figures, files)
+
+
+def _count(
+    profile_name: str,
+    profile: config.Profile,
+    net: str,
+    model: FCN,
+    shards: Shards,
+    device: torch.device,
+    averaging: Averaging,
+) -> evaluate.Counts:
+    """By this process, or by as many Ray workers as the profile says."""
+    asked = profile.evaluate
+    if asked.num_workers == 1 and (device.type == "cuda") == asked.use_gpu:
+        return evaluate.score_split(model, shards, Place(0, 1, device), asked.border_width, averaging)
+    root = Path.cwd()
+    return evaluate.score_on_workers(
+        root / paths.model(profile_name, net),
+        root / paths.shards(profile_name, "val"),
+        root / paths.RUNS / profile_name / f"evaluate-{net}",
+        asked.border_width,
+        averaging,
+        num_workers=asked.num_workers,
+        min_workers=profile.run.min_workers,
+        use_gpu=asked.use_gpu,
+        cpus_per_worker=profile.run.cpus_per_worker,
+    )
+
+
+def _curve(profile_name: str, net: str) -> curves.Curve | None:
+    path = paths.curve(profile_name, net)
+    if path.exists():
+        return curves.read(path)
+    print(f"no {path}: {net} was trained elsewhere, and no curve is drawn", flush=True)
+    return None
 
 
 def _parent(profile_name: str, lineage: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
