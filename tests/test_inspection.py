@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import Sample
+from pipeline.figures import draw_inspection
 from pipeline.inspection import as_markdown, as_metrics, inspect
-from pipeline.report import draw_inspection
 from pipeline.shards import Shards
 from tests.drawn_shards import photo, shards_of
 

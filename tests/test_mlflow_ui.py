@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from pipeline import report, spool
+from pipeline import figures, spool
 from pipeline.datasets import sample
+from pipeline.gallery import Seen
 from pipeline.tracking import Follower, Tracker
 from tests.browser import browser, complaints, hosts_asked, needs_browser, wait_for
 from tests.mlflow_server import Server, write_database
@@ -39,7 +41,8 @@ def log_net(tracker: Tracker, net: str, parent: str) -> None:
     tracker.log(Follower(tracker, training).record, {}, tags)
     image, label = sample.picture("voc_val", 0, 96, 1)
     figure = root / f"{net}.png"
-    report.draw_predictions([("drawn", image, label, label)], sample.CLASSES, net, figure)
+    seen = Seen("drawn", image, label, prediction=label, confidence=np.full_like(label, 255))
+    figures.draw_predictions([("drawn", seen)], sample.CLASSES, net, figure)
     evaluation = tracker.record(
         "evaluation", net, "model_sha256", f"digest of {net}", params={}, datasets={"val": "1c7fab0b9d11"}
     )

@@ -13,6 +13,7 @@ from pipeline.config.data import Source as Source
 from pipeline.config.data import Splits as Splits
 from pipeline.config.section import Section
 from pipeline.config.training import Backbone, Evaluate, Model, Net, Nets, Run
+from pipeline.config.training import Exchange as Exchange
 from pipeline.config.training import Train as Train
 from pipeline.errors import ConfigError
 from pipeline.paths import CHAIN as CHAIN  # who reads a recipe wants its order, too
