@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
 from fcn.optim import without_compiler
-from pipeline.place import return_large_blocks
 
 CONTESTANTS = ("tight", "reference", "peer")
 GEMM_SIDE = 2048
@@ -163,8 +162,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    if arguments.memory_of != "peer":  # of the times, the peer's too: they share a process
-        return_large_blocks()
     torch.manual_seed(0)
     image = torch.rand(1, 3, *arguments.size) * 255
     label = torch.randint(0, 21, (1, *arguments.size))

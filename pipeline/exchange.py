@@ -22,15 +22,21 @@ def exchanging(
 ) -> nn.Module:
     """The model whose backward pass leaves the workers' mean gradient on each; itself, where there is one worker.
 
-    start: the step the run goes on from.   The rest: see config.Exchange. "bf16" rounds what is sent; "powersgd" sends
-    two thin matrices for each weight and keeps what they lack for the next step, in memory alone: a resumed run begins
-    without it. (Vogels, Karimireddy, Jaggi, NeurIPS 2019)
+    start: the step the run goes on from.   The rest: see config.training.Exchange. "bf16" rounds what is sent;
+    "powersgd" sends two thin matrices for each weight and keeps what they lack for the next step, in memory alone: a
+    resumed run begins without it. (Vogels, Karimireddy, Jaggi, NeurIPS 2019)
+
+    Batch norm's running statistics stay each worker's own: training does not read them. Place.share gives the first's.
     """
     if place.world == 1:
         return model
     trained = DistributedDataParallel(
-        model, process_group=place.group, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True
+        model,
+        process_group=place.group,
+        bucket_cap_mb=bucket_mb,
+        gradient_as_bucket_view=True,
     )
+    trained.broadcast_buffers = False  # as an argument, torch 2.11 and 2.15 call it differently
     if compression == "bf16":
         trained.register_comm_hook(place.group, bf16_compress_hook)
     elif compression == "powersgd":

@@ -18,7 +18,7 @@ class Job:
     cache: of open_shards.   inherited: records (trained_on.py) of what the parent was trained on besides these shards.
     folder: of working checkpoints, curves and the final model, shared by all workers.
     lineage: what the final model says of where it comes from.   git: the code's commit, {} outside a checkout; it has
-    no say in the identity.   The rest: see profiles, config.Train and config.Run.
+    no say in the identity.   The rest: see profiles, config.training.
     """
 
     identity: str

@@ -1,23 +1,11 @@
 """Where a worker runs, and how it adds up numbers with the others."""
 
-import ctypes
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-MALLOC_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
-LARGE_BLOCK = 4 * 2**20  # bytes; glibc's own limit grows to 32 MiB with what is freed
-
-
-def return_large_blocks() -> None:
-    """Has this process give large tensors' memory back when they go (Linux): else holes are kept between later ones."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt:
-            mallopt(MALLOC_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 @dataclass(frozen=True)
@@ -43,6 +31,12 @@ class Place:
         value = value.clone()
         dist.all_reduce(value, group=self.group)
         return value
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Gives every worker the first one's values, in place. All must call it."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0, group=self.group)
 
     def agree(self, number: int) -> int:
         """The first worker's number, on every worker. All must call it; it ends when all have."""

@@ -22,7 +22,7 @@ from pipeline.job import Job
 from pipeline.lock import only_one
 from pipeline.meter import Meter
 from pipeline.norm import across_workers, set_training
-from pipeline.place import Place, return_large_blocks
+from pipeline.place import Place
 from pipeline.sanity import check_start
 from pipeline.saver import Saver
 from pipeline.shards import Shards, open_shards
@@ -48,7 +48,6 @@ def train_worker(job: Job, place: Place) -> None:
     Ends before that, with a checkpoint, when a file named meter.STOP appears in the run's folder.
     """
     torch.set_flush_denormal(True)
-    return_large_blocks()
     with only_writer(job, place), Saver(job.folder) as saver:
         shards = open_shards(job.shards, split="train", cache=job.cache)
         held_out = open_shards(job.validation, split="val", cache=job.cache) if job.validate_every else None

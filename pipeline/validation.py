@@ -17,10 +17,12 @@ from pipeline.shards import Shards
 def validate(job: Job, model: FCN, shards: Shards, place: Place) -> dict[str, float]:
     """val_mean_iu and val_pixel_acc on the split's first validate_images images; the same numbers on every worker.
 
-    The workers share the images. A score that cannot be told (no valid pixel) is left out.
+    The workers share the images, and the first one's batch norm statistics, which a saved model has. A score that
+    cannot be told (no valid pixel) is left out.
     """
     confusion = ConfusionMatrix(model.num_classes, place.device)
     mine = range(place.rank, min(job.validate_images, len(shards)), place.world)
+    place.share(model.buffers())
     model.eval()
     samples = Samples(shards)
     for image, label, _ in (samples[index] for index in mine):

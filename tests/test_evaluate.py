@@ -17,7 +17,7 @@ from fcn import IGNORE_LABEL
 from fcn.averaging import Averaging
 from fcn.metrics import ConfusionMatrix, Scores
 from fcn.model import FCN
-from pipeline import checkpoint, evaluate, place
+from pipeline import checkpoint, evaluate
 from pipeline.datasets import Sample
 from pipeline.errors import CheckpointError, ShardError, UserError
 from pipeline.evaluate import ScoreJob
@@ -354,7 +354,6 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, model):
     random = np.random.Generator(np.random.PCG64(0))
     sizes = 20 * random.integers(100, 300, (10, 2)).tolist()
     shards = split(tmp_path / "val", [np.zeros(size, np.uint8) for size in sizes])
-    place.return_large_blocks()
     evaluate.score_split(model, shards, ALONE, WIDTH)  # convolutions remember the sizes they have seen
     before = resident()
     evaluate.score_split(model, shards, ALONE, WIDTH)

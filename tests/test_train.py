@@ -33,6 +33,7 @@ from pipeline.shards import open_shards
 from pipeline.stream import Stream
 from pipeline.train import learning_rate, start_model, train_worker
 from pipeline.transforms import Transforms
+from pipeline.validation import validate
 from tests.gloo import run_in_processes
 
 CLASSES = sample.CLASSES
@@ -717,6 +718,19 @@ def several_jobs(place: Place, tasks: list[Task]) -> None:
                     train_worker(job, place)
         train_worker(job, place)
         assert (job.folder / "final.pt").is_file()  # no worker comes back before it is there
+    validate_with_statistics_of_their_own(place, tasks[-1][0])
+
+
+def validate_with_statistics_of_their_own(place: Place, job: Job) -> None:
+    """What the workers score together is the first one's net, which is the one that is saved."""
+    model, held_out = start_model(job), open_shards(job.validation)
+    torch.nn.init.normal_(model.score_fr.weight)
+    alone = validate(job, model, held_out, ALONE)
+    for name, buffer in model.named_buffers():
+        if "running" in name and not place.is_first:
+            buffer.fill_(7)
+    assert validate(job, model, held_out, ALONE) != alone or place.is_first
+    assert validate(job, model, held_out, place) == alone
 
 
 def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, mixed, tmp_path):
