@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="in a turn")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}  # as pipeline.cluster has it
+    os.environ["OMP_NUM_THREADS"] = "1"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

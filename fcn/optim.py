@@ -9,17 +9,24 @@ from torch import Tensor, nn
 BIAS_LR_FACTOR = 2.0  # lr_mult 2, decay_mult 0 for biases in every VGG net of the reference release
 
 
-def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, trunk_lr_factor: float = 1.0
+) -> list[dict[str, object]]:
     """Optimizer groups: weights with (lr, weight_decay), biases and norms' vectors with (2 lr, 0), without frozen ones.
 
+    trunk_lr_factor: of the parameters under `backbone`, on top; with another than 1, they are groups of their own.
     Each carries its lr_factor, for a schedule to apply.
     """
-    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    weights: list[Tensor] = [p for _, p in learned if p.ndim > 1]
-    vectors: list[Tensor] = [p for _, p in learned if p.ndim <= 1]
+    members: dict[tuple[float, float], list[Tensor]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            factor, decay = (1.0, weight_decay) if p.ndim > 1 else (BIAS_LR_FACTOR, 0.0)
+            if name.startswith("backbone."):
+                factor *= trunk_lr_factor
+            members.setdefault((factor, decay), []).append(p)
     return [
-        {"params": weights, "lr": lr, "lr_factor": 1.0, "weight_decay": weight_decay},
-        {"params": vectors, "lr": BIAS_LR_FACTOR * lr, "lr_factor": BIAS_LR_FACTOR, "weight_decay": 0.0},
+        {"params": params, "lr": factor * lr, "lr_factor": factor, "weight_decay": decay}
+        for (factor, decay), params in members.items()
     ]
 
 

@@ -26,9 +26,6 @@ os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new behaviour, without the warning
 if not os.environ.get("RAY_ADDRESS"):  # this machine alone: nobody takes it away from under a run
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-# Large tensors in pages of 2 MiB (Linux): of a step on CPUs, up to a fifth went to the kernel's handing out small ones.
-# Read with a process's first tensor; a worker imports this module before
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import ray
 import ray.train

@@ -200,6 +200,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         loss=shared.loss,
         optimizer=shared.optimizer.name,
         weight_decay=shared.optimizer.weight_decay,
+        trunk_lr_factor=shared.optimizer.trunk_lr_factor,
         schedule=shared.schedule,
         sampling=shared.sampling,
         size_buckets=shared.size_buckets,

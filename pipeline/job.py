@@ -38,6 +38,7 @@ class Job:
     optimizer: str
     momentum: float
     weight_decay: float
+    trunk_lr_factor: float
     schedule: str
     sampling: str
     size_buckets: bool

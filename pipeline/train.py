@@ -125,7 +125,7 @@ def start_model(job: Job) -> FCN:
 
 
 def make_optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
-    groups = parameter_groups(model, job.lr, job.weight_decay)
+    groups = parameter_groups(model, job.lr, job.weight_decay, job.trunk_lr_factor)
     if job.optimizer == "adamw":
         return without_compiler(torch.optim.AdamW)(groups, fused=True)
     return without_compiler(torch.optim.SGD)(groups, momentum=job.momentum, fused=True)

@@ -20,6 +20,23 @@ def test_biases_learn_twice_as_fast_without_decay_and_fixed_kernels_not_at_all()
     assert set(names.values()) - grouped == {"upscore2.weight", "upscore_pool4.weight", "upscore8.weight"}
 
 
+def test_the_trunk_may_learn_at_a_rate_of_its_own():
+    model = FCN(3, 16, backbone="mobilenet_v1", width=0.25)
+    groups = parameter_groups(model, 1e-3, 0.1, trunk_lr_factor=0.3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {
+        names[id(p)]: (group["lr"], group["lr_factor"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
+    for name, values in found.items():
+        is_trunk, is_vector = name.startswith("backbone"), model.get_parameter(name).ndim == 1
+        factor = (0.3 if is_trunk else 1) * (2 if is_vector else 1)
+        assert values == pytest.approx((factor * 1e-3, factor, 0 if is_vector else 0.1)), name
+    assert len(groups) == 4
+    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
 def test_batch_norms_scales_do_not_decay():
     model = FCN(3, 32, width=1 / 64, batch_norm=True)
     names = {id(p): name for name, p in model.named_parameters()}

@@ -87,6 +87,7 @@ def job(noise) -> Job:
         optimizer="sgd",
         momentum=0.9,
         weight_decay=0,
+        trunk_lr_factor=1.0,
         schedule="fixed",
         sampling="epochs",
         size_buckets=False,

@@ -132,6 +132,7 @@ def make_job(tmp_path, drawn, held_out, trunk):
             optimizer="sgd",
             momentum=0.9,
             weight_decay=5e-4,
+            trunk_lr_factor=1.0,
             schedule="fixed",
             sampling="epochs",
             size_buckets=False,

@@ -41,9 +41,15 @@ class Backbone(Section):
 
 
 class Optimizer(Section):
+    """How parameters move.
+
+    trunk_lr_factor: of the backbone's rate, beside that of the score layers: what is learned already moves less.
+    """
+
     name: Literal["sgd", "adamw"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)]
+    trunk_lr_factor: Annotated[float, Field(gt=0)] = 1.0
 
 
 class Transforms(Section):
