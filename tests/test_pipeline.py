@@ -247,6 +247,8 @@ def test_shards_in_a_bucket_give_the_same_nets_and_scores_as_shards_here(project
         elsewhere.use_profile("tiny", profile)
         elsewhere.run("dvc", "repro")
     assert not list((elsewhere.folder / "data" / "tiny" / "shards").rglob("*.tar"))
+    project.use_profile("tiny", tiny(project.profile("sample")))
+    project.run("dvc", "repro")
     here, there = models(project), models(elsewhere)
     for net in CHAIN:
         assert here[net]["lineage"]["identity"] == there[net]["lineage"]["identity"]
