@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -64,12 +63,14 @@ def serve(model: Path, host: str, port: int, limits: Limits) -> None:
         app, http="h11", ws="none", log_config=None, server_header=False, access_log=False
     )
     shown = f"[{address}]" if ":" in address else address
-    with suppress(KeyboardInterrupt):  # before Server takes it
-        print(f"http://{shown}:{port} shows what {model} sees; Ctrl-C stops it", flush=True)
-        if not ipaddress.ip_address(address).is_loopback:
-            said = "whoever reaches this machine can use it, unencrypted; --host 127.0.0.1 keeps it here"
-            print(f"warning: {said}", flush=True)
-        Server(config).run(sockets=[listening])
+    signal.signal(
+        signal.SIGINT, lambda *_: os._exit(0)
+    )  # until Server takes it, no coroutine is left half made
+    print(f"http://{shown}:{port} shows what {model} sees; Ctrl-C stops it", flush=True)
+    if not ipaddress.ip_address(address).is_loopback:
+        said = "whoever reaches this machine can use it, unencrypted; --host 127.0.0.1 keeps it here"
+        print(f"warning: {said}", flush=True)
+    Server(config).run(sockets=[listening])
 
 
 class Server(uvicorn.Server):
