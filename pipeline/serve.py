@@ -63,9 +63,8 @@ def serve(model: Path, host: str, port: int, limits: Limits) -> None:
         app, http="h11", ws="none", log_config=None, server_header=False, access_log=False
     )
     shown = f"[{address}]" if ":" in address else address
-    signal.signal(
-        signal.SIGINT, lambda *_: os._exit(0)
-    )  # until Server takes it, no coroutine is left half made
+    # Until Server takes it: Ctrl-C in between would leave its coroutine half made, with a warning
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     print(f"http://{shown}:{port} shows what {model} sees; Ctrl-C stops it", flush=True)
     if not ipaddress.ip_address(address).is_loopback:
         said = "whoever reaches this machine can use it, unencrypted; --host 127.0.0.1 keeps it here"

@@ -112,9 +112,8 @@ def test_a_killed_worker_is_replaced_and_the_group_goes_on(project, undisturbed)
     os.kill(worker, signal.SIGKILL)
     text = run.finish()
     assert "going on from step" in text
-    (curves,) = project.folder.glob(
-        "runs/tiny/*/curves.jsonl"
-    )  # Ray may lose a killed worker's last lines, no disk does
+    # Ray may lose a killed worker's last lines, the disk does not
+    (curves,) = project.folder.glob("runs/tiny/*/curves.jsonl")
     steps = [json.loads(line)[0] for line in curves.read_text(encoding="utf-8").splitlines()]
     assert set(steps) == set(range(LOG_EVERY, ITERATIONS + 1, LOG_EVERY))
     assert len(steps) - len(set(steps)) <= CHECKPOINT_EVERY // LOG_EVERY  # one interval
