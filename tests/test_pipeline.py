@@ -252,6 +252,8 @@ def test_shards_in_a_bucket_give_the_same_nets_and_scores_as_shards_here(project
     here, there = models(project), models(elsewhere)
     for net in CHAIN:
         assert here[net]["lineage"]["identity"] == there[net]["lineage"]["identity"]
+        for key in here[net].keys() - {"state_dict", "lineage", "origin"}:
+            assert here[net][key] == there[net][key], (net, key)
         for name, tensor in here[net]["state_dict"].items():
             assert torch.equal(tensor, there[net]["state_dict"][name]), (net, name)
     scores, others = (
