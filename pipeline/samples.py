@@ -34,13 +34,9 @@ class Samples:
 
     def __getitem__(self, index: int) -> Batch:
         key = self.shards.keys[index]
-        image, label = decode(*self.shards.read(index), key)
-        return Batch(image[None], label[None], (key,))
-
-
-def decode(jpeg: memoryview, png: memoryview, key: str) -> tuple[Tensor, Tensor]:
-    """image (3, H, W) uint8 RGB and label (H, W) uint8 of a sample's two files; errors name its key."""
-    return decode_jpeg(jpeg), torch.from_numpy(decode_label(bytes(png), key))
+        jpeg, png = self.shards.read(index)
+        label = torch.from_numpy(decode_label(bytes(png), key))
+        return Batch(decode_jpeg(jpeg)[None], label[None], (key,))
 
 
 def decode_jpeg(jpeg: memoryview | bytearray) -> Tensor:
