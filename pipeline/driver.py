@@ -44,6 +44,7 @@ DECIDES_RESULT = (
     "pipeline/order.py",
     "pipeline/place.py",
     "pipeline/samples.py",
+    "pipeline/shared_memory.py",
     "pipeline/shards.py",
     "pipeline/step.py",
     "pipeline/stream.py",
@@ -52,10 +53,8 @@ DECIDES_RESULT = (
     "pipeline/transforms.py",
 )
 ONLY_SPLITS = {"num_workers", "use_gpu", "accumulation"}  # keys of train that a stopped run may go on without
-NAMELESS = {
-    "lineage",
-    "origin",
-}  # of a parent's file: where, when and by whom it was made; its weights decide
+# Of a parent's file: where, when and by whom it was made; its weights decide
+NAMELESS = {"lineage", "origin"}
 PARENT_POLL_S = 1.0
 ATTEMPT = "attempt"  # a random name for this try at a run: survives a resume, and finds its run in MLflow
 FINISHED = "finished"  # marks a run whose model was handed over: to train it again is to begin anew

@@ -1,11 +1,14 @@
 """How workers average their gradients while the backward pass still runs; whole, or with fewer bytes on the wire."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.place import Place
+from pipeline.shared_memory import SharedMemory, shared_memory
 
 FIRST_POWERSGD_STEP = 2  # DDP arranges its buckets anew after a process's first step
 
@@ -24,17 +27,15 @@ def exchanging(
 
     start: the step the run goes on from.   The rest: see config.training.Exchange. "bf16" rounds what is sent;
     "powersgd" sends two thin matrices for each weight and keeps what they lack for the next step, in memory alone: a
-    resumed run begins without it. (Vogels, Karimireddy, Jaggi, NeurIPS 2019)
+    resumed run begins without it. (Vogels, Karimireddy, Jaggi, NeurIPS 2019) "none" goes through memory where the
+    workers are CPUs of one machine.
 
     Batch norm's running statistics stay each worker's own: training does not read them. Place.share gives the first's.
     """
     if place.world == 1:
         return model
     trained = DistributedDataParallel(
-        model,
-        process_group=place.group,
-        bucket_cap_mb=bucket_mb,
-        gradient_as_bucket_view=True,
+        model, process_group=place.group, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True
     )
     trained.broadcast_buffers = False  # as an argument, torch 2.11 and 2.15 call it differently
     if compression == "bf16":
@@ -46,4 +47,14 @@ def exchanging(
             start_powerSGD_iter=max(powersgd_after - start, FIRST_POWERSGD_STEP),
         )
         trained.register_comm_hook(state, powerSGD_hook)
+    elif memory := shared_memory(place):
+        trained.register_comm_hook(memory, _average)
     return trained
+
+
+def _average(memory: SharedMemory, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """At once, not beside the backward pass, which wants the same cores."""
+    memory.average(bucket.buffer())
+    averaged: torch.futures.Future[Tensor] = torch.futures.Future()
+    averaged.set_result(bucket.buffer())
+    return averaged
