@@ -5,9 +5,10 @@
     python -m bench.scaling --compression bf16 --bucket-mb 4
 
 The batch of a step is the same for one worker and for two, which halve it. Both are pinned to their cores and have one
-thread; they take turns in one run, and the machine should have nothing else to do. Beside the measured step of two
-stands what docs/scaling.md's model says of it: the step of one worker with half the batch, and the bytes sent at the
-rate that the same processes reach when they send that many and do nothing else.
+thread; they take turns in one run, each after a step to warm up, and the machine should have nothing else to do. Beside
+the measured step of two stand the same with torch's own exchange, which is gloo's through the network, and what
+docs/scaling.md's model says: the step of one worker with half the batch, and the gradient's mean at the rate that the
+same processes reach when they do nothing else.
 """
 
 import argparse
@@ -20,13 +21,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import nn
 from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
 
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
 from pipeline.exchange import exchanging
-from pipeline.place import ALONE, Place
+from pipeline.place import Place
+from pipeline.shared_memory import shared_memory
 
 SAMPLE = {"backbone": "vgg16", "padding": "tight", "width": 0.25, "batch_norm": True, "fc6_kernel": 3}
 NETS: dict[str, tuple[dict[str, Any], int]] = {  # FCN's arguments, and the side of an image
@@ -34,18 +37,17 @@ NETS: dict[str, tuple[dict[str, Any], int]] = {  # FCN's arguments, and the side
     "mobilenet": ({"backbone": "mobilenet_v1", "width": 0.25}, 256),
     "vgg16": ({"backbone": "vgg16", "padding": "tight"}, 128),
 }
-TO_SEND = {"none": 4, "bf16": 2}  # bytes a parameter
 
 
 def stepper(
-    net: dict[str, Any], place: Place, size: int, batch: int, exchange: dict[str, Any]
+    net: dict[str, Any], size: int, batch: int, exchanged: Callable[[nn.Module], nn.Module]
 ) -> Callable[[], None]:
     """One step of training on `batch` images of this worker, drawn at random."""
     torch.manual_seed(0)
     model = FCN(21, 8, **net)
     model.train()
-    trained = exchanging(model, place, start=0, **exchange)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
+    trained = exchanged(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9, fused=True)
     image, label = torch.rand(batch, 3, size, size) * 255, torch.randint(0, 21, (batch, size, size))
 
     def step() -> None:
@@ -56,7 +58,16 @@ def stepper(
     return step
 
 
+def through_gloo(model: nn.Module) -> nn.Module:
+    """As torch has it, but for batch norm's statistics, which we do not send either."""
+    trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    trained.broadcast_buffers = False
+    return trained
+
+
 def seconds(work: Callable[[], object], times: int) -> float:
+    """Of one, after one to warm up."""
+    work()
     start = time.perf_counter()
     for _ in range(times):
         work()
@@ -68,39 +79,44 @@ def measure(place: Place, arguments: argparse.Namespace, name: str) -> None:
     size, batch = arguments.size or size, arguments.batch
     exchange = {"compression": arguments.compression, "bucket_mb": arguments.bucket_mb}
     exchange |= {"powersgd_rank": 2, "powersgd_after": 2}
-    together = stepper(net, place, size, batch // 2, exchange)
-    whole, half = (stepper(net, ALONE, size, part, exchange) for part in (batch, batch // 2))
+    works: dict[str, Callable[[], object]] = {
+        "one": stepper(net, size, batch, lambda model: model),
+        "half": stepper(net, size, batch // 2, lambda model: model),
+        "gloo": stepper(net, size, batch // 2, through_gloo),
+        "two": stepper(net, size, batch // 2, lambda model: exchanging(model, place, start=0, **exchange)),
+    }
     parameters = sum(p.numel() for p in FCN(21, 8, **net).parameters())
-    sent: Tensor | None = None
-    if per := TO_SEND.get(arguments.compression):
-        sent = torch.zeros(parameters, dtype=torch.float32 if per == 4 else torch.bfloat16)
-    times: dict[str, list[float]] = {what: [] for what in ("one", "half", "two", "send")}
+    if arguments.compression != "powersgd":
+        works["send"] = sender(arguments.compression, parameters, place)
+    times: dict[str, list[float]] = {what: [] for what in works}
     for number in range(arguments.rounds + 1):
-        found = {}
-        dist.barrier()
-        if place.is_first:  # the other core is idle meanwhile
-            found["one"] = seconds(whole, arguments.steps)
-            found["half"] = seconds(half, arguments.steps)
-        dist.barrier()
-        found["two"] = seconds(together, arguments.steps)
-        if sent is not None:
+        for what, work in works.items():
             dist.barrier()
-            found["send"] = seconds(lambda: dist.all_reduce(sent), arguments.steps)
-        if number:  # the first round warms up
-            for what, value in found.items():
-                times[what].append(value)
+            if place.is_first or what not in ("one", "half"):  # the other core is idle meanwhile
+                taken = seconds(work, arguments.steps)
+                if number:  # the first round warms up
+                    times[what].append(taken)
     if place.is_first:
-        report(name, arguments, parameters, times)
+        report(name, parameters, times)
 
 
-def report(name: str, arguments: argparse.Namespace, parameters: int, times: dict[str, list[float]]) -> None:
-    one, half, two = (statistics.median(times[what]) for what in ("one", "half", "two"))
-    line = f"{name:10} {parameters / 1e6:6.2f}M  1 worker {one * 1e3:7.0f} ms  2 workers {two * 1e3:7.0f} ms a step"
-    line += f"  {one / two:.2f}x the images/s"
-    if times["send"]:
-        send = statistics.median(times["send"])
-        mb = parameters * TO_SEND[arguments.compression] / 1e6
-        line += f"; model: {half * 1e3:.0f} ms + {mb:.0f} MB in {send * 1e3:.0f} ms = {(half + send) * 1e3:.0f} ms"
+def sender(compression: str, parameters: int, place: Place) -> Callable[[], object]:
+    """Averages as many numbers as the gradient has, the same way, and does nothing else."""
+    if compression == "none" and (memory := shared_memory(place)):
+        numbers = torch.zeros(parameters)
+        return lambda: memory.average(numbers)
+    sent = torch.zeros(parameters, dtype=torch.bfloat16 if compression == "bf16" else torch.float32)
+    return lambda: dist.all_reduce(sent)
+
+
+def report(name: str, parameters: int, times: dict[str, list[float]]) -> None:
+    median = {what: statistics.median(found) for what, found in times.items()}
+    one, half, gloo, two = (median[what] for what in ("one", "half", "gloo", "two"))
+    line = f"{name:10} {parameters / 1e6:6.2f}M  1 worker {one * 1e3:5.0f} ms a step"
+    line += f"  2 workers {two * 1e3:5.0f} ms, {one / two:.2f}x the images/s"
+    line += f"; by gloo {gloo * 1e3:5.0f} ms, {one / gloo:.2f}x"
+    if send := median.get("send"):
+        line += f"; model: {half * 1e3:.0f} + {send * 1e3:.0f} = {(half + send) * 1e3:.0f} ms"
         line += f" ({(half + send) / two:.2f} of measured)"
     print(line, flush=True)
 
@@ -127,7 +143,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of an image (default: the net's own)")
     parser.add_argument("--batch", type=int, default=8, help="images a step, over all workers")
     parser.add_argument("--steps", type=int, default=4, help="in a turn")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with socket.socket() as free:
