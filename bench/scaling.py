@@ -142,8 +142,13 @@ def main() -> None:
     parser.add_argument("--bucket-mb", type=int, default=25)
     parser.add_argument("--size", type=int, help="side of an image (default: the net's own)")
     parser.add_argument("--batch", type=int, default=8, help="images a step, over all workers")
-    parser.add_argument("--steps", type=int, default=4, help="in a turn")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=20,
+        help="in a turn: few, and a core that idled before is not up to speed",
+    )
+    parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with socket.socket() as free:
