@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -164,6 +165,9 @@ def test_any_split_of_a_batch_gives_the_gradients_of_the_whole(job, by_split, wh
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=rounding, msg=name)
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="it counts what goes through memory, which Linux shares alone"
+)
 def test_gradients_are_exchanged_once_a_step_however_many_inner_steps(by_split):
     times = [torch.load(by_split / f"mean-2-{inner}.pt")["exchanges"].item() for inner in (1, 6)]
     assert times[0] == times[1] > 0
