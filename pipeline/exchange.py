@@ -1,8 +1,8 @@
 """How workers average their gradients while the backward pass still runs; whole, or with fewer bytes on the wire."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -52,7 +52,10 @@ def exchanging(
     return trained
 
 
-def _average(memory: SharedMemory, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+def _average(
+    memory: SharedMemory,
+    bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]  # torch's documents call it that
+) -> torch.futures.Future[Tensor]:
     """At once, not beside the backward pass, which wants the same cores."""
     memory.average(bucket.buffer())
     averaged: torch.futures.Future[Tensor] = torch.futures.Future()

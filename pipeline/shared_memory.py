@@ -9,9 +9,8 @@ from torch import Tensor
 
 from pipeline.place import Place
 
-CHUNK = (
-    2**23
-)  # bytes a worker shows at a time: so few that they stay in caches, so many that to wait costs nothing
+# Bytes a worker shows at a time: so few that they stay in caches, so many that to wait costs nothing
+CHUNK = 2**23
 
 
 class SharedMemory:
@@ -77,9 +76,9 @@ def _make(size: int) -> int | None:
     """A file in memory, not in /dev/shm, which containers keep small."""
     try:
         made = os.memfd_create("gradients")
+        os.ftruncate(made, size)
     except (OSError, AttributeError):  # forbidden, or a Python made on an old Linux
         return None
-    os.ftruncate(made, size)
     return made
 
 
