@@ -37,11 +37,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline import nodes
 from pipeline.errors import UserError
-from pipeline.place import Place
+from pipeline.place import COLLECTIVE_TIMEOUT_S, Place
 
-COLLECTIVE_TIMEOUT_S = (
-    300  # a worker that waits longer for the others is hanging, not slow (Ray's default: 1800)
-)
 ANSWER_TIMEOUT_S = 10.0  # for the head to take a connection
 
 

@@ -40,6 +40,7 @@ DECIDES_RESULT = (
     "pipeline/datasets/files.py",
     "pipeline/exchange.py",
     "pipeline/manifest.py",
+    "pipeline/meeting.py",
     "pipeline/norm.py",
     "pipeline/order.py",
     "pipeline/place.py",

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 # Large tensors in pages of 2 MiB (Linux): of a step on CPUs, up to a fifth went to the kernel's handing out small ones.
 # torch reads it with a process's first tensor
@@ -11,6 +12,11 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# A worker that waits longer for the others is hanging, not slow (Ray's default: 1800)
+COLLECTIVE_TIMEOUT_S = 300
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,13 @@ class Place:
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0, group=self.group)
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's value, which can be pickled, by rank. All must call it; it ends when all have."""
+        found: list[Any] = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(found, value, group=self.group)
+        return found
 
     def agree(self, number: int) -> int:
         """The first worker's number, on every worker. All must call it; it ends when all have."""

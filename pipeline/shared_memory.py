@@ -4,9 +4,9 @@ import mmap
 import os
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.meeting import Meeting, meeting
 from pipeline.place import Place
 
 # Bytes a worker shows at a time: so few that they stay in caches, so many that to wait costs nothing
@@ -16,8 +16,9 @@ CHUNK = 2**23
 class SharedMemory:
     """Two halves, with a chunk for every worker in each."""
 
-    def __init__(self, place: Place, memory: mmap.mmap):
+    def __init__(self, place: Place, meeting: Meeting, memory: mmap.mmap):
         self._place = place
+        self._meeting = meeting
         self._chunks = torch.frombuffer(memory, dtype=torch.uint8).view(2, place.world, -1)
         self._half = 0
 
@@ -29,11 +30,11 @@ class SharedMemory:
         for part in value.split(self._chunks.shape[2] // value.element_size()):
             shown = self._chunks[self._half].view(value.dtype)[:, : len(part)]
             torch.div(part, self._place.world, out=shown[self._place.rank])
-            self._place.total(torch.zeros(1))  # all have shown theirs
+            self._meeting.wait()  # all have shown theirs
             torch.add(shown[0], shown[1], out=part)
             for further in shown[2:]:
                 part += further
-            # Who still reads this half holds the next round's total up, after which nobody does
+            # Who still reads this half is not at the next meeting, after which nobody does
             self._half ^= 1
 
 
@@ -44,23 +45,20 @@ def shared_memory(place: Place) -> SharedMemory | None:
     """
     if place.device.type != "cpu":
         return None
-    machines = _gathered(_machine(), place)
+    machines = place.gather(_machine())
     if machines[0] is None or machines != machines[:1] * place.world:
+        return None
+    met = meeting(place)
+    if met is None:
         return None
     size = 2 * place.world * CHUNK
     made = _make(size) if place.is_first else None
-    paths = _gathered(f"/proc/{os.getpid()}/fd/{made}", place)
+    paths = place.gather(f"/proc/{os.getpid()}/fd/{made}")
     memory = _mapped(paths[0], size)
     missing = place.total(torch.tensor(float(memory is None)))
     if made is not None:
         os.close(made)
-    return None if memory is None or missing else SharedMemory(place, memory)
-
-
-def _gathered(value: str | None, place: Place) -> list[str | None]:
-    found: list[str | None] = [None] * place.world
-    dist.all_gather_object(found, value, group=place.group)
-    return found
+    return None if memory is None or missing else SharedMemory(place, met, memory)
 
 
 def _machine() -> str | None:
@@ -82,9 +80,9 @@ def _make(size: int) -> int | None:
     return made
 
 
-def _mapped(path: str | None, size: int) -> mmap.mmap | None:
+def _mapped(path: str, size: int) -> mmap.mmap | None:
     try:
-        opened = os.open(str(path), os.O_RDWR)
+        opened = os.open(path, os.O_RDWR)
         try:
             return mmap.mmap(opened, size)
         finally:

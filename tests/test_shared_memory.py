@@ -3,16 +3,18 @@
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline import meeting
 from pipeline import shared_memory as module
 from pipeline.exchange import exchanging
 from pipeline.place import Place
-from pipeline.shared_memory import shared_memory
+from pipeline.shared_memory import SharedMemory, shared_memory
 from tests.gloo import run_in_processes
 from tests.test_exchange import PLAIN, gradients, losses, model
 
@@ -30,15 +32,15 @@ def value(rank: int, length: int, dtype: torch.dtype, number: int = 0) -> Tensor
     return torch.randn(length, generator=generator, dtype=dtype)
 
 
-def refused(name: str, fails_on: int, place: Place) -> bool:
-    """Whether all do without memory if one worker's `name` in the module fails."""
-    original = getattr(module, name)
+def refused(within: ModuleType, name: str, fails_on: int, place: Place) -> bool:
+    """Whether all do without memory if one worker's `name` in a module fails."""
+    original = getattr(within, name)
     if place.rank == fails_on:
-        setattr(module, name, lambda *_: None)
+        setattr(within, name, lambda *_: None)
     try:
         return shared_memory(place) is None
     finally:
-        setattr(module, name, original)
+        setattr(within, name, original)
 
 
 def held_by_this_process() -> tuple[Tensor, Tensor]:
@@ -70,27 +72,32 @@ def work(place: Place, folder: Path) -> None:
     further = shared_memory(place)
     found["held more"] = held_by_this_process()[1] - held
     del further
+    cases = [(module, "_machine", 1), (module, "_make", 0), (module, "_mapped", 0), (module, "_mapped", 1)]
+    cases += [(meeting, "_opened", 0), (meeting, "_opened", 1)]
+    found["refused"] = torch.tensor([refused(*case, place) for case in cases])
     now_opened, now_held = held_by_this_process()
     found["left"] = torch.stack([now_opened - opened, now_held - held])
-    found["refused"] = torch.tensor(
-        [refused(*case, place) for case in (("_machine", 1), ("_make", 0), ("_mapped", 0), ("_mapped", 1))]
-    )
     torch.save(found, folder / f"{place.world}-{place.rank}.pt")
 
 
 def work_of_a_model(place: Place, folder: Path) -> None:
-    """What goes through gloo while a model trains: tokens alone; and what it learns on two machines."""
-    sent = []
-    original = dist.all_reduce
+    """What goes through memory and through gloo while a model trains; and what it learns on two machines."""
+    counts = {"memory": 0, "gloo": 0}
+    average, all_reduce = SharedMemory.average, dist.all_reduce
 
-    def counting(tensor: Tensor, *arguments: object, **named: object) -> object:
-        sent.append(tensor.numel())
-        return original(tensor, *arguments, **named)
+    def averaging(memory: SharedMemory, value: Tensor) -> None:
+        counts["memory"] += value.numel()
+        average(memory, value)
 
-    dist.all_reduce = counting
+    def reducing(tensor: Tensor, *arguments: object, **named: object) -> object:
+        counts["gloo"] += tensor.numel()
+        return all_reduce(tensor, *arguments, **named)
+
     together = exchanging(model(), place, start=0, **PLAIN)
-    sent.clear()
-    found = {"losses": losses(together, place.rank), "gradients": gradients(together), "sent": list(sent)}
+    SharedMemory.average, dist.all_reduce = averaging, reducing
+    found = {"losses": losses(together, place.rank), "gradients": gradients(together)}
+    SharedMemory.average, dist.all_reduce = average, all_reduce
+    found |= {f"through {way}": torch.tensor(count) for way, count in counts.items()}
     module._machine = lambda: f"machine {place.rank}"
     apart = exchanging(model(), place, start=0, **PLAIN)
     found |= {"losses apart": losses(apart, place.rank), "gradients apart": gradients(apart)}
@@ -151,8 +158,8 @@ def test_all_do_without_it_if_one_is_elsewhere_or_cannot_make_or_open_it(found, 
 def test_a_models_gradient_goes_through_memory_and_comes_out_as_through_the_network(found):
     for rank in (0, 1):
         results = of_rank(found, f"model-{rank}")
-        assert results["sent"]
-        assert set(results["sent"]) == {1}
+        assert results["through memory"] == len(results["losses"]) * results["gradients"].numel()
+        assert results["through gloo"] == 0
         assert results["losses"] == results["losses apart"]
         assert torch.equal(results["gradients"], results["gradients apart"])
 
