@@ -1,5 +1,6 @@
 """Gradients averaged by real processes over gloo, whole and compressed."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def gradients(trained: nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in trained.parameters() if p.grad is not None])
 
 
+def warned(place: Place) -> list[str]:
+    """What torch remarks while a depthwise kernel is trained; it does so once in a process."""
+    trained = exchanging(nn.Conv2d(8, 8, 3, groups=8, bias=False), place, start=0, **PLAIN)
+    image = torch.rand(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    with warnings.catch_warnings(record=True) as caught:
+        trained(image).sum().backward()
+    return [str(warning.message) for warning in caught]
+
+
 def work(place: Place, folder: Path) -> None:
     found = {}
     plain = DistributedDataParallel(model())
@@ -55,6 +65,7 @@ def work(place: Place, folder: Path) -> None:
     small = exchanging(model(), place, start=0, **(PLAIN | {"bucket_mb": 1}))
     found["small buckets"] = losses(small, place.rank), gradients(small)
     torch.save(found, folder / f"{place.rank}.pt")
+    torch.save(warned(place), folder / f"warned{place.rank}.pt")
 
 
 def work_in_a_part(place: Place, folder: Path) -> None:
@@ -93,6 +104,11 @@ def test_without_compression_it_is_torchs_own_bit_for_bit(found):
         for name in ("none from 0", "small buckets"):
             assert results[name][0] == results["torch"][0]
             assert torch.equal(results[name][1], results["torch"][1])
+
+
+def test_a_depthwise_kernel_is_trained_without_a_remark_on_its_strides(found):
+    for rank in (0, 1):
+        assert torch.load(found / f"warned{rank}.pt") == []
 
 
 def test_the_gradient_is_the_mean_of_the_workers(found):
