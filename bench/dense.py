@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from fcn.alexnet import CaffeNetClassifier
+from fcn.backbones.alexnet import CaffeNetClassifier
 from fcn.surgery import convolutionalize
 
 IMAGE_SIDE, STEP = 500, 32

@@ -4,7 +4,7 @@
     python -m bench.evaluation FOLDER --backbone mobilenet_v1 --width 0.25 --images 100
 
 Contestants, taking turns in every round, on the same photos of 500 x 375:
-    score    pipeline.evaluate.score_split: read, check, decode, run the net, count each image, whole and along borders
+    score    pipeline.evaluation.scoring.score_split: read, check, decode, run the net, count each image, whole and along borders
     bare     the same net on the same images, decoded and in memory; nothing is done with its scores
 
 Besides, from within: `score` beside the part of it that is spent in the net. Where other work makes rounds differ, it
@@ -22,10 +22,10 @@ import torch
 
 from bench.loader import SIZE, find_pairs, write
 from fcn.model import FCN
-from pipeline import evaluate
-from pipeline.place import Place
-from pipeline.samples import Samples
-from pipeline.shards import Shards
+from pipeline.distributed.rank import Place
+from pipeline.evaluation import scoring
+from pipeline.shards.dataset import Samples
+from pipeline.shards.read import Shards
 
 BORDER_WIDTH = 5  # the profiles' default
 
@@ -68,7 +68,7 @@ def contestants(model: FCN, shards: Shards, device: torch.device) -> dict[str, C
     images = [samples[index].image.to(device) for index in range(len(shards))]
     place = Place(0, 1, device)
     return {
-        "score": lambda: evaluate.score_split(model, shards, place, BORDER_WIDTH),
+        "score": lambda: scoring.score_split(model, shards, place, BORDER_WIDTH),
         "bare": lambda: bare(model, images),
     }
 

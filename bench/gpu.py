@@ -33,7 +33,7 @@ class Contestant(NamedTuple):
 
 
 def training(contestant: Contestant, image: Tensor, label: Tensor) -> Work:
-    """One step: ours as pipeline.train takes it."""
+    """One step: ours as pipeline.training.loop takes it."""
     sgd = partial(without_compiler(torch.optim.SGD), fused=True) if contestant.is_ours else torch.optim.SGD
     optimizer = sgd(contestant.net.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4)
     image, label = image[: contestant.batch], label[: contestant.batch]

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import checkpoint
+from pipeline.models import checkpoint
 from tests.project_copy import Project
-from tests.test_pipeline import tiny
+from tests.stages.test_chain import tiny
 
 ITERATIONS, CHECKPOINT_EVERY = 2000, 25
 LAST_KILL = 1200  # workers live on for seconds without their driver and must not finish meanwhile

@@ -3,7 +3,7 @@
     python -m bench.loader FOLDER      # with JPEGImages/ and SegmentationClass/, such as VOCdevkit/VOC2012
 
 Contestants, taking turns in every round, with the same images, all 500 x 375:
-    shards   pipeline.stream.loader, one process, the manifest's sha256 checked for every sample
+    shards   pipeline.loading.loader.loader, one process, the manifest's sha256 checked for every sample
     folder   a torch Dataset that opens the files as torchvision's VOCSegmentation does, DataLoader with one process
     bare     the decoders of `shards` alone, in this process, on bytes in memory: no reading, checking, handing over
     pillow   the same with Pillow for both files
@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from pipeline.datasets import Sample
-from pipeline.datasets.files import decode_label
-from pipeline.samples import decode_jpeg
-from pipeline.sharding import write_shards
-from pipeline.shards import Shards, open_shards
-from pipeline.stream import Stream, loader
+from pipeline.loading.loader import Stream, loader
+from pipeline.shards.dataset import decode_jpeg
+from pipeline.shards.labels import decode_label
+from pipeline.shards.read import Shards, open_shards
+from pipeline.shards.sample import Sample
+from pipeline.shards.write import write_shards
 
 SIZE = (500, 375)
 

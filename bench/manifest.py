@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import manifest
-from pipeline.datasets import Sample
-from pipeline.order import Order
-from pipeline.sharding import Plan, publish
-from pipeline.shards import open_shards
+from pipeline.loading.sampler import Order
+from pipeline.shards import manifest
+from pipeline.shards.read import open_shards
+from pipeline.shards.sample import Sample
+from pipeline.shards.write import Plan, publish
 from pipeline.storage import Folder
 
 NUM_CLASSES, SHARD_BYTES, BATCH_PER_RANK = 21, 2**18, 4

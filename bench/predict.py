@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from fcn.model import FCN
-from pipeline import checkpoint
+from pipeline.models import checkpoint
 
 OPTIONS = {"stride": 8, "backbone": "mobilenet_v1"}
 HEIGHT, WIDTH = 375, 500
@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         model, photo = prepared(Path(name))
-        fcn = [sys.executable, "-m", "pipeline.cli"]
+        fcn = [sys.executable, "-m", "pipeline.cli.main"]
         commands = {
             "bare": [sys.executable, "-c", BARE],
             "predict": [*fcn, "predict", str(model), str(photo), "--output", str(Path(name) / "out")],

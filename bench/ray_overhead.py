@@ -21,11 +21,12 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from pipeline import cluster, config, spool
-from pipeline.driver import make_job
-from pipeline.meter import CURVES
-from pipeline.place import Place
-from pipeline.train import train_worker
+from pipeline import config, spool
+from pipeline.cluster import ray_workers
+from pipeline.distributed.rank import Place
+from pipeline.monitoring.meter import CURVES
+from pipeline.training.driver import make_job
+from pipeline.training.loop import train_worker
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +55,7 @@ def without_ray(job: Any, world: int) -> None:
 
 
 def with_ray(job: Any, world: int) -> None:
-    cluster.run_workers(
+    ray_workers.run_workers(
         train_worker,
         job,
         name=job.identity,

@@ -15,7 +15,7 @@ from torch import nn
 
 from fcn.loss import mean_pixel_cross_entropy
 from fcn.model import FCN
-from pipeline.saver import Saver
+from pipeline.models.saver import Saver
 
 SAMPLE = {"padding": "tight", "width": 0.25, "batch_norm": True, "fc6_kernel": 3, "pixels": "torchvision"}
 

@@ -27,9 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
-from pipeline.exchange import exchanging
-from pipeline.place import Place
-from pipeline.shared_memory import shared_memory
+from pipeline.distributed.gradients import exchanging
+from pipeline.distributed.rank import Place
+from pipeline.distributed.shared_memory import shared_memory
 
 SAMPLE = {"backbone": "vgg16", "padding": "tight", "width": 0.25, "batch_norm": True, "fc6_kernel": 3}
 NETS: dict[str, tuple[dict[str, Any], int]] = {  # FCN's arguments, and the side of an image

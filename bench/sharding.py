@@ -4,8 +4,8 @@
 
 Contestants, taking turns in every round, with the same images:
     bare     each file read, its bytes hashed, decoded by Pillow, the photo's pixels hashed; nothing written
-    shards   pipeline.sharding in this process: the same, and labels checked, counted and coded, tars, the manifest
-    two      pipeline.sharding on two Ray processes that are there already
+    shards   pipeline.shards.write in this process: the same, and labels checked, counted and coded, tars, the manifest
+    two      pipeline.shards.write on two Ray processes that are there already
     sbd      shards of the same labels as SBD publishes them: MATLAB files, deflated
 All take every image `--repeat` times, each time under another name: a data set of a few thousand, in which what is done
 once does not count. Of the processes that write shards, the most memory any had is printed, with one and with all.
@@ -28,9 +28,10 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from pipeline import cluster
-from pipeline.datasets import Sample, sbd, voc
-from pipeline.sharding import Run, write_shards
+from pipeline.cluster import ray_workers
+from pipeline.datasets import sbd, voc
+from pipeline.shards.sample import Sample
+from pipeline.shards.write import Run, write_shards
 
 CLASSES = [str(number) for number in range(21)]
 PER_SHARD = 125
@@ -103,7 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     root = arguments.folder.absolute()
     keys = sorted(path.stem for path in (root / "SegmentationClass").glob("*.png"))[: arguments.images]
-    with tempfile.TemporaryDirectory() as folder, cluster.tasks(2) as two:
+    with tempfile.TemporaryDirectory() as folder, ray_workers.tasks(2) as two:
         scratch = Path(folder)
         mats = as_sbd(root, keys, scratch / "sbd")
 

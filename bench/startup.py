@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-IMPORTS = ("torch", "ray", "ray.train.torch", "mlflow", "pipeline.train", "stages.train")
+IMPORTS = ("torch", "ray", "ray.train.torch", "mlflow", "pipeline.training.loop", "stages.train")
 STAGE = """
 import sys, time
 times = [("the stage's own imports", time.time())]
@@ -29,7 +29,7 @@ def timed(*args, **options):
     times.append(("fit() to a worker's first line", time.time()))
     return result
 ray.init = timed
-from pipeline import cluster
+from pipeline.cluster import ray_workers
 from bench.startup import note
 folder = Path(sys.argv[1])
 cluster.run_workers(note, folder / "worker", name="run", storage=folder, num_workers=1, use_gpu=False,
@@ -43,7 +43,7 @@ for (name, start), (_, end) in zip(times, times[1:]):
 
 
 def note(job: Path, place: object) -> None:  # noqa: ARG001  # what cluster.run_workers calls
-    import pipeline.train  # noqa: F401  # as a worker of training does
+    import pipeline.training.loop  # noqa: F401  # as a worker of training does
 
     job.write_text(repr(time.time()), encoding="utf-8")
 

@@ -46,7 +46,7 @@ def build(contestant: str, peer: Path | None) -> nn.Module:
 
 
 def trainer(model: nn.Module, image: Tensor, label: Tensor) -> Callable[[], None]:
-    """One step of the reference's optimizer: ours as pipeline.train makes it, the peer's as its trainer does."""
+    """One step of the reference's optimizer: ours as pipeline.training.loop makes it, the peer's as its trainer does."""
     model.train()
     ours = partial(without_compiler(torch.optim.SGD), fused=True)
     sgd = ours if isinstance(model, FCN) else torch.optim.SGD

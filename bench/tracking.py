@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from fcn.model import FCN
-from pipeline import checkpoint
+from pipeline.models import checkpoint
 from pipeline.tracking import Tracker
 
 

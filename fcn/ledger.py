@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fcn.features import Backbone
+from fcn.backbones.features import Backbone
 from fcn.geometry import receptive_field
 from fcn.loss import mean_pixel_cross_entropy
 from fcn.metrics import ConfusionMatrix

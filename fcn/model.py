@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcn.alexnet import AlexNet, CaffeNet
-from fcn.features import Backbone
+from fcn.backbones.alexnet import AlexNet, CaffeNet
+from fcn.backbones.features import Backbone
+from fcn.backbones.googlenet import GoogLeNet
+from fcn.backbones.mobilenet import MobileNetV1
+from fcn.backbones.resnet import ResNet50
+from fcn.backbones.vgg import VGG16
 from fcn.geometry import IMAGE, CoordMap, crop_offset, upsampling_kernel
-from fcn.googlenet import GoogLeNet
-from fcn.mobilenet import MobileNetV1
-from fcn.resnet import ResNet50
-from fcn.vgg import VGG16
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "alexnet": AlexNet,

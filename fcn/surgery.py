@@ -7,7 +7,7 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from fcn.features import OneProduct
+from fcn.backbones.features import OneProduct
 from fcn.model import FCN
 
 # What each stride has that the coarser one has not, and the other way round: the only layers that may differ
@@ -19,7 +19,7 @@ def convolutionalize(classifier: nn.Module) -> nn.Sequential:
     """The classifier as a convolutional net: what it says of one crop, for a whole grid of crops at once.
 
     classifier: has `features`, then `classifier` with the linear layers: torchvision's vgg16 and alexnet, and
-        fcn.alexnet.CaffeNetClassifier. Its weights are shared, not copied.
+        fcn.backbones.alexnet.CaffeNetClassifier. Its weights are shared, not copied.
     The net takes what the classifier takes, from the size of its crop on: (N, 3, H, W) -> scores (N, C, h, w).
     On the crop (224x224; CaffeNet 227x227) h = w = 1 and the scores are the classifier's; of 500x500, CaffeNet
     gives the paper's grid of 10x10. ValueError for a classifier of another form.

@@ -1,8 +1,9 @@
 """Writes models/<profile>/backbone.pt, what the first net of the chain starts from."""
 
-from pipeline import backbone, config, paths
+from pipeline import config, paths
 from pipeline.download.fetch import fetch_published
 from pipeline.errors import exit_cleanly
+from pipeline.models import backbone
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.datasets import local, own, published, sample
+from pipeline.datasets import local, own, published, synthetic
 from pipeline.datasets.copying import refuse_within
 from pipeline.download.fetch import fetch_published
 from pipeline.download.part import only_one
@@ -25,7 +25,7 @@ def main() -> None:
 
 def fill(raw: Path, source: config.Source, classes: list[str]) -> None:
     if source.sample:
-        sample.draw(raw, **source.sample.model_dump())
+        synthetic.draw(raw, **source.sample.model_dump())
     elif source.local:
         local.bring(Path(source.local).expanduser(), raw)
     elif source.own:

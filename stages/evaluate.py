@@ -13,13 +13,16 @@ import torch
 
 from fcn.averaging import Averaging, average_probability
 from fcn.model import FCN
-from pipeline import config, curves, evaluate, leaks, paths, per_image, pictures, tracking
+from pipeline import config, curves, paths, tracking
+from pipeline.distributed.rank import Place
 from pipeline.errors import exit_cleanly
-from pipeline.per_image import PerImage
-from pipeline.pictures import Scored
-from pipeline.place import Place
-from pipeline.shards import Shards, open_shards
-from pipeline.uncertainty import Bootstrap
+from pipeline.evaluation import per_image, scoring
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.per_image import PerImage
+from pipeline.inspection import leaks
+from pipeline.report import net_figures
+from pipeline.report.net_figures import Scored
+from pipeline.shards.read import Shards, open_shards
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
         cache=paths.VERIFIED,
         anew=profile.run.verify_shards == "full",
     )
-    model, about, digest = evaluate.load_model(paths.model(profile_name, net), device)
+    model, about, digest = scoring.load_model(paths.model(profile_name, net), device)
     val, reasons = leaks.Images.of_shards("val", shards), profile.data.allow_leak
     num_leaked = leaks.check_model(about["trained_on"], val, net, reasons)
 
@@ -49,10 +52,10 @@ def main() -> None:
     per_image.write(paths.per_image(profile_name, net), images)
 
     scores = counts.confusion.scores()
-    values = evaluate.as_json(scores, shards.classes, len(shards)) | {"num_leaked": num_leaked}
+    values = scoring.as_json(scores, shards.classes, len(shards)) | {"num_leaked": num_leaked}
     bootstrap = Bootstrap(asked.num_resamples, asked.level, asked.seed)
-    values |= evaluate.with_uncertainty(images, bootstrap) | evaluate.about_averaging(averaging) | scored
-    evaluate.write_json(paths.metrics(profile_name, net), values)
+    values |= scoring.with_uncertainty(images, bootstrap) | scoring.about_averaging(averaging) | scored
+    scoring.write_json(paths.metrics(profile_name, net), values)
 
     curve, parent = _curve(profile_name, net), _parent(profile_name, about["lineage"])
     hist = counts.confusion.hist.cpu().numpy()
@@ -60,7 +63,7 @@ def main() -> None:
     def probability(image: torch.Tensor) -> torch.Tensor:
         return average_probability(model, image.to(device), averaging)
 
-    pictures.draw_all(
+    net_figures.draw_all(
         paths.figures(profile_name, net),
         Scored(net, values, hist, images, parent, curve),
         probability,
@@ -74,7 +77,7 @@ def main() -> None:
     tags = {"val_digest": shards.digest, "allow_leak": "; ".join(reasons)}
     files = [paths.metrics(profile_name, net), paths.per_image(profile_name, net)]
     figures = sorted(path for path in paths.figures(profile_name, net).iterdir() if path.is_file())
-    tracker.log(record, evaluate.as_metrics(values), tags, figures, files)
+    tracker.log(record, scoring.as_metrics(values), tags, figures, files)
 
 
 def _count(
@@ -85,13 +88,13 @@ def _count(
     shards: Shards,
     device: torch.device,
     averaging: Averaging,
-) -> evaluate.Counts:
+) -> scoring.Counts:
     """By this process, or by as many Ray workers as the profile says."""
     asked = profile.evaluate
     if asked.num_workers == 1 and (device.type == "cuda") == asked.use_gpu:
-        return evaluate.score_split(model, shards, Place(0, 1, device), asked.border_width, averaging)
+        return scoring.score_split(model, shards, Place(0, 1, device), asked.border_width, averaging)
     root = Path.cwd()
-    return evaluate.score_on_workers(
+    return scoring.score_on_workers(
         root / paths.model(profile_name, net),
         root / paths.shards(profile_name, "val"),
         root / paths.RUNS / profile_name / f"evaluate-{net}",

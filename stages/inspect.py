@@ -10,10 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, figures, inspection, leaks, paths, tracking
+from pipeline import config, paths, tracking
 from pipeline.datasets import splits
 from pipeline.errors import exit_cleanly
-from pipeline.shards import open_shards
+from pipeline.inspection import describe, leaks
+from pipeline.report import plots
+from pipeline.shards.read import open_shards
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
         split: open_shards(paths.shards(profile_name, split), split=split, cache=paths.VERIFIED)
         for split in ("train", "val")
     }
-    found = {split: inspection.inspect(one) for split, one in shards.items()}
+    found = {split: describe.inspect(one) for split, one in shards.items()}
     train, val = (leaks.Images.of_shards(split, one) for split, one in shards.items())
     names = [name for split in (wanted.train, wanted.val) for name in (*split.include, *split.exclude)]
     lists = splits.listed(paths.raw(profile_name), names)
@@ -31,13 +33,13 @@ def main() -> None:
     leak, dest = shared["leak"]["id_in_train"], paths.inspection(profile_name)
     verdict = leaks.verdict(leak, reasons)
     _write(dest, found, shared | {"allow_leak": reasons}, verdict)
-    print(f"{inspection.as_markdown(found)}\n{leaks.as_markdown(shared, reasons)}", flush=True)
+    print(f"{describe.as_markdown(found)}\n{leaks.as_markdown(shared, reasons)}", flush=True)
 
     tracker = tracking.Tracker(profile_name, Path.cwd())
     digests = {split: one.digest for split, one in shards.items()}
     value = "+".join(digests.values())
     record = tracker.record("inspection", "data", "inspected", value, params=digests, datasets=digests)
-    metrics = inspection.as_metrics(found) | {"num_leaked": float(len(leak))}
+    metrics = describe.as_metrics(found) | {"num_leaked": float(len(leak))}
     texts = [path for path in sorted(dest.iterdir()) if path.suffix != ".png"]
     tags = {"leak": verdict, "allow_leak": "; ".join(reasons)}
     tracker.log(record, metrics, tags, [dest / "inspection.png"], texts)
@@ -58,12 +60,12 @@ def _write(dest: Path, found: dict[str, Any], shared: dict[str, Any], verdict: s
         values = {"inspection": found, "leaks": shared, "verdict": {"leak": verdict}}
         texts = {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in values.items()}
         texts |= {
-            "inspection.md": inspection.as_markdown(found),
+            "inspection.md": describe.as_markdown(found),
             "leaks.md": leaks.as_markdown(shared, shared["allow_leak"]),
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        figures.draw_inspection(found, folder / "inspection.png")
+        plots.draw_inspection(found, folder / "inspection.png")
         shutil.rmtree(dest, ignore_errors=True)
         folder.rename(dest)
 

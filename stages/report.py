@@ -1,9 +1,11 @@
 """Puts the nets' scores and pictures side by side in reports/<profile>, beside what was published, and prints them."""
 
-from pipeline import compare, config, confusion, curves, gallery, paths, report
+from pipeline import config, curves, paths
 from pipeline.errors import exit_cleanly
-from pipeline.page.page import Content
-from pipeline.uncertainty import Bootstrap
+from pipeline.evaluation import compare, confusion
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.report import gallery, write
+from pipeline.report.page.page import Content
 
 
 def main() -> None:
@@ -22,8 +24,8 @@ def main() -> None:
         galleries=[gallery.read(folder / gallery.FOLDER) for folder in figures.values()],
         inspection=paths.inspection(profile_name),
     )
-    shown = {net: folder / report.PREDICTIONS for net, folder in figures.items()}
-    report.write(content, shown, paths.report(profile_name))
+    shown = {net: folder / write.PREDICTIONS for net, folder in figures.items()}
+    write.write(content, shown, paths.report(profile_name))
     print("\n\n".join(compare.as_text(table, "plain") for table in (content.scores, content.differences)))
 
 

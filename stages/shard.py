@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import config, paths
 from pipeline.datasets import splits
 from pipeline.errors import exit_cleanly
-from pipeline.sharding import Run, link_shards, write_shards
+from pipeline.shards.write import Run, link_shards, write_shards
 
 
 def main() -> None:
@@ -55,9 +55,9 @@ def workers(number: int) -> Iterator[Run]:
     if number == 1:
         yield map
     else:
-        from pipeline import cluster  # seconds of imports that the sample does without
+        from pipeline.cluster import ray_workers  # seconds of imports that the sample does without
 
-        with cluster.tasks(number) as run:
+        with ray_workers.tasks(number) as run:
             yield run
 
 

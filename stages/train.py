@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from pipeline import config, driver
+from pipeline import config
 from pipeline.errors import exit_cleanly
+from pipeline.training import driver
 
 
 def main() -> None:

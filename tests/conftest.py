@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Ray looks at it once, when it is first imported, which a test may do before pipeline.cluster says so
+# Ray looks at it once, when it is first imported, which a test may do before pipeline.cluster.ray_workers says so
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 settings.register_profile("any machine", deadline=None)  # the first call imports, and other tests run beside
 settings.load_profile("any machine")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.place import Place
+from pipeline.distributed.rank import Place
 
 
 def run_in_processes(folder: Path, worlds: list[int], work: Callable[..., None], *arguments: Any) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets import Sample
-from pipeline.sharding import write_shards
-from pipeline.shards import Shards, open_shards
+from pipeline.shards.read import Shards, open_shards
+from pipeline.shards.sample import Sample
+from pipeline.shards.write import write_shards
 
 
 def noise(key: str) -> Sample:

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from fcn.metrics import ConfusionMatrix
-from pipeline import compare, gallery
-from pipeline.compare import Result
 from pipeline.curves import Curve
-from pipeline.gallery import Seen
-from pipeline.page.page import Content
-from pipeline.per_image import PerImage
-from pipeline.uncertainty import Bootstrap
+from pipeline.evaluation import compare
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.compare import Result
+from pipeline.evaluation.per_image import PerImage
+from pipeline.report import gallery
+from pipeline.report.gallery import Seen
+from pipeline.report.page.page import Content
 
 NETS = ("fcn32s", "fcn16s", "fcn8s")
 FIVE = ("background", "disc", "square", "triangle", "cross")

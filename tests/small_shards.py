@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets import Sample
-from pipeline.sharding import write_shards
+from pipeline.shards.sample import Sample
+from pipeline.shards.write import write_shards
 
 CLASSES = ("background", "cat", "dog")
 KEYS = tuple(f"2007_{number:06d}" for number in range(7))

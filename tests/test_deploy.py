@@ -9,7 +9,7 @@ import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
-from pipeline.nodes import ENVIRONMENT
+from pipeline.cluster.nodes import ENVIRONMENT
 from tests.conftest import ROOT
 
 

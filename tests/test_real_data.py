@@ -12,7 +12,7 @@ from scipy.io import savemat
 from webdataset import WebDataset
 
 from pipeline.datasets import sbd, voc
-from pipeline.shards import open_shards
+from pipeline.shards.read import open_shards
 from tests.project_copy import Project
 
 pytestmark = pytest.mark.slow

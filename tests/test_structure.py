@@ -18,23 +18,23 @@ from tests.conftest import ROOT
 LAYERS = ("fcn", "pipeline", "stages")  # each may import itself and those before it
 MAX_LINES = 300
 FRAMEWORKS = {
-    "ray": "pipeline/cluster.py pipeline/jobs.py",  # workers of a run; jobs, whose client wants no torch
+    "ray": "pipeline/cluster/ray_workers.py pipeline/cluster/jobs.py",  # workers of a run; jobs, whose client wants no torch
     "mlflow": " ".join(
         f"pipeline/tracking/{name}.py" for name in ("lookup", "models", "outage", "points", "tracker")
     ),
     "pydantic": " ".join(
         f"pipeline/config/{name}.py" for name in ("__init__", "data", "section", "training")
     ),
-    "pyarrow": "pipeline/manifest.py pipeline/per_image.py",  # tables of two kinds, which have no columns in common
+    "pyarrow": "pipeline/shards/manifest.py pipeline/evaluation/per_image.py",  # tables of two kinds, which have no columns in common
     "pyarrow.fs": "pipeline/storage.py",  # two libraries under one name: tables, and places files lie in
     "fsspec": "pipeline/download/remote.py",
     "httpx": "pipeline/download/http.py",
-    "matplotlib": "pipeline/figures.py",
-    "onnxruntime": "pipeline/onnx_file.py",
-    "safetensors": "pipeline/checkpoint.py",
-    "fastapi": "pipeline/serve.py",
-    "starlette": "pipeline/serve.py",
-    "uvicorn": "pipeline/serve.py",
+    "matplotlib": "pipeline/report/plots.py",
+    "onnxruntime": "pipeline/models/onnx_file.py",
+    "safetensors": "pipeline/models/checkpoint.py",
+    "fastapi": "pipeline/serving/app.py",
+    "starlette": "pipeline/serving/app.py",
+    "uvicorn": "pipeline/serving/app.py",
 }
 # Modules a stage imports and does not depend on, because no change of them changes what the stage writes
 HARMLESS = {
@@ -43,7 +43,7 @@ HARMLESS = {
     "pipeline/progress.py": "what is shown while one waits",
     "pipeline/paths.py": "where results lie; held against the outs by a test below",
     **{
-        f"pipeline/config/{name}.py": "what it reads is tracked as params; its defaults are held by test_config.py"
+        f"pipeline/config/{name}.py": "what it reads is tracked as params; its defaults are held by config/test_profile.py"
         for name in ("__init__", "data", "section", "training")
     },
     **{
@@ -62,17 +62,17 @@ HARMLESS = {
     },
     "pipeline/spool.py": "curves for MLflow",
     "pipeline/curves.py": "the same curves as a file, for which no net is trained again",
-    "pipeline/cluster.py": "starts processes; what they do is in train.py and sharding.py",
-    "pipeline/nodes.py": "the token of a cluster",
-    "pipeline/commit.py": "what MLflow is told of the code",
+    "pipeline/cluster/ray_workers.py": "starts processes; what they do is in train.py and sharding.py",
+    "pipeline/cluster/nodes.py": "the token of a cluster",
+    "pipeline/git.py": "what MLflow is told of the code",
     "pipeline/storage.py": "moves bytes that the manifest knows by their sha256",
-    "pipeline/verification.py": "says whether shards are whole, or ends the stage",
-    "pipeline/job.py": "names the values; what they are is tracked as params",
+    "pipeline/shards/verify.py": "says whether shards are whole, or ends the stage",
+    "pipeline/config/job.py": "names the values; what they are is tracked as params",
     "pipeline/lock.py": "waits for another process",
-    "pipeline/meter.py": "what is shown while one waits, and curves",
-    "pipeline/saver.py": "when working checkpoints are written",
-    "pipeline/sanity.py": "refuses, or leaves no trace",
-    "pipeline/validation.py": "looks, and changes nothing of what is learned",
+    "pipeline/monitoring/meter.py": "what is shown while one waits, and curves",
+    "pipeline/models/saver.py": "when working checkpoints are written",
+    "pipeline/training/preflight.py": "refuses, or leaves no trace",
+    "pipeline/monitoring/validation.py": "looks, and changes nothing of what is learned",
     "pipeline/datasets/__init__.py": "names the fields of a sample",
     "fcn/__init__.py": "names, and IGNORE_LABEL, which the published labels fix; held to 255 below",
 }
@@ -82,7 +82,7 @@ HARMLESS_TO = {  # a stage, without what it is repeated for: modules
         f"pipeline/download/{name}.py": "the checksum in the profile decides which bytes arrive"
         for name in DOWNLOAD
     },
-    "shard": {"pipeline/place.py": "trains; the cluster's tasks know nothing of it"},
+    "shard": {"pipeline/distributed/rank.py": "trains; the cluster's tasks know nothing of it"},
     "evaluate": {
         f"pipeline/{name}.py": "gives the weights whose sha256 the file holds, or an error"
         for name in ("checkpoint", "model_file")
@@ -343,13 +343,13 @@ def test_a_void_pixel_is_255_as_in_every_published_label():
 
 def test_the_code_that_names_a_run_is_the_code_its_worker_runs():
     """A run's identity covers what dvc.yaml makes the stage depend on, or a resume would mix two versions."""
-    files = assigned("pipeline/driver.py", "DECIDES_RESULT")
-    keeps = {"pipeline/checkpoint.py"}  # saves and loads the same numbers, or fails
-    run = reached("pipeline/train.py") - set(HARMLESS) - set(HARMLESS_TO["train"]) - keeps
+    files = assigned("pipeline/training/driver.py", "DECIDES_RESULT")
+    keeps = {"pipeline/models/checkpoint.py"}  # saves and loads the same numbers, or fails
+    run = reached("pipeline/training/loop.py") - set(HARMLESS) - set(HARMLESS_TO["train"]) - keeps
     assert {file for file in run if not holds_a_docstring_alone(file)} == set(files)
     assert {dep for dep in STAGES[ids.index("train fcn32s")].deps if dep in FILES} - set(files) == keeps | {
         "stages/train.py",
-        "pipeline/driver.py",
+        "pipeline/training/driver.py",
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from fcn.model import FCN
-from pipeline import checkpoint
+from pipeline.models import checkpoint
 
 CLASSES = ["background", "disc", "square"]
 OPTIONS = {

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets import Sample
-from pipeline.datasets.files import (
+from pipeline.shards.labels import (
     check_key,
     read_bytes,
     read_ids,
     require_folder,
 )
+from pipeline.shards.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets.copying import copy as copy_folders
-from pipeline.datasets.files import decode_label, read_bytes, some
 from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
+from pipeline.shards.labels import decode_label, read_bytes, some
 
 LAYOUT = Layout("own", lists="splits", images="images", labels="masks", suffix=".png", decode=decode_label)
 FOLDERS = (LAYOUT.images, LAYOUT.labels, LAYOUT.lists)

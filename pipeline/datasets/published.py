@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.archive import extract
+from pipeline.download.archive import extract
 from pipeline.download.checksum import Checksum, digests
 from pipeline.errors import ArchiveError
 

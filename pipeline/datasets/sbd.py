@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.files import MAX_BYTES, REMEDY
 from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
+from pipeline.shards.labels import MAX_BYTES, REMEDY
 
 # train_noval holds none of VOC2012's val; train and val overlap it
 PUBLISHED_COUNTS = {"sbd/train": 8498, "sbd/val": 2857, "sbd/train_noval": 5623}

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.datasets import Sample, own, sbd, voc
-from pipeline.datasets.files import REMEDY
+from pipeline.datasets import own, sbd, voc
 from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
+from pipeline.shards.labels import REMEDY
+from pipeline.shards.sample import Sample
 
 # name in a profile: (how it is laid out, where its files lie under the raw folder)
 DATASETS: dict[str, tuple[Layout, Callable[[Path], Path]]] = {

@@ -6,8 +6,8 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/. Labels are palette PNGs whose i
 
 from pathlib import Path
 
-from pipeline.datasets.files import decode_label
 from pipeline.datasets.layout import Layout
+from pipeline.shards.labels import decode_label
 
 LAYOUT = Layout(
     "voc",

@@ -13,23 +13,23 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 CODE = Path(__file__).parent.parent.parent
-# What pipeline.segmenter runs: it goes with the model, which so can be loaded where this project is not
+# What pipeline.models.pyfunc runs: it goes with the model, which so can be loaded where this project is not
 SHIPPED = (
     "fcn/__init__.py",
-    "fcn/alexnet.py",
-    "fcn/features.py",
+    "fcn/backbones/alexnet.py",
+    "fcn/backbones/features.py",
     "fcn/geometry.py",
-    "fcn/googlenet.py",
-    "fcn/mobilenet.py",
+    "fcn/backbones/googlenet.py",
+    "fcn/backbones/mobilenet.py",
     "fcn/model.py",
     "fcn/pixels.py",
-    "fcn/resnet.py",
-    "fcn/vgg.py",
+    "fcn/backbones/resnet.py",
+    "fcn/backbones/vgg.py",
     "pipeline/__init__.py",
-    "pipeline/checkpoint.py",
+    "pipeline/models/checkpoint.py",
     "pipeline/errors.py",
-    "pipeline/model_file.py",
-    "pipeline/segmenter.py",
+    "pipeline/models/model_file.py",
+    "pipeline/models/pyfunc.py",
 )
 PACKAGES = (
     "numpy",
@@ -76,7 +76,7 @@ def save(folder: Path, path: Path) -> None:
     label = TensorSpec(np.dtype(np.uint8), (-1, -1))
     pyfunc.save_model(
         folder / "model",
-        loader_module="pipeline.segmenter",
+        loader_module="pipeline.models.pyfunc",
         data_path=str(folder / "net.pt"),
         code_paths=[str(folder / "code" / layer) for layer in ("fcn", "pipeline")],
         signature=ModelSignature(Schema([image]), Schema([label])),

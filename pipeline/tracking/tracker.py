@@ -21,7 +21,7 @@ from mlflow.entities import (
 )
 from mlflow.store.db import utils as database
 
-from pipeline import commit
+from pipeline import git
 from pipeline.tracking.models import log_model, logged_model
 from pipeline.tracking.outage import OUTAGE, in_words, is_down, warn, without_secrets
 from pipeline.tracking.points import last_step, named, send_points, send_scores
@@ -247,7 +247,7 @@ class Tracker:
 
 def git_tags(root: Path) -> dict[str, str]:
     """The commit the checkout is at and whether files differ from it; nothing outside a git checkout."""
-    found = commit.of(root)
+    found = git.of(root)
     if found is None:
         return {}
     # The first is MLflow's own name, which its UI shows as the run's version

@@ -1,0 +1,1 @@
+"""Ray: workers, nodes and jobs."""

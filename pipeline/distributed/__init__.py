@@ -1,0 +1,1 @@
+"""Training across workers; torch alone."""

@@ -1,0 +1,1 @@
+"""Which worker sees which pixels at which step."""

@@ -1,0 +1,51 @@
+"""The file a chain begins from: an ImageNet classifier's trunk, or random weights for small experiments."""
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+
+from fcn.backbones.imagenet import CONVERTERS
+from fcn.model import FCN
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.models import checkpoint
+
+
+def write_random(dest: Path, model: dict[str, Any], seed: int) -> None:
+    """Writes the trunk of FCN(**model) with the initial weights of its kind, drawn from the seed."""
+    torch.manual_seed(seed)
+    _write(dest, _net(model), f"random, seed {seed}")
+
+
+def write_pretrained(dest: Path, model: dict[str, Any], weights: Path) -> None:
+    """Writes the trunk of FCN(**model) with published weights; CheckpointError if they do not fit it."""
+    name = model["backbone"]
+    if name not in CONVERTERS:
+        raise CheckpointError(
+            f"no published weights can be cast into backbone {name!r}; known: {', '.join(CONVERTERS)}"
+        )
+    convert, pixels = CONVERTERS[name]
+    state, net = checkpoint.load_weights(weights), _net(model)
+    found = net.backbone.get_submodule("pixels").convention
+    if found != pixels:
+        raise CheckpointError(f"{weights} was trained on {pixels!r} pixels, model.pixels is {found!r}")
+    try:
+        net.backbone.load_state_dict(convert(state))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{weights} does not fit backbone {name!r} as the profile's model section describes it: "
+            f"{shorten(str(error), 400)}"
+        ) from error
+    _write(dest, net, weights.name)
+
+
+def _net(model: dict[str, Any]) -> FCN:
+    try:
+        return FCN(**model)
+    except ValueError as error:
+        raise ConfigError(f"the profile's model section: {error}") from error
+
+
+def _write(dest: Path, net: FCN, source: str) -> None:
+    checkpoint.save(dest, "backbone", {"source": source, "state_dict": dict(net.backbone.state_dict())})

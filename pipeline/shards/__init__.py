@@ -1,0 +1,1 @@
+"""Samples and the WebDataset tars that hold them."""

@@ -1,0 +1,78 @@
+"""The table of what was counted on each image, as a reader of Parquet meets it and as we read it back."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ResultError
+from pipeline.evaluation import per_image
+from pipeline.evaluation.per_image import PerImage
+
+ABOUT = {"classes": ["background", "disc", "square"], "border_width": 5, "net": "fcn8s"}
+KEYS = ("b", "a", "d", "c")
+
+
+def counts_of(keys=KEYS, seed: int = 0) -> np.ndarray:
+    """(N, 2, 3, 3) in which the number of right pixels is that of no other image."""
+    counts = np.random.default_rng(seed).integers(0, 2**40, (len(keys), 2, 3, 3))
+    counts[:, 0, 0] = np.array([ord(key) for key in keys])[:, None]
+    return counts
+
+
+def test_the_table_has_a_row_an_image_sorted_by_key_in_whole_numbers(tmp_path):
+    path = tmp_path / "metrics" / "fcn8s.parquet"
+    per_image.write(path, PerImage.sorted(KEYS, counts_of(), ABOUT))
+    table = pq.read_table(path)
+    assert table["key"].to_pylist() == ["a", "b", "c", "d"]
+    assert table["right"].to_pylist() == [[ord(key)] * 3 for key in "abcd"]
+    assert table["num_right"].to_pylist() == [3 * ord(key) for key in "abcd"]
+    assert table["num_valid"].to_pylist() == [sum(row) for row in table["label"].to_pylist()]
+    assert table["border_predicted"][1].as_py() == counts_of()[0, 1, 2].tolist()  # b is given first
+    assert {str(field.type).partition("<")[0] for field in table.schema} == {"string", "int64", "list"}
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    written = PerImage.sorted(KEYS, counts_of(), ABOUT)
+    per_image.write(tmp_path / "a.parquet", written)
+    found = per_image.read(tmp_path / "a.parquet")
+    assert (found.keys, found.about) == (("a", "b", "c", "d"), ABOUT)
+    assert found.counts.dtype == np.int64
+    assert np.array_equal(found.counts, written.counts)
+    assert np.array_equal(found.whole, written.counts[:, 0])
+    assert np.array_equal(found.border, written.counts[:, 1])
+
+
+def test_the_order_of_scoring_leaves_no_trace_in_the_files_bytes(tmp_path):
+    counts, back = counts_of(), [3, 1, 0, 2]
+    per_image.write(tmp_path / "a.parquet", PerImage.sorted(KEYS, counts, ABOUT))
+    shuffled = PerImage.sorted([KEYS[i] for i in back], counts[back], ABOUT)
+    per_image.write(tmp_path / "b.parquet", shuffled)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_the_digest_of_keys_is_that_of_a_list_file(tmp_path):
+    (tmp_path / "val.txt").write_text("2007_000033\n2007_000042\n")
+    expected = hashlib.sha256((tmp_path / "val.txt").read_bytes()).hexdigest()
+    assert per_image.digest_of_keys(["2007_000042", "2007_000033"]) == expected
+
+
+def test_a_file_that_is_missing_damaged_or_foreign_is_refused_in_one_sentence_with_remedy(tmp_path):
+    path = tmp_path / "a.parquet"
+    per_image.write(path, PerImage.sorted(KEYS, counts_of(), ABOUT))
+    whole = path.read_bytes()
+    foreign = tmp_path / "foreign.parquet"
+    pq.write_table(pa.table({"key": ["a"], "score": [0.5]}), foreign)
+    (tmp_path / "cut.parquet").write_bytes(whole[:-40])
+    at = len(whole) // 3
+    (tmp_path / "flipped.parquet").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    (tmp_path / "text.parquet").write_text("not a table")
+    fewer = PerImage.sorted(KEYS, counts_of(), ABOUT | {"classes": ["background", "disc"]})
+    per_image.write(tmp_path / "fewer.parquet", fewer)
+    for name in ("none", "foreign", "cut", "flipped", "text", "fewer"):
+        with pytest.raises(ResultError, match=rf"{name}\.parquet .*; run `dvc repro evaluate`$") as caught:
+            per_image.read(tmp_path / f"{name}.parquet")
+        assert "\n" not in str(caught.value)

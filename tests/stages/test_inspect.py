@@ -1,0 +1,182 @@
+"""stages/inspect.py and what stages/evaluate.py asks of a model: run in this process, on a drawn data set."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from fcn.model import FCN
+from pipeline.datasets import sbd, synthetic, voc
+from pipeline.errors import LeakError
+from pipeline.models import checkpoint
+from pipeline.shards.read import open_shards
+from pipeline.training import provenance
+from stages import evaluate, inspect, shard
+from tests.conftest import ROOT
+from tests.project_copy import yaml
+
+LEAKED = "voc_val_000001"
+REASON = "To see what a leak does to a score."
+FILES = {"inspection.json", "inspection.md", "inspection.png", "leaks.json", "leaks.md", "verdict.json"}
+
+
+def write_profile(root: Path, **data) -> None:
+    profile = yaml.load((ROOT / "profiles" / "sample.yaml").read_text("utf-8"))
+    profile["data"] |= data
+    with (root / "profiles" / "small.yaml").open("w") as file:
+        yaml.dump(profile, file)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """A project's root as after the download stage."""
+    root = tmp_path_factory.mktemp("drawn")
+    (root / "params.yaml").write_text("profile: small\n")
+    (root / "profiles").mkdir()
+    synthetic.draw(root / "data" / "small" / "raw", num_train=3, num_val=2, image_size=48, seed=1)
+    write_profile(root)
+    return root
+
+
+@pytest.fixture
+def root(drawn: Path, tmp_path: Path, monkeypatch) -> Path:
+    """The project, in which stages run; its tracking server is down."""
+    root = Path(shutil.copytree(drawn, tmp_path / "project"))
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return root
+
+
+def results(root: Path) -> dict:
+    folder = root / "data" / "small" / "inspection"
+    assert {path.name for path in folder.iterdir()} == FILES
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
+
+
+def leak(root: Path, name: str = LEAKED) -> None:
+    """Adds a validation image to what is trained on, under the same or another name."""
+    raw = root / "data" / "small" / "raw"
+    folder = sbd.root(raw)
+    shutil.copy(voc.root(raw) / "JPEGImages" / f"{LEAKED}.jpg", folder / "img" / f"{name}.jpg")
+    shutil.copy(folder / "cls" / "sbd_train_000000.mat", folder / "cls" / f"{name}.mat")
+    with (folder / "train.txt").open("a") as file:
+        file.write(f"{name}\n")
+
+
+def test_a_clean_data_set_passes_and_its_tables_stand_in_the_folder_and_in_the_log(root: Path, capsys):
+    shard.main()
+    inspect.main()
+    found = results(root)
+    assert found["verdict"] == {"leak": "none"}
+    assert found["leaks"]["leak"]["num_images"] == 0
+    assert (found["inspection"]["train"]["num_images"], found["inspection"]["val"]["num_images"]) == (3, 2)
+    said = capsys.readouterr()
+    for name in ("inspection", "leaks"):
+        assert (root / "data" / "small" / "inspection" / f"{name}.md").read_text("utf-8") in said.out
+    assert "kept in runs/small/.tracking" in said.err  # MLflow is down: a warning, no more
+    with Image.open(root / "data" / "small" / "inspection" / "inspection.png") as picture:
+        picture.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [(LEAKED, f"in train: {LEAKED};"), ("mine", f"in train: {LEAKED} (mine in train);")]
+)
+def test_an_image_in_train_and_val_is_refused_with_its_id_and_the_tables_are_there(root: Path, name, said):
+    leak(root, name)
+    shard.main()
+    with pytest.raises(LeakError, match=r"data\.splits\.train\.exclude") as error:
+        inspect.main()
+    assert said in str(error.value)
+    found = results(root)
+    assert found["verdict"] == {"leak": "refused"}
+    assert found["leaks"]["leak"] == {"num_images": 1, "id_in_train": {LEAKED: name}}
+
+
+def test_a_leak_that_is_allowed_passes_loudly_and_stands_in_mlflow_with_all_files(
+    root: Path, monkeypatch, capsys
+):
+    uri = f"sqlite:///{root / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    leak(root)
+    write_profile(root, allow_leak=[REASON])
+    shard.main()
+    inspect.main()
+    inspect.main()  # `dvc repro -f`: the same run again
+    assert f"warning: LEAK: 1 images of val are in train: {LEAKED}; allowed by" in capsys.readouterr().err
+    assert REASON in (root / "data" / "small" / "inspection" / "leaks.md").read_text("utf-8")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("fcn-small")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("data", "FINISHED")
+    assert (run.data.tags["leak"], run.data.tags["allow_leak"]) == ("allowed", REASON)
+    assert run.data.metrics["num_leaked"] == 1
+    assert run.data.metrics["train/num_images"] == 4
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == FILES - {"inspection.png"} | {"figures"}
+    digests = {split: open_shards(root / "data/small/shards" / split).digest for split in ("train", "val")}
+    inputs = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
+    assert {split: one.digest for split, one in inputs.items()} == {s: d[:36] for s, d in digests.items()}
+    assert inputs["train"].name == "small-train"
+
+
+def write_model(root: Path, split: str | None) -> None:
+    """A net that was trained on a split, or does not say on what."""
+    model = {
+        "backbone": "vgg16",
+        "padding": "tight",
+        "width": 1 / 64,
+        "fc6_kernel": 3,
+        "num_classes": 5,
+        "stride": 32,
+    }
+    content = {
+        "model": model,
+        "classes": list(synthetic.CLASSES),
+        "lineage": {"net": "fcn32s"},
+        "state_dict": FCN(**model).state_dict(),
+    }
+    if split:
+        content["trained_on"] = provenance.records(open_shards(root / "data/small/shards" / split), [])
+    checkpoint.save(root / "models" / "small" / "fcn32s.pt", "model", content)
+
+
+def test_evaluation_asks_the_model_file_alone_what_it_was_trained_on(root: Path, monkeypatch, capsys):
+    """Nothing is left of the training data but what the model says."""
+    shard.main()
+    write_model(root, "val")
+    monkeypatch.setattr(sys, "argv", ["evaluate", "fcn32s"])
+    with pytest.raises(
+        LeakError, match="2 images of val are in what fcn32s was trained on: voc_val_000000, voc_val_"
+    ):
+        evaluate.main()
+    assert not (root / "metrics").exists()
+    write_profile(root, allow_leak=[REASON])
+    evaluate.main()
+    assert f"allowed by data.allow_leak: {REASON}" in capsys.readouterr().err
+    metrics = root / "metrics" / "small" / "fcn32s.json"
+    assert json.loads(metrics.read_text("utf-8"))["num_leaked"] == 2
+    write_profile(root)
+    for split, number in (("train", 0), (None, None)):
+        write_model(root, split)
+        evaluate.main()
+        assert json.loads(metrics.read_text("utf-8"))["num_leaked"] == number
+    assert "fcn32s does not say all that it was trained on" in capsys.readouterr().err
+
+
+def test_bars_stand_beside_the_very_net_that_this_one_was_started_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "metrics" / "small" / "fcn16s.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"model_sha256": "ab", "class_iu": {}}))
+    lineage = {"parent": "fcn16s", "parent_sha256": "ab"}
+    assert evaluate._parent("small", lineage) == ("fcn16s", {"model_sha256": "ab", "class_iu": {}})
+    assert evaluate._parent("small", lineage | {"parent_sha256": "cd"}) is None  # trained anew since
+    assert evaluate._parent("small", {"parent": "backbone", "parent_sha256": "ab"}) is None
+    assert evaluate._parent("small", {"parent": "fcn32s", "parent_sha256": "ab"}) is None  # not scored
+    assert evaluate._parent("small", {}) is None

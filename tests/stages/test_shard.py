@@ -1,0 +1,135 @@
+"""stages/shard.py as a user runs it: killed, stopped with Ctrl-C, run again, sent to a bucket."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets import synthetic
+from pipeline.shards.read import open_shards
+from tests import s3_server
+from tests.small_shards import files_in
+from tests.stages.test_bad_input import edited, workplace
+
+__all__ = ["workplace"]
+NUM_TRAIN = 160
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw data that take seconds to shard."""
+    folder = tmp_path_factory.mktemp("big") / "raw"
+    synthetic.draw(folder, num_train=NUM_TRAIN, num_val=2, image_size=96, seed=1)
+    return folder
+
+
+@pytest.fixture
+def project(workplace: Path, big: Path) -> Path:
+    shutil.rmtree(workplace / "data" / "small" / "raw")
+    shutil.copytree(big, workplace / "data" / "small" / "raw")  # with the files' times
+    edited(workplace, "shards", "samples_per_shard", value=10)
+    return workplace
+
+
+def stage(root: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.shard"],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(root: Path) -> str:
+    process = stage(root)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def shards_of(root: Path) -> dict[str, dict[str, bytes]]:
+    return {split: files_in(root / "data" / "small" / "shards" / split) for split in ("train", "val")}
+
+
+def finished(root: Path) -> set[Path]:
+    return set((root / "data" / "small" / ".sharding" / "train" / "records").glob("*.parquet"))
+
+
+def wait_for(root: Path, process: subprocess.Popen[str], number: int) -> set[Path]:
+    while len(there := finished(root)) < number:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    return there
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_stage_that_was_ended_goes_on_to_the_same_bytes(project: Path, end: signal.Signals):
+    process = stage(project)
+    kept = wait_for(project, process, 3)
+    os.killpg(process.pid, end)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (-end if end == signal.SIGKILL else 130), output
+    assert "Traceback" not in output
+    assert not (project / "data" / "small" / "shards").exists()
+    times = {path: path.stat().st_mtime_ns for path in kept}
+    process = stage(project)
+    wait_for(project, process, len(kept) + 1)
+    assert {path: path.stat().st_mtime_ns for path in kept} == times
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    resumed = shards_of(project)
+    assert len(open_shards(project / "data" / "small" / "shards" / "train", split="train")) == NUM_TRAIN
+    assert list((project / "data" / "small" / ".sharding").iterdir()) == []
+    shutil.rmtree(project / "data" / "small" / "shards")
+    finish(project)
+    assert shards_of(project) == resumed
+
+
+@pytest.mark.slow
+def test_ray_workers_end_with_a_killed_stage_and_the_next_goes_on(project: Path):
+    edited(project, "run", "shard_workers", value=2)
+    process = stage(project)
+    kept = wait_for(project, process, 3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    finish(project)
+    resumed = shards_of(project)
+    assert len(kept) >= 3
+    shutil.rmtree(project / "data" / "small" / "shards")
+    edited(project, "run", "shard_workers", value=1)
+    finish(project)
+    assert shards_of(project) == resumed
+
+
+def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: Path):
+    finish(workplace)
+    here = shards_of(workplace)
+    elsewhere = workplace / "elsewhere"
+    edited(workplace, "shards", "destination", value=str(elsewhere))
+    finish(workplace)
+    for split, files in here.items():
+        folder = workplace / "data" / "small" / "shards" / split
+        assert files_in(elsewhere / "small" / split) == files
+        assert sorted(path.name for path in folder.iterdir()) == ["location", "manifest.parquet"]
+        assert open_shards(folder, split=split).folder == elsewhere / "small" / split
+    with s3_server.s3_server() as bucket:
+        edited(workplace, "shards", "destination", value=f"{bucket}/fcn/")
+        finish(workplace)
+        opened = open_shards(workplace / "data" / "small" / "shards" / "train", split="train")
+        assert opened.folder == f"{bucket}/fcn/small/train"
+        local = open_shards(elsewhere / "small" / "train")
+        assert [opened.read(i) for i in range(2)] == [local.read(i) for i in range(2)]
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli.main", "shards", "verify", f"{bucket}/fcn/small/val"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, f"{bucket}/fcn/small/val: whole\n"), done.stderr

@@ -1,0 +1,389 @@
+"""Ray is tested elsewhere: here the one worker runs in this process."""
+
+import copy
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline import spool, tracking
+from pipeline.cluster import ray_workers
+from pipeline.config import CHAIN, Profile
+from pipeline.datasets import synthetic
+from pipeline.distributed.rank import ALONE
+from pipeline.errors import CheckpointError
+from pipeline.models import backbone, checkpoint
+from pipeline.shards.sample import Sample
+from pipeline.shards.write import write_shards
+from pipeline.training import driver
+from pipeline.training.driver import make_job, train_net
+from pipeline.training.loop import train_worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Nets this small only lose time to more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    torch.set_flush_denormal(False)  # which train_worker sets for its process
+
+
+@pytest.fixture(scope="module")
+def values(request) -> dict[str, Any]:
+    """The sample profile, made tiny."""
+    values = YAML(typ="safe").load(request.config.rootpath / "profiles" / "sample.yaml")
+    values["model"] |= {"width": 1 / 64, "batch_norm": False}
+    values["train"] |= {"num_workers": 1, "batch_size": 2}
+    values["run"] = {"log_every": 1, "log_every_s": 0.0, "checkpoint_every": 2}
+    values["nets"] = {net: {"lr": 1e-3, "iterations": 4} for net in CHAIN}
+    return values
+
+
+@pytest.fixture
+def profile(values):
+    """The tiny profile with some values changed, given by dotted names."""
+
+    def make(changes: dict[str, Any] | None = None) -> Profile:
+        changed = copy.deepcopy(values)
+        for where, value in (changes or {}).items():
+            *sections, key = where.split(".")
+            section = changed
+            for name in sections:
+                section = section[name]
+            section[key] = value
+        return Profile.model_validate(changed)
+
+    return make
+
+
+def write_data(
+    root: Path,
+    seed: int,
+    classes=synthetic.CLASSES,
+    keys: str = "012",
+    profile: str = "tiny",
+    split: str = "train",
+) -> None:
+    def load(key: str) -> Sample:
+        image, label = synthetic.picture("sbd_train", int(key), 32, seed)
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG")
+        return Sample.checked(key, file.getvalue(), label)
+
+    dest = root / "data" / profile / "shards" / split
+    write_shards(list(keys), load, dest, split=split, classes=classes, samples_per_shard=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, values) -> Path:
+    root = tmp_path_factory.mktemp("template")
+    write_data(root, seed=1)
+    model = Profile.model_validate(values).model.arguments()
+    backbone.write_random(root / "models" / "tiny" / "backbone.pt", model, seed=1)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path, template, monkeypatch) -> Path:
+    """A project with training images and a backbone; its tracking server is down."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking.follower, "POLL_S", 0.05)
+    return Path(shutil.copytree(template, tmp_path / "project"))
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[str]:
+    """The names of the runs that were put on workers, which here is this process."""
+    names = []
+
+    def run_workers(worker, job, *, name, storage, num_workers, **_):
+        assert worker is train_worker
+        assert storage == job.folder.parent
+        assert storage.is_absolute()
+        assert num_workers == 1
+        names.append(name)
+        train_worker(job, ALONE)
+
+    monkeypatch.setattr(ray_workers, "run_workers", run_workers)
+    return names
+
+
+def identity(root: Path, profile: Profile, net: str = "fcn32s") -> str:
+    return make_job("tiny", profile, net, root).identity
+
+
+# The identity
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("nets.fcn32s.lr", 2e-3),
+        ("nets.fcn32s.iterations", 5),
+        ("train.batch_size", 3),
+        ("train.loss", "sum"),
+        ("train.optimizer", {"name": "sgd", "weight_decay": 1e-4}),
+        ("train.optimizer.weight_decay", 0.0),
+        ("train.optimizer.momentum", 0.99),
+        ("train.schedule", "fixed"),
+        ("train.sampling", "replacement"),
+        ("train.size_buckets", True),
+        ("train.transforms", {"mirror": True}),
+        ("train.precision", "bfloat16"),
+        ("train.seed", 1),
+        ("model.dropout", 0.4),
+        ("model.padding", "reference"),
+        ("model.learn_upscore", True),
+    ],
+)
+def test_what_changes_the_result_changes_the_runs_name(root, profile, where, value):
+    assert identity(root, profile({where: value})) != identity(root, profile())
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("run.log_every", 7),
+        ("run.validate_every", 2),
+        ("train.num_workers", 2),
+        ("train.accumulation", 2),
+        ("run.checkpoint_every", 7),
+        ("run.loader_workers", 3),
+        ("run.max_failures", 9),
+        ("nets.fcn8s.lr", 1.0),
+        ("evaluate.num_figures", 1),
+    ],
+)
+def test_what_does_not_change_the_result_keeps_the_runs_name(root, profile, where, value):
+    assert identity(root, profile({where: value})) == identity(root, profile())
+
+
+def test_other_images_another_parent_and_other_code_change_the_runs_name(
+    root, profile, monkeypatch, tmp_path
+):
+    names = {identity(root, profile())}
+    write_data(root, seed=2)
+    names.add(identity(root, profile()))
+    backbone.write_random(root / "models" / "tiny" / "backbone.pt", profile().model.arguments(), seed=2)
+    names.add(identity(root, profile()))
+    code = tmp_path / "code"
+    for name in driver.DECIDES_RESULT:
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(driver.CODE / name, code / name)
+    monkeypatch.setattr(driver, "CODE", code)
+    assert identity(root, profile()) in names  # the same code elsewhere
+    (code / "fcn" / "loss.py").write_text("# changed\n" + (code / "fcn" / "loss.py").read_text())
+    names.add(identity(root, profile()))
+    assert len(names) == 4
+    assert all(name.startswith("fcn32s-") for name in names)
+
+
+def test_who_made_a_parent_and_where_does_not_change_the_runs_name_but_its_weights_do(root, profile, started):  # noqa: ARG001
+    path = train_net("tiny", profile(), "fcn32s", root)
+    name = identity(root, profile(), "fcn16s")
+    content, digest = checkpoint.load(path, "model")
+    elsewhere = {"git": {"git_commit": "c0ffee"}, "hardware": {"cpus": 99}}
+    moved = content["lineage"] | {"parent_sha256": "0" * 64}
+    assert checkpoint.save(path, "model", content | {"origin": elsewhere, "lineage": moved}) != digest
+    assert identity(root, profile(), "fcn16s") == name
+    content["state_dict"]["score_fr.bias"] += 1
+    checkpoint.save(path, "model", content)
+    assert identity(root, profile(), "fcn16s") != name
+
+
+# The job
+
+
+def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
+    job = make_job("tiny", profile(), "fcn32s", root)
+    assert job.model == profile().model.arguments() | {"num_classes": 5, "stride": 32}
+    assert (job.lr, job.iterations, job.batch_size, job.optimizer) == (1e-3, 4, 2, "adamw")
+    assert job.parent == root / "models" / "tiny" / "backbone.pt"
+    assert job.folder == root / "runs" / "tiny" / job.identity
+    assert all(path.is_absolute() for path in (job.parent, job.shards, job.folder))
+    digest = checkpoint.load(job.parent, "backbone")[1]
+    assert job.lineage["parent_sha256"] == digest
+    assert (job.lineage["net"], job.lineage["parent"]) == ("fcn32s", "backbone")
+
+
+def test_a_job_knows_the_commit_of_the_code_without_a_say_in_its_name(root, profile, monkeypatch):
+    bare = make_job("tiny", profile(), "fcn32s", root)
+    tags = {"git_commit": "c0ffee", "git_dirty": "false", "mlflow.source.git.commit": "c0ffee"}
+    monkeypatch.setattr(driver.tracking, "git_tags", lambda _: tags)
+    job = make_job("tiny", profile(), "fcn32s", root)
+    assert (bare.git, job.git) == ({}, {"git_commit": "c0ffee", "git_dirty": "false"})
+    assert job.identity == bare.identity
+
+
+def test_with_the_batch_rule_a_job_follows_the_run_of_one_image_a_step(root, profile):
+    changes = {
+        "train.batch_rule": True,
+        "train.batch_size": 8,
+        "nets.fcn32s": {"lr": 1e-10, "iterations": 100},
+    }
+    changes["train.optimizer"] = {"name": "sgd", "momentum": 0.99, "weight_decay": 5e-4}
+    job = make_job("tiny", profile(changes), "fcn32s", root)
+    assert job.lr == pytest.approx(61.8e-10, rel=1e-3)
+    assert job.momentum == pytest.approx(0.9227, rel=1e-4)
+    assert job.iterations == 13  # of 8 images: as many as 100 of one, rounded up
+    plain = make_job("tiny", profile(changes | {"train.batch_rule": False}), "fcn32s", root)
+    assert (plain.lr, plain.momentum, plain.iterations) == (1e-10, 0.99, 100)
+
+
+def test_nets_learned_all_at_once_start_from_the_backbone(root, profile, started):
+    at_once = profile({"model.at_once": True})
+    job = make_job("tiny", at_once, "fcn8s", root)
+    assert job.parent == root / "models" / "tiny" / "backbone.pt"
+    assert job.lineage["parent"] == "backbone"
+    train_net("tiny", at_once, "fcn8s", root)
+    assert started == [job.identity]
+
+
+def test_shards_of_other_classes_than_the_profile_says_are_refused(root, profile):
+    write_data(root, seed=1, classes=("background", "a", "b", "c", "d"))
+    with pytest.raises(CheckpointError, match=r"has classes background, a, .* says background, disc"):
+        make_job("tiny", profile(), "fcn32s", root)
+
+
+def test_a_net_whose_parent_is_not_trained_yet_is_refused(root, profile):
+    with pytest.raises(CheckpointError, match=r"fcn32s\.pt is missing; `dvc repro` makes it"):
+        make_job("tiny", profile(), "fcn16s", root)
+
+
+# Runs
+
+
+def test_the_chain_is_trained_link_by_link_and_each_model_names_its_parent(root, profile, started):
+    digests = {}
+    for net in CHAIN:
+        path = train_net("tiny", profile(), net, root)
+        assert path == root / "models" / "tiny" / f"{net}.pt"
+        content, digests[net] = checkpoint.load(path, "model")
+        assert content["lineage"]["net"] == net
+        assert content["classes"] == list(synthetic.CLASSES)
+        assert content["model"]["stride"] == int(net[3:-1])
+    assert content["lineage"]["parent_sha256"] == digests["fcn16s"]
+    assert content["lineage"]["chain"] == started[0]
+    assert [name.split("-")[0] for name in started] == list(CHAIN)
+
+
+def test_a_model_says_what_it_was_trained_on_and_its_parents_too(root, profile, started):  # noqa: ARG001
+    def images(net: str) -> list[list[str]]:
+        content, _ = checkpoint.load(train_net("tiny", profile(), net, root), "model")
+        return [record["keys"] for record in content["trained_on"]]
+
+    assert images("fcn32s") == [["0", "1", "2"]]
+    assert images("fcn16s") == [["0", "1", "2"]]
+    shutil.rmtree(root / "data")
+    write_data(root, seed=2, keys="34")
+    assert images("fcn8s") == [["3", "4"], ["0", "1", "2"]]
+
+
+def test_a_finished_run_is_trained_anew_to_the_same_weights(root, profile, started):
+    path = train_net("tiny", profile(), "fcn32s", root)
+    folder = root / "runs" / "tiny" / started[0]
+    first, attempt = path.read_bytes(), (folder / "attempt").read_text()
+    path.unlink()
+    train_net("tiny", profile(), "fcn32s", root)
+    assert started == [folder.name] * 2
+    assert path.read_bytes() == first
+    assert (folder / "attempt").read_text() != attempt  # a run of its own in MLflow
+    assert [point.step for point in spool.read(folder / "curves.jsonl", -1)] == [1, 2, 3, 4]
+    assert len((folder / "curves.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_trained_run_whose_driver_died_is_only_handed_over(root, profile, started):
+    path = train_net("tiny", profile(), "fcn32s", root)
+    folder = root / "runs" / "tiny" / started[0]
+    expected, attempt = path.read_bytes(), (folder / "attempt").read_text()
+    path.unlink()
+    (folder / "finished").unlink()
+    train_net("tiny", profile(), "fcn32s", root)
+    assert len(started) == 1
+    assert path.read_bytes() == expected
+    assert (folder / "finished").exists()
+    assert (folder / "attempt").read_text() == attempt
+
+
+def test_a_damaged_final_model_is_made_again_from_the_last_checkpoint(root, profile, started, capsys):
+    path = train_net("tiny", profile(), "fcn32s", root)
+    folder = root / "runs" / "tiny" / started[0]
+    expected = checkpoint.load(path, "model")[1]
+    (folder / "finished").unlink()
+    final = bytearray((folder / "final.pt").read_bytes())
+    final[len(final) // 2] ^= 1
+    (folder / "final.pt").write_bytes(final)
+    capsys.readouterr()
+    train_net("tiny", profile(), "fcn32s", root)
+    assert len(started) == 2
+    assert "going on from step 4" in capsys.readouterr().out
+    assert checkpoint.load(path, "model")[1] == expected
+
+
+def test_a_run_that_was_stopped_goes_on_under_the_same_name_and_attempt(root, profile, started, monkeypatch):
+    working = ray_workers.run_workers
+
+    def killed(worker, job, **settings):
+        working(worker, job, **settings)
+        (job.folder / "final.pt").unlink()
+        (job.folder / "step-00000004.pt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_workers, "run_workers", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_net("tiny", profile(), "fcn32s", root)
+    folder = root / "runs" / "tiny" / started[0]
+    assert not (root / "models" / "tiny" / "fcn32s.pt").exists()
+    attempt = (folder / "attempt").read_text()
+    train_net("tiny", profile(), "fcn32s", root)
+    assert started == [folder.name] * 2
+    assert (folder / "attempt").read_text() == attempt
+
+
+def test_an_attempt_that_was_not_written_whole_is_named_anew(tmp_path):
+    (tmp_path / "attempt").touch()
+    name = driver._attempt(tmp_path)
+    assert len(name) == 16
+    assert driver._attempt(tmp_path) == name
+
+
+@pytest.mark.usefixtures("started")
+def test_a_model_is_trained_though_the_tracking_server_is_down(root, profile, capsys):
+    train_net("tiny", profile(), "fcn32s", root)
+    lines = capsys.readouterr().err.splitlines()
+    warnings = [line for line in lines if line.startswith("warning: tracking: ")]
+    assert warnings[-1].endswith("is kept in runs/tiny/.tracking, and `fcn tracking replay` sends it")
+
+
+def test_a_model_is_trained_though_the_tracking_database_is_damaged(root, profile, started, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (root / "mlflow.db").write_bytes(b"no database" * 1000)
+    assert train_net("tiny", profile(), "fcn32s", root).exists()
+    assert len(started) == 1
+
+
+def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, started, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    allowed = profile({"data.allow_leak": ["A leak on purpose."]})
+    path = train_net("tiny", allowed, "fcn32s", root)
+    (root / "runs" / "tiny" / started[0] / "finished").unlink()
+    train_net("tiny", allowed, "fcn32s", root)  # as after a driver that died at the very end
+    client = tracking.Tracker("tiny", root).client
+    (run,) = client.search_runs([client.get_experiment_by_name("fcn-tiny").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("fcn32s", "FINISHED")
+    points = client.get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in points] == [1, 2, 3, 4]
+    assert run.data.params["train.optimizer.name"] == "adamw"
+    assert (run.data.params["lr"], run.data.params["iterations"]) == ("0.001", "4")
+    assert run.data.tags["model_sha256"] == checkpoint.load(path, "model")[1]
+    assert run.data.tags["identity"] == started[0]
+    assert run.data.tags["allow_leak"] == "A leak on purpose."
