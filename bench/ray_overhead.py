@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from pipeline import config, spool
+from pipeline import config
 from pipeline.cluster import ray_workers
+from pipeline.curves import read_points
 from pipeline.distributed.rank import Place
 from pipeline.monitoring.meter import CURVES
 from pipeline.training.driver import make_job
@@ -69,7 +70,7 @@ def with_ray(job: Any, world: int) -> None:
 
 
 def steps_per_s(job: Any) -> float:
-    points = spool.read(job.folder / CURVES, after_step=0)
+    points = read_points(job.folder / CURVES, after_step=0)
     return (points[-1].step - points[0].step) / (points[-1].time_ms - points[0].time_ms) * 1000
 
 

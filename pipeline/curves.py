@@ -1,48 +1,95 @@
-"""A net's training curve as a result: curves/<profile>/<net>.json, which figures, the report and `dvc plots` read.
+"""Training curves: JSON lines while a net trains, and one JSON file as its result.
 
-Loss, learning rate and scores on the way, without what depends on the machine: the same run gives the same file.
+Training appends points to a file, so a tracking server that is slow or down costs training nothing. The result,
+curves/<profile>/<net>.json, leaves out what depends on the machine: the same run gives the same file.
 """
 
 import json
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+from pipeline import files
 from pipeline.errors import ResultError
-from pipeline.spool import Point
 
 REMEDY = "run `dvc repro train`"
-KEPT = ("loss", "lr", "val_mean_iu", "val_pixel_acc")
+RESULT_NAMES = ("loss", "lr", "val_mean_iu", "val_pixel_acc")
+
+
+class Point(NamedTuple):
+    """One point of a curve.
+
+    step: of the run, from 1.
+    time_ms: milliseconds since the epoch.
+    values: by metric name.
+    """
+
+    step: int
+    time_ms: int
+    values: dict[str, float]
+
+
+def append_point(path: Path, step: int, values: Mapping[str, float]) -> None:
+    """Append a point as one JSON line, with one write, so that a reader never sees two half lines mixed."""
+    line = json.dumps([step, time.time_ns() // 1_000_000, dict(values)]) + "\n"
+    with path.open("ab+") as file:
+        if file.tell() and not _ends_a_line(file):  # a kill cut the last one short
+            line = "\n" + line
+        file.write(line.encode())
+
+
+def read_points(path: Path, after_step: int = -1) -> list[Point]:
+    """Return the points of later steps in order, each step once; a resumed run repeats steps after its checkpoint."""
+    points: dict[int, Point] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):  # else still being written
+                try:
+                    point = Point(*json.loads(line))
+                except json.JSONDecodeError:  # cut short by a kill; the resumed run measured it again
+                    continue
+                if point.step > after_step:
+                    points.setdefault(point.step, point)
+    return sorted(points.values())
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """parent: the net it started from, or "backbone".   points: by step, each {"step": 10, "loss": 1.2, "lr": ...}."""
+    """A net's training curve.
+
+    net: its name.
+    parent: the net it started from, or "backbone".
+    points: by step, each {"step": 10, "loss": 1.2, "lr": ...}.
+    """
 
     net: str
     parent: str
     points: tuple[dict[str, float], ...]
 
     def of(self, name: str) -> tuple[list[float], list[float]]:
-        """(steps, values) of the points that have this value; both empty if none has."""
+        """Return (steps, values) of the points that have this value; both are empty if none has."""
         points = [point for point in self.points if name in point]
         return [point["step"] for point in points], [point[name] for point in points]
 
 
-def write(path: Path, net: str, parent: str, measured: Iterable[Point]) -> None:
-    """Writes the file whole or not at all. What a point lacks is null: `dvc plots` wants all alike."""
+def write_curve(path: Path, net: str, parent: str, measured: Iterable[Point]) -> None:
+    """Write the result file. A missing value becomes null, because `dvc plots` wants the same keys in all points."""
     measured = list(measured)
-    names = [name for name in KEPT if any(name in point.values for point in measured)]
+    names = [name for name in RESULT_NAMES if any(name in point.values for point in measured)]
     points = [{"step": point.step} | {name: point.values.get(name) for name in names} for point in measured]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    values = {"net": net, "parent": parent, "points": points}
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    files.write_json(path, {"net": net, "parent": parent, "points": points})
 
 
-def read(path: Path) -> Curve:
-    """What `write` wrote; ResultError if the file is missing, damaged or another program's."""
+def read_curve(path: Path) -> Curve:
+    """Read what `write_curve` wrote. Raises ResultError if the file is missing, damaged or of another program."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         points = tuple(
@@ -55,4 +102,4 @@ def read(path: Path) -> Curve:
     except FileNotFoundError:
         raise ResultError(f"{path} is missing; {REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultError(f"{path} holds no curve that can be read ({error}); {REMEDY}") from error
+        raise ResultError(f"{path} is not a readable training curve ({error}); {REMEDY}") from error

@@ -13,7 +13,8 @@ import torch
 
 from fcn.averaging import Averaging, average_probability
 from fcn.model import FCN
-from pipeline import config, curves, paths, tracking
+from pipeline import config, paths, tracking
+from pipeline.curves import Curve, read_curve
 from pipeline.distributed.rank import Place
 from pipeline.errors import exit_cleanly
 from pipeline.evaluation import per_image, scoring
@@ -107,10 +108,10 @@ def _count(
     )
 
 
-def _curve(profile_name: str, net: str) -> curves.Curve | None:
+def _curve(profile_name: str, net: str) -> Curve | None:
     path = paths.curve(profile_name, net)
     if path.exists():
-        return curves.read(path)
+        return read_curve(path)
     print(f"no {path}: {net} was trained elsewhere, and no curve is drawn", flush=True)
     return None
 

@@ -1,6 +1,7 @@
 """Puts the nets' scores and pictures side by side in reports/<profile>, beside what was published, and prints them."""
 
-from pipeline import config, curves, paths
+from pipeline import config, paths
+from pipeline.curves import read_curve
 from pipeline.errors import exit_cleanly
 from pipeline.evaluation import compare, confusion
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -19,7 +20,7 @@ def main() -> None:
         results=results,
         scores=compare.score_table(results),
         differences=compare.difference_table(results, bootstrap),
-        curves=[curves.read(paths.curve(profile_name, net)) for net in config.CHAIN],
+        curves=[read_curve(paths.curve(profile_name, net)) for net in config.CHAIN],
         confusions=[confusion.read(folder / confusion.FILE) for folder in figures.values()],
         galleries=[gallery.read(folder / gallery.FOLDER) for folder in figures.values()],
         inspection=paths.inspection(profile_name),

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline import spool
 from pipeline.config.job import Job
+from pipeline.curves import append_point
 from pipeline.distributed.rank import Place
 from pipeline.errors import UserError
 from pipeline.shards.dataset import Batch
@@ -120,7 +120,7 @@ class Meter:
                 "data_wait": self.point.waited_s / self.point.elapsed_s,
                 "memory_gb": peak_memory_gb(self.place.device),
             }
-            spool.append(self.job.folder / CURVES, done, values | dict(scores))
+            append_point(self.job.folder / CURVES, done, values | dict(scores))
             self.point = Stretch()
 
     def _line(self, done: int) -> str:

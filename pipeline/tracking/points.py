@@ -7,7 +7,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from pipeline import spool
+from pipeline.curves import read_points
 
 MAX_METRICS = 1000  # MLflow's limit for one call
 
@@ -19,7 +19,7 @@ def send_scores(client: MlflowClient, run_id: str, scores: Sequence[Metric]) -> 
 
 def send_points(client: MlflowClient, run_id: str, curves: Path, after_step: int) -> tuple[int, int]:
     """Sends the points of later steps, whole ones in each call; their number, and the last step that is there now."""
-    points = spool.read(curves, after_step)
+    points = read_points(curves, after_step)
     number = len(points)
     while points:
         fit = max(1, MAX_METRICS // max(len(point.values) for point in points))

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from fcn.optim import batch_rule
-from pipeline import curves, paths, spool, tracking
+from pipeline import paths, tracking
 from pipeline.cluster import ray_workers
 from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.config.job import Job
+from pipeline.curves import read_points, write_curve
 from pipeline.errors import CheckpointError
+from pipeline.files import lock
 from pipeline.loading.transforms import Transforms
-from pipeline.lock import only_one
 from pipeline.models import checkpoint
 from pipeline.monitoring.meter import CURVES, STOP
 from pipeline.shards.read import open_shards
@@ -71,7 +72,7 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
     checkpoint; it then ends in KeyboardInterrupt.
     """
     job = make_job(profile_name, profile, net, root)
-    with only_one(job.folder.with_suffix(".driver.lock"), f"trains {net} already") as has_waited:
+    with lock(job.folder.with_suffix(".driver.lock"), f"trains {net} already") as has_waited:
         tracker = tracking.Tracker(profile_name, root)
         # Whom we waited for may have finished what we were started for
         if (job.folder / FINISHED).exists() and not has_waited:
@@ -96,8 +97,8 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
                 _run(job, profile)
         model = root / paths.model(profile_name, net)
         digest = _hand_over(job.folder / FINAL, model)
-        points = spool.read(job.folder / CURVES, after_step=-1)
-        curves.write(root / paths.curve(profile_name, net), net, job.lineage["parent"], points)
+        points = read_points(job.folder / CURVES, after_step=-1)
+        write_curve(root / paths.curve(profile_name, net), net, job.lineage["parent"], points)
         tags = {"model_sha256": digest, **{key: str(value) for key, value in job.lineage.items()}}
         if profile.data.allow_leak:
             tags["allow_leak"] = "; ".join(profile.data.allow_leak)

@@ -20,8 +20,8 @@ from pipeline.distributed.batch_norm import across_workers, set_training
 from pipeline.distributed.gradients import exchanging
 from pipeline.distributed.rank import Place
 from pipeline.errors import CheckpointError, UserError
+from pipeline.files import lock
 from pipeline.loading.loader import Stream, loader
-from pipeline.lock import only_one
 from pipeline.models import checkpoint
 from pipeline.models.saver import Saver
 from pipeline.monitoring.meter import Meter
@@ -104,7 +104,7 @@ def only_writer(job: Job, place: Place) -> AbstractContextManager[object]:
     """For the first worker: no other process writes to the run's folder, such as one whose driver was killed."""
     if not place.is_first:
         return nullcontext()
-    return only_one(job.folder.with_suffix(".worker.lock"), "writes this run's checkpoints", PATIENCE_S)
+    return lock(job.folder.with_suffix(".worker.lock"), "writes this run's checkpoints", PATIENCE_S)
 
 
 def start_model(job: Job) -> FCN:

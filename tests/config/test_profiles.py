@@ -6,8 +6,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline import spool
 from pipeline.config import CHAIN, Profile
+from pipeline.curves import read_points
 from pipeline.distributed.rank import ALONE
 from pipeline.models import backbone
 from pipeline.training import driver
@@ -46,7 +46,7 @@ def test_a_profiles_first_two_steps_train(tmp_path, name):
     job.folder.mkdir(parents=True)
     before = start_model(job).state_dict()
     train_worker(job, ALONE)
-    first, second = spool.read(job.folder / "curves.jsonl", -1)
+    first, second = read_points(job.folder / "curves.jsonl", -1)
     assert first.values["loss"] == pytest.approx(math.log(5), rel=1e-2)  # scores begin at zero
     assert math.isfinite(second.values["loss"])
     after = torch.load(job.folder / "final.pt", weights_only=True)["content"]["state_dict"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline import spool
+from pipeline.curves import read_points
 from pipeline.distributed.rank import ALONE
 from pipeline.monitoring import meter
 from pipeline.monitoring.meter import CURVES, STOP, Meter
@@ -81,7 +81,7 @@ def test_a_line_tells_step_loss_rate_wait_and_time_left(tmp_path, capsys, clock)
 def test_a_point_of_the_curves_has_loss_rate_wait_and_memory(tmp_path, clock):
     watch = make(tmp_path)
     run(watch, clock, range(1, 21), 0.5)
-    first, second = spool.read(tmp_path / CURVES, -1)
+    first, second = read_points(tmp_path / CURVES, -1)
     assert (first.step, second.step) == (10, 20)
     assert first.values | {"memory_gb": 0} == {
         "loss": 1.0,
@@ -100,7 +100,7 @@ def test_scores_stand_in_the_point_of_their_step(tmp_path):
     assert watch.is_due(7)
     watch.look(7)
     watch.show(7, {"val_mean_iu": 0.5})
-    (point,) = spool.read(tmp_path / CURVES, -1)
+    (point,) = read_points(tmp_path / CURVES, -1)
     assert (point.step, point.values["loss"], point.values["val_mean_iu"]) == (7, 2.0, 0.5)
 
 

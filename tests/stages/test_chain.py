@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 
 from fcn.model import FCN
-from pipeline import curves
+from pipeline.curves import read_curve
 from pipeline.evaluation import per_image
 from pipeline.models import checkpoint
 from pipeline.report import gallery
@@ -56,7 +56,7 @@ def test_every_net_is_trained_and_scored(project):
         right, label, _ = images.whole.sum((0, 2)).tolist()
         assert scores["pixel_acc"] == right / label
         assert len(images.keys) == 2
-        curve = curves.read(project.folder / "curves" / "tiny" / f"{net}.json")
+        curve = read_curve(project.folder / "curves" / "tiny" / f"{net}.json")
         assert curve.of("loss")[0] == [1, 2, 3, 4]
         assert curve.parent == CHAIN[max(0, CHAIN.index(net) - 1)] or curve.parent == "backbone"
         shown = gallery.read(project.folder / "figures" / "tiny" / net / "gallery")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from pipeline import spool
+from pipeline.curves import append_point
 from pipeline.datasets import synthetic
 from pipeline.report import plots
 from pipeline.report.gallery import Seen
@@ -27,7 +27,7 @@ def log_net(tracker: Tracker, net: str, parent: str) -> None:
     curves = root / "runs" / tracker.profile / net / "curves.jsonl"
     curves.parent.mkdir(parents=True)
     for step in range(10, 110, 10):
-        spool.append(curves, step, {"loss": CHAIN[net] / step, "lr": 1e-3})
+        append_point(curves, step, {"loss": CHAIN[net] / step, "lr": 1e-3})
     training = tracker.record(
         "training",
         net,

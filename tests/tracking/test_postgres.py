@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import spool
+from pipeline.curves import append_point
 from pipeline.tracking import Follower, Tracker, register
 from tests.mlflow_server import Server
 from tests.postgres import PASSWORD, QUOTED, needs_postgres, postgres
@@ -44,7 +44,7 @@ def log_all(tracker: Tracker) -> None:
     curves = root / "runs" / "a" / "curves.jsonl"
     curves.parent.mkdir(parents=True)
     for step in range(1, 701):
-        spool.append(curves, step, {"loss": 1 / step, "lr": 0.1})
+        append_point(curves, step, {"loss": 1 / step, "lr": 0.1})
     write_model(root / "model.pt")
     record = tracker.record(
         "training", "fcn8s", "fcn.attempt", "a", params={"lr": 0.1}, datasets={"train": "t"}, curves=curves

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run, ViewType
 
-from pipeline import spool
 from pipeline.cli import main
+from pipeline.curves import append_point
 from pipeline.errors import ResultError
 from pipeline.tracking import Follower, Tracker, follower, replay
 from tests.mlflow_server import Server, write_database
@@ -79,7 +79,7 @@ def train(tracker: Tracker, attempt: str = "a", model: Path | None = None) -> li
     with following:
         for step in STEPS:
             before = time.perf_counter()
-            spool.append(curves, step, {"loss": 100 / step, "lr": 0.1})
+            append_point(curves, step, {"loss": 100 / step, "lr": 0.1})
             delays.append(time.perf_counter() - before)
             time.sleep(0.03)
     tracker.log(following.record, {}, {"model_sha256": f"digest of {attempt}", "chain": "c"}, model=model)
@@ -181,7 +181,7 @@ def test_a_server_that_dies_in_mid_run_and_comes_back_has_all_of_it_without_a_re
     following = Follower(tracker, record)
     with following:
         for step in STEPS:
-            spool.append(curves, step, {"loss": 100 / step, "lr": 0.1})
+            append_point(curves, step, {"loss": 100 / step, "lr": 0.1})
             if step == 20:
                 wait_for(lambda: following._step == 20)
                 server.kill()
@@ -251,7 +251,7 @@ def test_curves_of_a_run_that_is_trained_again_are_not_lost(tracker, proxy):
     tracker.shelf.keep_curves(folder)
     shutil.rmtree(folder)
     folder.mkdir()
-    spool.append(folder / "curves.jsonl", 10, {"loss": -1.0})  # of the next attempt
+    append_point(folder / "curves.jsonl", 10, {"loss": -1.0})  # of the next attempt
     proxy.suffers("")
     assert replayed(tracker) == ["5 points"]
     loss = tracker.client.get_metric_history(only_run(tracker).info.run_id, "loss")
@@ -262,7 +262,7 @@ def test_a_run_that_was_killed_has_its_curves_after_a_replay_and_is_not_said_to_
     curves = curves_of(tracker, "a")
     record = tracker.record("training", "fcn8s", "fcn.attempt", "a", params={}, datasets={}, curves=curves)
     Follower(tracker, record)
-    spool.append(curves, 1, {"loss": 1.0})
+    append_point(curves, 1, {"loss": 1.0})
     assert replayed(tracker) == ["1 points; it has not ended"]
     assert replayed(tracker) == ["nothing new; it has not ended"]
     assert only_run(tracker).info.status == "RUNNING"

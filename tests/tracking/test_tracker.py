@@ -14,7 +14,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from pipeline import spool
+from pipeline.curves import append_point
 from pipeline.tracking import Follower, Tracker, follower, git_tags
 from pipeline.tracking.points import last_step
 from pipeline.tracking.record import Record
@@ -103,7 +103,7 @@ def test_no_point_is_lost_or_doubled_while_the_server_is_away_comes_dies_and_com
 
     def append(step: int) -> None:
         before = time.perf_counter()
-        spool.append(curves, step, {"loss": 100 / step, "lr": 0.1})
+        append_point(curves, step, {"loss": 100 / step, "lr": 0.1})
         delays.append(time.perf_counter() - before)
 
     warnings = []
@@ -157,12 +157,12 @@ def test_there_is_one_run_for_an_attempt_however_often_it_is_started_again(track
 def test_a_driver_started_again_adds_only_the_points_that_are_missing(tracker, root, monkeypatch):
     curves = root / "curves.jsonl"
     for step in (1, 2, 3):
-        spool.append(curves, step, {"loss": float(step)})
+        append_point(curves, step, {"loss": float(step)})
     first = Follower(tracker, training(tracker, curves))
     first.catch_up()
     first.catch_up()
     for step in (3, 4):  # step 3 was measured again after the checkpoint of step 2
-        spool.append(curves, step, {"loss": float(step)})
+        append_point(curves, step, {"loss": float(step)})
     real, sent = tracker.client.log_batch, []
 
     def log_batch(run_id, metrics=(), **others):
@@ -178,7 +178,7 @@ def test_a_driver_started_again_adds_only_the_points_that_are_missing(tracker, r
 def test_a_curve_longer_than_one_call_takes_arrives_whole(tracker, root):
     curves = root / "curves.jsonl"
     for step in range(700):
-        spool.append(curves, step, {"loss": step / 2, "lr": 0.1, "images_per_s": 5.0})
+        append_point(curves, step, {"loss": step / 2, "lr": 0.1, "images_per_s": 5.0})
     following = Follower(tracker, training(tracker, curves, "long"))
     run_id = following.catch_up()
     assert history(tracker, run_id, "loss") == [(step, step / 2) for step in range(700)]
@@ -193,7 +193,7 @@ def test_points_whose_receipt_was_lost_are_there_once(tracker, root, monkeypatch
     following = Follower(tracker, training(tracker, curves, "lost receipt"))
     following.catch_up()
     for step in (1, 2):
-        spool.append(curves, step, {"loss": 0.5})
+        append_point(curves, step, {"loss": 0.5})
     real = tracker.client.log_batch
 
     def log_batch(*arguments, **keywords):
@@ -380,7 +380,7 @@ def test_a_sick_server_is_warned_of_and_stops_nothing(tmp_path, monkeypatch, cap
             return bool("".join(err))
 
         with following:
-            spool.append(curves, 1, {"loss": 1.0})
+            append_point(curves, 1, {"loss": 1.0})
             wait_for(is_warned)
         is_warned()
         tracker.log(following.record, {}, {})

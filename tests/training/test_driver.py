@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline import spool, tracking
+from pipeline import tracking
 from pipeline.cluster import ray_workers
 from pipeline.config import CHAIN, Profile
+from pipeline.curves import read_points
 from pipeline.datasets import synthetic
 from pipeline.distributed.rank import ALONE
 from pipeline.errors import CheckpointError
@@ -296,7 +297,7 @@ def test_a_finished_run_is_trained_anew_to_the_same_weights(root, profile, start
     assert started == [folder.name] * 2
     assert path.read_bytes() == first
     assert (folder / "attempt").read_text() != attempt  # a run of its own in MLflow
-    assert [point.step for point in spool.read(folder / "curves.jsonl", -1)] == [1, 2, 3, 4]
+    assert [point.step for point in read_points(folder / "curves.jsonl", -1)] == [1, 2, 3, 4]
     assert len((folder / "curves.jsonl").read_text().splitlines()) == 4
 
 

@@ -21,8 +21,9 @@ from PIL import Image
 
 from fcn import IGNORE_LABEL
 from fcn.model import FCN
-from pipeline import config, spool
+from pipeline import config
 from pipeline.config.job import Job
+from pipeline.curves import read_points
 from pipeline.datasets import synthetic
 from pipeline.distributed.rank import ALONE, Place
 from pipeline.errors import CheckpointError, UserError
@@ -170,7 +171,7 @@ def bits(job: Job) -> str:
 
 
 def curve(job: Job, name: str) -> list[float]:
-    return [point.values[name] for point in spool.read(job.folder / "curves.jsonl", -1)]
+    return [point.values[name] for point in read_points(job.folder / "curves.jsonl", -1)]
 
 
 def saved_steps(job: Job) -> list[int]:

@@ -1,0 +1,132 @@
+"""Files that appear whole or not at all, locks between processes, and file digests."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import UserError
+
+NUM_NAMED = 8  # how many of many values a message names
+LOCK_POLL_S = 0.2
+
+
+@contextmanager
+def whole(path: Path, *, is_shared: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears at `path` when the block ends, and only if it ends without an error.
+
+    The content is written to `.<name>.partial` beside `path`, synced to the disk and renamed. Parent folders are made.
+
+    path: the final name. A file that is there is replaced.
+    is_shared: several processes may write this path at the same time; each then uses a partial file of its own.
+
+    Raises UserError if the disk is full, the folder is read-only, and the like.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if is_shared else f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename not in (None, str(partial), str(path), str(path.parent)):
+            raise  # the block failed to read another file
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that replaces `path` when the block ends, and only if it ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        folder = Path(scratch, path.name)
+        folder.mkdir()
+        yield folder
+        shutil.rmtree(path, ignore_errors=True)
+        folder.rename(path)
+
+
+def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:
+    """Write a UTF-8 file whole or not at all; see `whole`."""
+    with whole(path, is_shared=is_shared) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, values: Any, *, indent: int | None = 1, is_shared: bool = False) -> None:
+    """Write a JSON file whole or not at all; see `whole`."""
+    write_text(path, json.dumps(values, indent=indent) + "\n", is_shared=is_shared)
+
+
+@contextmanager
+def lock(path: Path, what: str, patience_s: float = float("inf")) -> Iterator[bool]:
+    """Hold a lock file, so that one process at a time runs the block. Yield whether another process had held it.
+
+    The lock belongs to the process (fcntl), not to the open file, so loader processes that a worker forks do not
+    inherit it. The system frees the lock of a process that was killed. It also works on most shared file systems.
+
+    path: the lock file; it is created and stays.
+    what: what the other process does, as a verb phrase for the message: "trains fcn32s already".
+    patience_s: seconds to wait for the other process.
+
+    Raises UserError if the other process holds the lock for longer than that.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        has_waited = not _try_lock(file.fileno())
+        if has_waited:
+            file.seek(0)
+            holder = file.read() or "another process"
+            print(f"{holder} {what}; waiting until it ends ({path})", file=sys.stderr, flush=True)
+            deadline = time.monotonic() + patience_s
+            while not _try_lock(file.fileno()):
+                if time.monotonic() > deadline:
+                    raise UserError(f"{holder} still {what}; end it and run the same command again ({path})")
+                time.sleep(LOCK_POLL_S)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield has_waited
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest(root: Path, folders: Iterable[str]) -> str:
+    """Return the sha256 over the names and bytes of all Python files in folders (or files) below `root`."""
+    digest = hashlib.sha256()
+    for name in sorted(folders):
+        entry = root / name
+        for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def and_more(values: Sequence[object], num_named: int = NUM_NAMED) -> str:
+    """Return the first values as text, and how many more there are: "a, b and 3 more"."""
+    rest = len(values) - num_named
+    return ", ".join(map(str, values[:num_named])) + (f" and {rest} more" if rest > 0 else "")
