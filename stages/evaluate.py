@@ -15,7 +15,7 @@ from fcn.averaging import Averaging, average_probability
 from fcn.model import FCN
 from pipeline import config, paths, tracking
 from pipeline.curves import Curve, read_curve
-from pipeline.distributed.rank import Place
+from pipeline.distributed.rank import Rank
 from pipeline.errors import exit_cleanly
 from pipeline.evaluation import per_image, scoring
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -93,7 +93,7 @@ def _count(
     """By this process, or by as many Ray workers as the profile says."""
     asked = profile.evaluate
     if asked.num_workers == 1 and (device.type == "cuda") == asked.use_gpu:
-        return scoring.score_split(model, shards, Place(0, 1, device), asked.border_width, averaging)
+        return scoring.score_split(model, shards, Rank(0, 1, device), asked.border_width, averaging)
     root = Path.cwd()
     return scoring.score_on_workers(
         root / paths.model(profile_name, net),

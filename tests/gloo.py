@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.distributed.rank import Place
+from pipeline.distributed.rank import Rank
 
 
 def run_in_processes(folder: Path, worlds: list[int], work: Callable[..., None], *arguments: Any) -> None:
-    """work(place, *arguments) in groups of so many processes, one group after the other.
+    """work(rank, *arguments) in groups of so many processes, one group after the other.
 
     One set of processes serves all groups, as starting one takes seconds.
     """
@@ -26,5 +26,5 @@ def _process(rank: int, folder: Path, worlds: list[int], work: Callable[..., Non
         if rank < world:
             meeting = f"file://{folder / f'meeting{number}'}"
             dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-            work(Place(rank, world, torch.device("cpu")), *arguments)
+            work(Rank(rank, world, torch.device("cpu")), *arguments)
             dist.destroy_process_group()

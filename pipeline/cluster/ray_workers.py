@@ -36,13 +36,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline.cluster import nodes
-from pipeline.distributed.rank import COLLECTIVE_TIMEOUT_S, Place
+from pipeline.distributed.rank import COLLECTIVE_TIMEOUT_S, Rank
 from pipeline.errors import UserError
 
 ANSWER_TIMEOUT_S = 10.0  # for the head to take a connection
 
 
-Worker = Callable[[Any, Place], None]
+Worker = Callable[[Any, Rank], None]
 
 
 class _Trainer(TorchTrainer):
@@ -73,7 +73,7 @@ def run_workers(
     divided: int | None = None,
     on_sigterm: Callable[[], None] | None = None,
 ) -> None:
-    """Runs worker(job, place) on num_workers processes joined in a torch process group, until all have returned.
+    """Runs worker(job, rank) on num_workers processes joined in a torch process group, until all have returned.
 
     On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. If a worker dies all are started again,
     up to max_failures times. storage: absolute, shared by all nodes. UserError if the workers failed for good.
@@ -225,27 +225,30 @@ def _inside_worker(config: dict[str, Any]) -> None:
     mistake = Path(config["mistake"])
     if mistake.exists():  # the group was started again although that cannot mend what the user has to
         return
-    place = _place(context.get_world_rank(), context.get_world_size(), config["divided"])
-    if place is None:
+    rank = _rank(context.get_world_rank(), context.get_world_size(), config["divided"])
+    if rank is None:
         return
     try:
-        config["worker"](config["job"], place)
+        config["worker"](config["job"], rank)
     except UserError as error:
         mistake.parent.mkdir(parents=True, exist_ok=True)
         mistake.write_text(str(error), encoding="utf-8")
         raise
 
 
-def _place(rank: int, world: int, divided: int | None) -> Place | None:
+def _rank(number: int, world_size: int, divided: int | None) -> Rank | None:
     """Where this process works; None if it stands by, because one more worker would not divide the batch evenly."""
-    working = max(size for size in range(1, world + 1) if divided is None or divided % size == 0)
-    if working == world:
-        return Place(rank, world, get_device())
+    working = max(size for size in range(1, world_size + 1) if divided is None or divided % size == 0)
+    if working == world_size:
+        return Rank(number, world_size, get_device())
     group = dist.new_group(range(working), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     if not isinstance(group, dist.ProcessGroup):
-        print(f"worker {rank} stands by: {divided} images are for {working} workers, not {world}", flush=True)
+        print(
+            f"worker {number} stands by: {divided} images are for {working} workers, not {world_size}",
+            flush=True,
+        )
         return None
-    return Place(rank, working, get_device(), group)
+    return Rank(number, working, get_device(), group)
 
 
 def _mistake_file(storage: Path, name: str) -> Path:

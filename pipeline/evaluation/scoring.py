@@ -16,7 +16,7 @@ import torch
 from fcn.averaging import Averaging, average_probability
 from fcn.metrics import ConfusionMatrix, Scores, best_class, trimap
 from fcn.model import FCN
-from pipeline.distributed.rank import Place
+from pipeline.distributed.rank import Rank
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.evaluation.bootstrap import Bootstrap, interval, mean_iu, pixel_acc
 from pipeline.evaluation.per_image import PerImage, digest_of_keys
@@ -47,7 +47,7 @@ class Counts(NamedTuple):
 
 
 def score_split(
-    model: FCN, shards: Shards, place: Place, border_width: int, averaging: Averaging = ONCE
+    model: FCN, shards: Shards, rank: Rank, border_width: int, averaging: Averaging = ONCE
 ) -> Counts:
     """Counts over every image of the shards, each seen once, by one worker, and at its own size.
 
@@ -61,22 +61,22 @@ def score_split(
         raise CheckpointError(
             f"the model tells {model.num_classes} classes apart, {shards.folder} has {len(shards.classes)}"
         )
-    confusion = ConfusionMatrix(model.num_classes, place.device)
+    confusion = ConfusionMatrix(model.num_classes, rank.device)
     # On the device, so that no image waits for the one before it to be counted
-    images = torch.zeros(len(shards), 2, 3, model.num_classes, dtype=torch.int64, device=place.device)
-    samples, share = Samples(shards), range(place.rank, len(shards), place.world)
-    with bar(len(share), "evaluate") if place.is_first else nullcontext() as progress:
+    images = torch.zeros(len(shards), 2, 3, model.num_classes, dtype=torch.int64, device=rank.device)
+    samples, share = Samples(shards), range(rank.number, len(shards), rank.world_size)
+    with bar(len(share), "evaluate") if rank.is_first else nullcontext() as progress:
         for index, (image, label, _) in zip(share, _read_ahead(samples, share), strict=True):
-            prediction, label = predict(model, image.to(place.device), averaging), label.to(place.device)
+            prediction, label = predict(model, image.to(rank.device), averaging), label.to(rank.device)
             for part, pixels in enumerate((label, trimap(label, border_width))):
-                counted = ConfusionMatrix(model.num_classes, place.device).update(prediction, pixels)
+                counted = ConfusionMatrix(model.num_classes, rank.device).update(prediction, pixels)
                 images[index, part] = counted.per_class()
                 if pixels is label:
                     confusion.add(counted)
             if progress:
                 progress.update()
-    total = ConfusionMatrix(model.num_classes, place.device).merge(place.total(confusion.hist))
-    return Counts(total, place.total(images))
+    total = ConfusionMatrix(model.num_classes, rank.device).merge(rank.all_reduce(confusion.hist))
+    return Counts(total, rank.all_reduce(images))
 
 
 def _read_ahead(samples: Samples, indices: Iterable[int]) -> Iterator[Batch]:
@@ -103,12 +103,12 @@ class ScoreJob:
     averaging: Averaging = ONCE
 
 
-def score_worker(job: ScoreJob, place: Place) -> None:
+def score_worker(job: ScoreJob, rank: Rank) -> None:
     """Scores this worker's share of a split; the first writes what all counted."""
-    model, _, _ = load_model(job.model, place.device)
+    model, _, _ = load_model(job.model, rank.device)
     shards = open_shards(job.shards, split="val")
-    confusion, images = score_split(model, shards, place, job.border_width, job.averaging)
-    if place.is_first:
+    confusion, images = score_split(model, shards, rank, job.border_width, job.averaging)
+    if rank.is_first:
         job.counts.parent.mkdir(parents=True, exist_ok=True)
         np.savez(job.counts, hist=confusion.hist.cpu().numpy(), images=images.cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""What training looks like from outside: a line every few seconds, and curves at every so many steps."""
+"""Progress of training: a line every few seconds, and points of the curves at fixed steps."""
 
 import math
 import resource
@@ -11,137 +11,152 @@ from torch import Tensor
 
 from pipeline.config.job import Job
 from pipeline.curves import append_point
-from pipeline.distributed.rank import Place
+from pipeline.distributed.rank import Rank
 from pipeline.errors import UserError
 from pipeline.shards.dataset import Batch
 
 CURVES = "curves.jsonl"
-STOP = "stop"  # a file of this name in a run's folder asks its workers to write a checkpoint and end
+STOP = "stop"  # a file of this name in a run's folder makes its workers write a checkpoint and end
 
 
 @dataclass
-class Stretch:
-    """Steps since something was last shown: their loss as a sum and what it is summed over, and how long they took."""
+class Window:
+    """Sums over the steps since a line or a point was last written.
 
-    summed: float = 0.0
-    counted: float = 0.0
-    steps: int = 0
+    loss_sum, num_terms: the loss as a sum, and the number of its terms.
+    waited_s: seconds that the loop waited for data.
+    start_s: time.perf_counter() at the first step.
+    """
+
+    loss_sum: float = 0.0
+    num_terms: float = 0.0
+    num_steps: int = 0
     waited_s: float = 0.0
-    since: float = field(default_factory=lambda: time.perf_counter())  # whatever it is by then: tests set it
+    start_s: float = field(default_factory=lambda: time.perf_counter())
 
     def add(self, losses: Sequence[Sequence[float]], waited_s: float) -> None:
-        self.summed += sum(summed for summed, _ in losses)
-        self.counted += sum(counted for _, counted in losses)
-        self.steps += len(losses)
+        self.loss_sum += sum(loss_sum for loss_sum, _ in losses)
+        self.num_terms += sum(num_terms for _, num_terms in losses)
+        self.num_steps += len(losses)
         self.waited_s += waited_s
 
     @property
     def loss(self) -> float:
-        return self.summed / max(self.counted, 1)
+        return self.loss_sum / max(self.num_terms, 1)
 
     @property
     def elapsed_s(self) -> float:
-        return time.perf_counter() - self.since
+        return time.perf_counter() - self.start_s
 
 
 class Meter:
-    """Every worker has one, and `look`s at the same steps; the first writes.
+    """Measures a worker's loop. Every worker has one and collects at the same steps; rank 0 writes.
 
-    Between two looks no worker waits for another but in the exchange of gradients. The steps to look at are every
-    log_every-th and checkpoint_every-th, and those the first worker guesses to be log_every_s after the last line.
-    done: steps done before.   unshown: what a meter that was stopped there had of that name.
-    keys_at: the names of the images of a step.
+    Between two collections the only collective is the gradients' all-reduce, and the device is never synchronised.
+    Collections happen every run.log_every and run.checkpoint_every steps, and when rank 0 expects run.log_every_s to
+    have passed since the last line.
+
+    done: steps done before.
+    unshown: `Meter.unshown` of the run that is resumed.
+    keys_at: returns the keys of the images of a step.
     """
 
     def __init__(
-        self, job: Job, place: Place, done: int, unshown: Sequence[float], keys_at: Callable[[int], list[str]]
+        self, job: Job, rank: Rank, done: int, unshown: Sequence[float], keys_at: Callable[[int], list[str]]
     ):
-        self.job, self.place, self.keys_at = job, place, keys_at
-        self.line, self.point = Stretch(), Stretch(unshown[0], unshown[1])
-        self._losses: list[Tensor] = []  # a step each since the last look: loss summed, what over
-        self._looked_at = done
-        self._next_look = done + 1
+        self.job, self.rank, self.keys_at = job, rank, keys_at
+        self.line, self.point = Window(), Window(unshown[0], unshown[1])
+        self._losses: list[
+            Tensor
+        ] = []  # of the steps since the last collection, as step.backward returns them
+        self._collected = done
+        self._next_collection = done + 1
         self._waited_s = 0.0
         self._lr = 0.0
 
     @property
     def unshown(self) -> list[float]:
-        """The loss since the curves' last point, as Stretch has it: so that a resumed run's curve is the same."""
-        return [self.point.summed, self.point.counted]
+        """Loss and terms since the curve's last point. A checkpoint keeps them, so a resumed curve is the same."""
+        return [self.point.loss_sum, self.point.num_terms]
 
-    def waiting(self, batches: Iterator[Batch], number: int) -> list[Batch]:
-        """The next batches, with the time it took to get them kept."""
+    def take(self, batches: Iterator[Batch], number: int) -> list[Batch]:
+        """Return the next batches, and measure the time it took to get them."""
         start = time.perf_counter()
         taken = [next(batches) for _ in range(number)]
         self._waited_s += time.perf_counter() - start
         return taken
 
-    def add(self, counted: Tensor, lr: float) -> None:
-        """After each step. counted: what step.gradients gave."""
-        self._losses.append(counted)
+    def add(self, loss: Tensor, lr: float) -> None:
+        """Add a step: the loss that step.backward returned, and the learning rate."""
+        self._losses.append(loss)
         self._lr = lr
 
     def is_due(self, done: int) -> bool:
-        """Whether the workers look up after this step."""
-        job = self.job
-        every = (job.log_every, job.checkpoint_every, job.validate_every or job.iterations)
-        return done in (self._next_look, job.iterations) or any(done % number == 0 for number in every)
+        """Return whether the workers collect after this step."""
+        run, iterations = self.job.run, self.job.recipe.iterations
+        intervals = (run.log_every, run.checkpoint_every, run.validate_every or iterations)
+        return done in (self._next_collection, iterations) or any(done % every == 0 for every in intervals)
 
-    def look(self, done: int) -> bool:
-        """Whether somebody asks to stop. UserError, on every worker, if the loss of a step is no number any more."""
-        losses = self.place.total(torch.stack(self._losses)).tolist()
-        for step, (summed, _) in enumerate(losses, start=self._looked_at):
-            if not math.isfinite(summed):
+    def collect(self, done: int) -> bool:
+        """Sum the losses over all workers; return whether the run was asked to stop.
+
+        Raises UserError, on every worker, if the loss of a step is NaN or infinite.
+        """
+        losses = self.rank.all_reduce(torch.stack(self._losses)).tolist()
+        for step, (loss_sum, _) in enumerate(losses, start=self._collected):
+            if not math.isfinite(loss_sum):
                 raise UserError(
-                    f"{self.job.net}: the loss is {summed} in step {step + 1}, images "
-                    f"{', '.join(self.keys_at(step))}; lower nets.{self.job.net}.lr (now {self.job.lr}) or look at "
-                    f"these images; the last good checkpoint is kept in {self.job.folder}"
+                    f"{self.job.net}: the loss is {loss_sum} in step {step + 1}, images "
+                    f"{', '.join(self.keys_at(step))}; lower nets.{self.job.net}.lr (now {self.job.recipe.lr}) or "
+                    f"look at these images; the last good checkpoint is kept in {self.job.folder}"
                 )
-        for stretch in (self.line, self.point):
-            stretch.add(losses, self._waited_s)
-        self._losses, self._looked_at, self._waited_s = [], done, 0.0
-        is_asked_to_stop = self.place.is_first and (self.job.folder / STOP).exists()
-        self._next_look = self.place.agree(0 if is_asked_to_stop else done + self._steps_to_next_line())
-        return self._next_look == 0
+        for window in (self.line, self.point):
+            window.add(losses, self._waited_s)
+        self._losses, self._collected, self._waited_s = [], done, 0.0
+        is_stopped = self.rank.is_first and (self.job.folder / STOP).exists()
+        self._next_collection = self.rank.agree(0 if is_stopped else done + self._steps_to_next_line())
+        return self._next_collection == 0
 
     def show(self, done: int, scores: Mapping[str, float]) -> None:
-        """Writes the line, if it is time, and the curves' point, if it is at this step. scores: of validation."""
-        if not self.place.is_first:
+        """Print the line and append the point that are due after this step. scores: of validation, may be empty."""
+        if not self.rank.is_first:
             return
-        is_last = done == self.job.iterations
-        if is_last or self.line.elapsed_s >= self.job.log_every_s:
-            print(self._line(done), flush=True)
-            self.line = Stretch()
-        if is_last or scores or done % self.job.log_every == 0:
+        is_last = done == self.job.recipe.iterations
+        if is_last or self.line.elapsed_s >= self.job.run.log_every_s:
+            print(self._format_line(done), flush=True)
+            self.line = Window()
+        if is_last or scores or done % self.job.run.log_every == 0:
             values = {
                 "loss": self.point.loss,
                 "lr": self._lr,
-                "images_per_s": self.point.steps * self.job.batch_size / self.point.elapsed_s,
+                "images_per_s": self.point.num_steps * self.job.train.batch_size / self.point.elapsed_s,
                 "data_wait": self.point.waited_s / self.point.elapsed_s,
-                "memory_gb": peak_memory_gb(self.place.device),
+                "memory_gb": peak_memory_gb(self.rank.device),
             }
             append_point(self.job.folder / CURVES, done, values | dict(scores))
-            self.point = Stretch()
+            self.point = Window()
 
-    def _line(self, done: int) -> str:
-        elapsed, steps = self.line.elapsed_s, self.line.steps
+    def _format_line(self, done: int) -> str:
+        elapsed_s, num_steps = self.line.elapsed_s, self.line.num_steps
+        iterations = self.job.recipe.iterations
         return (
-            f"{self.job.net}  {done}/{self.job.iterations}  loss {self.line.loss:.4f}  "
-            f"{steps * self.job.batch_size / elapsed:.1f} images/s  {self.line.waited_s / elapsed:.0%} data wait  "
-            f"{_clock((self.job.iterations - done) * elapsed / steps)} left"
+            f"{self.job.net}  {done}/{iterations}  loss {self.line.loss:.4f}  "
+            f"{num_steps * self.job.train.batch_size / elapsed_s:.1f} images/s  "
+            f"{self.line.waited_s / elapsed_s:.0%} data wait  "
+            f"{_clock((iterations - done) * elapsed_s / num_steps)} left"
         )
 
     def _steps_to_next_line(self) -> int:
-        elapsed = self.line.elapsed_s
-        left = self.job.log_every_s - elapsed
-        return max(1, math.ceil((left if left > 0 else self.job.log_every_s) * self.line.steps / elapsed))
+        interval_s, elapsed_s = self.job.run.log_every_s, self.line.elapsed_s
+        left_s = interval_s - elapsed_s if elapsed_s < interval_s else interval_s
+        return max(1, math.ceil(left_s * self.line.num_steps / elapsed_s))
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """The most this worker has had so far, of the GPU's memory or else of the machine's."""
+    """Return the peak memory of this worker in gigabytes: the GPU's, or else the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux gives KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux: KiB
 
 
 def _clock(seconds: float) -> str:

@@ -1,8 +1,10 @@
-"""What a model was trained on, for its own file to say: the images' ids, and what their pixels are.
+"""Provenance: which images a model was trained on, as its own file records it.
 
 A record is a plain dict, so that a checkpoint and JSON can hold it:
-split: the shards' name.   digest: of the shards.   keys: sorted ids, or None if nobody knows.
-pixel_sha256: the images' digests (datasets.files.examine) in the keys' order, 64 hex digits each, joined.
+split: name of the shards' split.
+digest: of the shards.
+keys: sorted ids; None if they are not known.
+pixel_sha256: the images' pixel digests in the order of `keys`, 64 hex digits each, joined; None with unknown keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +16,9 @@ Record = dict[str, Any]
 
 
 def records(shards: Shards, inherited: Sequence[Record]) -> list[Record]:
-    """What a model trained on the shards says, one record a data set.
+    """Return the records of a model that was trained on the shards, one a data set.
 
-    inherited: the records of what it was started from, besides these shards.
+    inherited: records of the model's parent, without these shards.
     """
     rows = sorted(zip(shards.keys, shards.table["pixel_sha256"].to_pylist(), strict=True))
     own = {
@@ -29,11 +31,13 @@ def records(shards: Shards, inherited: Sequence[Record]) -> list[Record]:
 
 
 def inherited(kind: str, content: Mapping[str, Any], sha256: str, shards: Shards) -> list[Record]:
-    """What a file to start from says that it was trained on, besides these shards.
+    """Return the records in a parent's file, without those of these shards.
 
-    kind, content, sha256: as checkpoint.load takes and gives them. A backbone that says nothing has seen none of a
-    segmentation data set's splits; a model that says nothing, such as an imported one, has seen nobody knows what.
+    A backbone without records saw no image of a segmentation data set. A model without records, such as an imported
+    one, gets a record of unknown images.
+
+    kind, content, sha256: as `checkpoint.load` takes and returns them.
     """
-    nothing_said = [{"split": "unknown", "digest": sha256, "keys": None, "pixel_sha256": None}]
-    said = content.get("trained_on", [] if kind == "backbone" else nothing_said)
-    return [record for record in said if record["digest"] != shards.digest]
+    unknown = [{"split": "unknown", "digest": sha256, "keys": None, "pixel_sha256": None}]
+    parent_records = content.get("trained_on", [] if kind == "backbone" else unknown)
+    return [record for record in parent_records if record["digest"] != shards.digest]

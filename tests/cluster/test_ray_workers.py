@@ -55,7 +55,7 @@ import torch
 from pipeline.cluster import ray_workers
 
 
-def worker(folder, place):
+def worker(folder, rank):
     large = torch.ones(2**24)
     memory = Path("/proc/self/smaps_rollup").read_text()
     names = [" ".join(process.cmdline()) for process in psutil.Process().parent().children()]
@@ -63,7 +63,7 @@ def worker(folder, place):
 
 
 folder = Path(sys.argv[1])
-cluster.run_workers(
+ray_workers.run_workers(
     worker, folder, name="run", storage=folder, num_workers=1, use_gpu=False, cpus_per_worker=1, max_failures=0
 )
 """

@@ -8,13 +8,13 @@ from ruamel.yaml import YAML
 
 from pipeline.config import CHAIN, Profile
 from pipeline.curves import read_points
-from pipeline.distributed.rank import ALONE
+from pipeline.distributed.rank import SINGLE
 from pipeline.models import backbone
-from pipeline.training import driver
+from pipeline.training import prepare
 from pipeline.training.loop import start_model, train_worker
 from tests.conftest import ROOT
+from tests.training.conftest import one_thread  # noqa: F401  # a fixture
 from tests.training.test_driver import write_data
-from tests.training.test_loop import one_thread  # noqa: F401  # a fixture
 
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 yaml = YAML(typ="safe", pure=True)
@@ -42,10 +42,10 @@ def test_a_profiles_first_two_steps_train(tmp_path, name):
     net = "fcn8s" if profile.model.at_once else "fcn32s"
     values = profile.model_dump()
     values["nets"][net]["iterations"] = 2 * (profile.train.batch_size if profile.train.batch_rule else 1)
-    job = driver.make_job(name, Profile.model_validate(values), net, tmp_path)
+    job = prepare.make_job(name, Profile.model_validate(values), net, tmp_path)
     job.folder.mkdir(parents=True)
     before = start_model(job).state_dict()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     first, second = read_points(job.folder / "curves.jsonl", -1)
     assert first.values["loss"] == pytest.approx(math.log(5), rel=1e-2)  # scores begin at zero
     assert math.isfinite(second.values["loss"])

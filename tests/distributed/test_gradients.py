@@ -9,88 +9,72 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.distributed.gradients import exchanging
-from pipeline.distributed.rank import ALONE, Place
+from pipeline.distributed.gradients import average_gradients
+from pipeline.distributed.rank import SINGLE, Rank
 from tests.gloo import run_in_processes
 
-PLAIN = {"compression": "none", "bucket_mb": 25, "powersgd_rank": 2, "powersgd_after": 3}
 STEPS = 6
 
 
-def model() -> nn.Module:
+def averaged(model: nn.Module, rank: Rank, compression: str = "none", bucket_mb: int = 25) -> nn.Module:
+    return average_gradients(model, rank, compression=compression, bucket_mb=bucket_mb)
+
+
+def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 1))
 
 
 def share(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(rank)
-    image = torch.randn(16, 40, generator=generator)
+    image = torch.randn(16, 40, generator=torch.Generator().manual_seed(rank))
     return image, image[:, :3].sum(1, keepdim=True)
 
 
-def losses(trained: nn.Module, rank: int) -> list[float]:
-    """Of STEPS steps; leaves the last one's gradients."""
+def trained(model: nn.Module, rank: int) -> tuple[list[float], torch.Tensor]:
+    """The losses of STEPS steps, and the last step's gradients."""
     image, truth = share(rank)
-    optimizer = torch.optim.SGD(trained.parameters(), lr=0.05)
-    found = []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = (trained(image) - truth).square().mean()
+        loss = (model(image) - truth).square().mean()
         loss.backward()
         optimizer.step()
-        found.append(loss.item())
-    return found
+        losses.append(loss.item())
+    return losses, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def gradients(trained: nn.Module) -> torch.Tensor:
-    return torch.cat([p.grad.flatten() for p in trained.parameters() if p.grad is not None])
-
-
-def warned(place: Place) -> list[str]:
-    """What torch remarks while a depthwise kernel is trained; it does so once in a process."""
-    trained = exchanging(nn.Conv2d(8, 8, 3, groups=8, bias=False), place, start=0, **PLAIN)
+def warnings_of_a_depthwise_kernel(rank: Rank) -> list[str]:
+    model = averaged(nn.Conv2d(8, 8, 3, groups=8, bias=False), rank)
     image = torch.rand(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
     with warnings.catch_warnings(record=True) as caught:
-        trained(image).sum().backward()
+        model(image).sum().backward()
     return [str(warning.message) for warning in caught]
 
 
-def work(place: Place, folder: Path) -> None:
-    found = {}
-    plain = DistributedDataParallel(model())
-    found["torch"] = losses(plain, place.rank), gradients(plain)
-    for name, start in (("none", 0), ("bf16", 0), ("powersgd", 0), ("powersgd", 10)):
-        trained = exchanging(model(), place, start=start, **(PLAIN | {"compression": name}))
-        found[f"{name} from {start}"] = losses(trained, place.rank), gradients(trained)
-    small = exchanging(model(), place, start=0, **(PLAIN | {"bucket_mb": 1}))
-    found["small buckets"] = losses(small, place.rank), gradients(small)
-    torch.save(found, folder / f"{place.rank}.pt")
-    torch.save(warned(place), folder / f"warned{place.rank}.pt")
-
-
-def work_in_a_part(place: Place, folder: Path) -> None:
-    """The first two of three processes work together."""
-    group = dist.new_group([0, 1])
-    if place.rank < 2:
-        part = Place(place.rank, 2, place.device, group)
-        torch.save(
-            (
-                part.total(torch.tensor(place.rank + 1.0)),
-                losses(exchanging(model(), part, start=0, **PLAIN), place.rank),
-            ),
-            folder / f"part{place.rank}.pt",
-        )
+def work(rank: Rank, folder: Path) -> None:
+    if rank.world_size == 2:
+        results = {
+            "torch": trained(DistributedDataParallel(net()), rank.number),
+            "none": trained(averaged(net(), rank), rank.number),
+            "bf16": trained(averaged(net(), rank, "bf16"), rank.number),
+            "small buckets": trained(averaged(net(), rank, bucket_mb=1), rank.number),
+        }
+        torch.save(results, folder / f"{rank.number}.pt")
+        torch.save(warnings_of_a_depthwise_kernel(rank), folder / f"warnings{rank.number}.pt")
+        return
+    group = dist.new_group([0, 1])  # the first two of three processes work together
+    if rank.number < 2:
+        part = Rank(rank.number, 2, rank.device, group)
+        total = part.all_reduce(torch.tensor(rank.number + 1.0))
+        torch.save((total, trained(averaged(net(), part), rank.number)), folder / f"part{rank.number}.pt")
     dist.barrier()
 
 
-def work_all(place: Place, folder: Path) -> None:
-    (work if place.world == 2 else work_in_a_part)(place, folder)
-
-
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exchange")
-    run_in_processes(folder, [2, 3], work_all, folder)
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("gradients")
+    run_in_processes(folder, [2, 3], work, folder)
     return folder
 
 
@@ -98,58 +82,48 @@ def of_rank(folder: Path, rank: int) -> dict[str, tuple[list[float], torch.Tenso
     return torch.load(folder / f"{rank}.pt", weights_only=True)
 
 
-def test_without_compression_it_is_torchs_own_bit_for_bit(found):
-    for rank in (0, 1):
-        results = of_rank(found, rank)
-        for name in ("none from 0", "small buckets"):
-            assert results[name][0] == results["torch"][0]
-            assert torch.equal(results[name][1], results["torch"][1])
+@pytest.mark.parametrize("name", ["none", "small buckets"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_without_compression_gradients_are_torchs_own_bit_for_bit(folder, rank, name):
+    results = of_rank(folder, rank)
+    assert results[name][0] == results["torch"][0]
+    assert torch.equal(results[name][1], results["torch"][1])
 
 
-def test_a_depthwise_kernel_is_trained_without_a_remark_on_its_strides(found):
-    for rank in (0, 1):
-        assert torch.load(found / f"warned{rank}.pt") == []
-
-
-def test_the_gradient_is_the_mean_of_the_workers(found):
-    """Worked out in one process, on both workers' images."""
-    net = model()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+def test_the_gradient_is_the_mean_over_workers(folder):
+    """Expected values come from one process with both workers' images."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(STEPS):
         optimizer.zero_grad()
         for rank in (0, 1):
             image, truth = share(rank)
-            ((net(image) - truth).square().mean() / 2).backward()
+            ((model(image) - truth).square().mean() / 2).backward()
         optimizer.step()
-    torch.testing.assert_close(of_rank(found, 0)["none from 0"][1], gradients(net))
+    expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(of_rank(folder, 0)["none"][1], expected)
 
 
-@pytest.mark.parametrize("name", ["bf16 from 0", "powersgd from 0"])
-def test_compressed_gradients_are_the_same_on_every_worker_near_the_true_ones_and_not_equal(found, name):
-    first, second = of_rank(found, 0), of_rank(found, 1)
-    assert torch.equal(first[name][1], second[name][1])
-    assert not torch.equal(first[name][1], first["torch"][1])
-    assert first[name][0][-1] < 0.8 * first[name][0][0]  # it learns
-    assert first[name][0][-1] == pytest.approx(first["torch"][0][-1], rel=0.3)
+def test_bf16_gradients_are_equal_on_every_worker_and_near_the_exact_ones(folder):
+    first, second = of_rank(folder, 0), of_rank(folder, 1)
+    assert torch.equal(first["bf16"][1], second["bf16"][1])
+    assert not torch.equal(first["bf16"][1], first["torch"][1])
+    assert first["bf16"][0][-1] == pytest.approx(first["torch"][0][-1], rel=0.3)
 
 
-def test_powersgd_begins_after_the_steps_asked_for_and_at_once_where_those_are_behind(found):
-    results = of_rank(found, 0)
-    exact, late, early = (results[name][0] for name in ("torch", "powersgd from 0", "powersgd from 10"))
-    assert late[:4] == pytest.approx(
-        exact[:4], rel=1e-6
-    )  # three exact steps; what the fourth sends shows in the fifth
-    assert late[4] != pytest.approx(exact[4], rel=1e-6)
-    assert early[3] != pytest.approx(exact[3], rel=1e-6)  # after two that DDP needs for itself
-
-
-def test_a_part_of_the_processes_trains_without_the_others(found):
+def test_a_subgroup_trains_without_the_other_processes(folder):
     for rank in (0, 1):
-        total, part = torch.load(found / f"part{rank}.pt", weights_only=True)
+        total, (losses, _) = torch.load(folder / f"part{rank}.pt", weights_only=True)
         assert total == 3
-        assert part == of_rank(found, rank)["torch"][0]
+        assert losses == of_rank(folder, rank)["torch"][0]
 
 
-def test_one_worker_alone_exchanges_nothing():
-    net = model()
-    assert exchanging(net, ALONE, start=0, **PLAIN) is net
+def test_a_depthwise_kernel_trains_without_a_warning_about_strides(folder):
+    assert [torch.load(folder / f"warnings{rank}.pt") for rank in (0, 1)] == [[], []]
+
+
+def test_a_single_worker_needs_no_process_group():
+    model, value = net(), torch.tensor([1.0, 2.0])
+    assert averaged(model, SINGLE) is model
+    assert SINGLE.all_reduce(value) is value
+    assert (SINGLE.agree(7), SINGLE.gather("a"), SINGLE.is_first) == (7, ["a"], True)

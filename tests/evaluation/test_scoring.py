@@ -17,7 +17,7 @@ from fcn import IGNORE_LABEL
 from fcn.averaging import Averaging
 from fcn.metrics import ConfusionMatrix, Scores
 from fcn.model import FCN
-from pipeline.distributed.rank import ALONE, Place
+from pipeline.distributed.rank import SINGLE, Rank
 from pipeline.errors import CheckpointError, ShardError, UserError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -90,7 +90,7 @@ def test_the_scores_of_a_split_are_those_sklearn_gives_for_its_pixels(tmp_path, 
     assert set(predicted) >= {0, 3}  # or the test would show little
     classes = range(len(CLASSES))
 
-    confusion = scoring.score_split(model, shards, ALONE, WIDTH).confusion
+    confusion = scoring.score_split(model, shards, SINGLE, WIDTH).confusion
     assert confusion.hist.tolist() == confusion_matrix(truth, predicted, labels=classes).tolist()
     scores = confusion.scores()
     iu = jaccard_score(truth, predicted, labels=classes, average=None)
@@ -112,7 +112,7 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
     labels[1][:8] = 1
     shards = split(tmp_path / "val", labels)
     values = scoring.as_json(
-        scoring.score_split(model, shards, ALONE, WIDTH).confusion.scores(), shards.classes, 2
+        scoring.score_split(model, shards, SINGLE, WIDTH).confusion.scores(), shards.classes, 2
     )
     assert values == {
         "pixel_acc": 0.75,
@@ -128,7 +128,7 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
 def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_path, model):
     shards = split(tmp_path / "val", [np.full((16, 20), IGNORE_LABEL, np.uint8)] * 2)
     values = scoring.as_json(
-        scoring.score_split(model, shards, ALONE, WIDTH).confusion.scores(), shards.classes, 2
+        scoring.score_split(model, shards, SINGLE, WIDTH).confusion.scores(), shards.classes, 2
     )
     scoring.write_json(tmp_path / "a.json", values)
 
@@ -169,7 +169,7 @@ def along_borders(label: np.ndarray, width: int) -> np.ndarray:
 def test_each_images_counts_are_those_of_its_own_pixels_and_add_up_to_the_matrix(tmp_path, labels, model):
     labels[4][:, 10:] = 1  # of one class but for a part, so that the band is not all of it
     shards = split(tmp_path / "val", labels)
-    confusion, images = scoring.score_split(model, shards, ALONE, WIDTH)
+    confusion, images = scoring.score_split(model, shards, SINGLE, WIDTH)
     for i, key in enumerate(shards.keys):
         label = labels[int(key)]
         with Image.open(io.BytesIO(shards.read(i)[0])) as photo:
@@ -184,7 +184,7 @@ def test_each_images_counts_are_those_of_its_own_pixels_and_add_up_to_the_matrix
 
 def test_the_json_has_intervals_the_borders_scores_and_says_which_images(tmp_path, labels, model):
     shards = split(tmp_path / "val", labels)
-    confusion, counts = scoring.score_split(model, shards, ALONE, WIDTH)
+    confusion, counts = scoring.score_split(model, shards, SINGLE, WIDTH)
     images = PerImage.sorted(shards.keys, counts.numpy(), {"classes": list(CLASSES), "border_width": WIDTH})
     values = scoring.with_uncertainty(images, Bootstrap(200, 0.9, 1))
     scores = confusion.scores()
@@ -206,7 +206,7 @@ def test_the_json_has_intervals_the_borders_scores_and_says_which_images(tmp_pat
 
 def test_what_could_not_be_scored_has_no_interval_in_the_json(tmp_path, model):
     shards = split(tmp_path / "val", [np.full((16, 20), IGNORE_LABEL, np.uint8)] * 2)
-    counts = scoring.score_split(model, shards, ALONE, WIDTH).images.numpy()
+    counts = scoring.score_split(model, shards, SINGLE, WIDTH).images.numpy()
     images = PerImage.sorted(shards.keys, counts, {"classes": list(CLASSES), "border_width": WIDTH})
     values = scoring.with_uncertainty(images, Bootstrap(100))
     names = ("mean_iu_low", "mean_iu_high", "pixel_acc_low", "pixel_acc_high", "border_mean_iu")
@@ -232,12 +232,12 @@ def test_averaged_scores_are_those_of_the_mean_probability_of_each_pass(tmp_path
                 both = model(resized).softmax(1) + model(resized.flip(3)).softmax(1).flip(3)
             total = total + torch.nn.functional.interpolate(both, size, mode="bilinear")
         expected.update(total.argmax(1), torch.from_numpy(labels[int(key)])[None])
-    found = scoring.score_split(model, shards, ALONE, WIDTH, AVERAGING)
+    found = scoring.score_split(model, shards, SINGLE, WIDTH, AVERAGING)
     assert torch.equal(found.confusion.hist, expected.hist)
     assert torch.equal(found.images[:, 0].sum(0), expected.per_class())
-    once = scoring.score_split(model, shards, ALONE, WIDTH).confusion.hist
+    once = scoring.score_split(model, shards, SINGLE, WIDTH).confusion.hist
     assert not torch.equal(found.confusion.hist, once)  # or the test would show little
-    assert torch.equal(scoring.score_split(model, shards, ALONE, WIDTH, Averaging()).confusion.hist, once)
+    assert torch.equal(scoring.score_split(model, shards, SINGLE, WIDTH, Averaging()).confusion.hist, once)
 
 
 def test_the_json_says_over_what_was_averaged_and_mlflow_gets_no_number_of_it():
@@ -254,7 +254,7 @@ def score_in_a_process(rank: int, meeting: str, job: ScoreJob, world: int) -> No
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    scoring.score_worker(job, Place(rank, world, CPU))
+    scoring.score_worker(job, Rank(rank, world, CPU))
     dist.destroy_process_group()
 
 
@@ -262,12 +262,12 @@ def score_in_a_process(rank: int, meeting: str, job: ScoreJob, world: int) -> No
 def test_workers_score_each_image_once_between_them_even_if_some_have_none(tmp_path, labels, model, world):
     shards = split(tmp_path / "val", labels)  # five images
     save(tmp_path / "fcn8s.pt", model)
-    alone = scoring.score_split(model, shards, ALONE, WIDTH)
+    alone = scoring.score_split(model, shards, SINGLE, WIDTH)
     seen = []
     for rank in range(world):  # without the meeting at the end, which needs real processes
-        place = Place(rank, world, CPU)
+        place = Rank(rank, world, CPU)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Place, "total", lambda _, value: value)
+            patch.setattr(Rank, "total", lambda _, value: value)
             seen.append(scoring.score_split(model, shards, place, WIDTH))
     assert torch.equal(sum(each.confusion.hist for each in seen), alone.confusion.hist)
     assert torch.equal(sum(each.images for each in seen), alone.images)
@@ -276,7 +276,7 @@ def test_workers_score_each_image_once_between_them_even_if_some_have_none(tmp_p
             job = ScoreJob(tmp_path / "fcn8s.pt", shards.folder, tmp_path / "counts.npz", WIDTH, averaging)
             meeting = str(tmp_path / f"meeting-{averaging.flip}")
             torch.multiprocessing.spawn(score_in_a_process, (meeting, job, world), nprocs=world)
-            alone = scoring.score_split(model, shards, ALONE, WIDTH, averaging)
+            alone = scoring.score_split(model, shards, SINGLE, WIDTH, averaging)
             with np.load(job.counts) as counts:
                 assert counts["hist"].tolist() == alone.confusion.hist.tolist()
                 assert counts["images"].tolist() == alone.images.tolist()
@@ -285,9 +285,9 @@ def test_workers_score_each_image_once_between_them_even_if_some_have_none(tmp_p
 def test_a_share_meets_the_others_at_its_end_however_many_images_it_has(tmp_path, labels, model, monkeypatch):
     """A meeting for each image would hang as soon as one worker has an image more than another."""
     shards, meetings = split(tmp_path / "val", labels), []
-    monkeypatch.setattr(Place, "total", lambda _, value: meetings.append(value.shape) or value)
+    monkeypatch.setattr(Rank, "total", lambda _, value: meetings.append(value.shape) or value)
     for rank in range(3):
-        scoring.score_split(model, shards, Place(rank, 3, CPU), WIDTH)
+        scoring.score_split(model, shards, Rank(rank, 3, CPU), WIDTH)
     assert meetings == 3 * [(4, 4), (5, 2, 3, 4)]  # the matrix and the counts of five images
 
 
@@ -299,7 +299,7 @@ def test_ray_workers_give_the_same_matrix_and_a_mistake_ends_in_one_message(tmp_
     found = scoring.score_on_workers(
         path, shards.folder, tmp_path / "runs" / "evaluate-fcn8s", WIDTH, **workers
     )
-    alone = scoring.score_split(model, shards, ALONE, WIDTH)
+    alone = scoring.score_split(model, shards, SINGLE, WIDTH)
     assert torch.equal(found.confusion.hist, alone.confusion.hist)
     assert torch.equal(found.images, alone.images)
     assert not (tmp_path / "runs" / "evaluate-fcn8s").exists()
@@ -317,21 +317,21 @@ def test_an_empty_split_is_refused(tmp_path, labels, model):
     shards = split(tmp_path / "val", labels)
     with pytest.raises(ShardError, match="val holds no image to evaluate on"):
         scoring.score_split(
-            model, Shards(shards.folder, shards.table.slice(0, 0), shards.header), ALONE, WIDTH
+            model, Shards(shards.folder, shards.table.slice(0, 0), shards.header), SINGLE, WIDTH
         )
 
 
 def test_a_model_of_another_number_of_classes_is_refused_naming_both(tmp_path, labels):
     shards = split(tmp_path / "val", labels)
     with pytest.raises(CheckpointError, match=r"tells 21 classes apart, .*val has 4"):
-        scoring.score_split(FCN(21, 32, **TINY), shards, ALONE, WIDTH)
+        scoring.score_split(FCN(21, 32, **TINY), shards, SINGLE, WIDTH)
 
 
 def test_a_prediction_of_another_size_than_the_label_is_refused(tmp_path, labels, model, monkeypatch):
     shards = split(tmp_path / "val", labels)
     monkeypatch.setattr(scoring, "predict", lambda *_: torch.zeros(1, 3, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"prediction is \(1, 3, 3\) but label is"):
-        scoring.score_split(model, shards, ALONE, WIDTH)
+        scoring.score_split(model, shards, SINGLE, WIDTH)
 
 
 def test_a_shard_damaged_since_it_was_opened_is_named(tmp_path, labels, model):
@@ -341,7 +341,7 @@ def test_a_shard_damaged_since_it_was_opened_is_named(tmp_path, labels, model):
         data[600] ^= 1  # in the first image
         shard.write_bytes(data)
     with pytest.raises(ShardError, match=r"\.jpg is not what the manifest recorded"):
-        scoring.score_split(model, shards, ALONE, WIDTH)
+        scoring.score_split(model, shards, SINGLE, WIDTH)
 
 
 def resident() -> int:
@@ -355,9 +355,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, model):
     random = np.random.Generator(np.random.PCG64(0))
     sizes = 20 * random.integers(100, 300, (10, 2)).tolist()
     shards = split(tmp_path / "val", [np.zeros(size, np.uint8) for size in sizes])
-    scoring.score_split(model, shards, ALONE, WIDTH)  # convolutions remember the sizes they have seen
+    scoring.score_split(model, shards, SINGLE, WIDTH)  # convolutions remember the sizes they have seen
     before = resident()
-    scoring.score_split(model, shards, ALONE, WIDTH)
+    scoring.score_split(model, shards, SINGLE, WIDTH)
     images = sum(3 * height * width for height, width in sizes)
     assert resident() - before < images / 4, f"{images / 2**20:.0f} MiB of images"
 

@@ -17,10 +17,11 @@ from torch import nn
 from fcn import IGNORE_LABEL
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
-from pipeline.distributed.rank import Place
+from pipeline.config.training import Transforms
+from pipeline.distributed.rank import Rank
 from pipeline.errors import ShardError
 from pipeline.loading.loader import Stream, loader
-from pipeline.loading.transforms import Transforms, apply, draw
+from pipeline.loading.transforms import apply, draw
 from pipeline.shards.dataset import Batch, Samples
 from pipeline.shards.read import Shards
 from tests.noise import noise, shards_of
@@ -73,11 +74,11 @@ def test_the_workers_together_take_the_one_sequence_and_each_as_much(
     world, accumulation, images = split
     shards, batch_size = unwritten(num_samples), world * accumulation * images
 
-    def stream(**place: int) -> Stream:
-        return Stream(shards, batch_size, seed, sampling, size_buckets, **place)
+    def stream(**split: int) -> Stream:
+        return Stream(shards, batch_size, seed, sampling, size_buckets, **split)
 
     numbers = range(step * accumulation, (step + 1) * accumulation)
-    workers = [stream(accumulation=accumulation, rank=rank, world=world) for rank in range(world)]
+    workers = [stream(accumulation=accumulation, rank=rank, world_size=world) for rank in range(world)]
     shares = [[worker.positions(number) for worker in workers] for number in numbers]
     assert {len(share) for batch in shares for share in batch} == {images}  # nobody waits for anybody
     taken = sorted(position for batch in shares for share in batch for position in share)
@@ -104,13 +105,15 @@ def test_the_pixels_of_a_step_are_the_same_however_it_is_dealt_out(
         for rank in range(world):
             mine = Stream(noises, 6, seed, sampling, size_buckets, transforms, accumulation, rank, world)
             batch = mine.read(step * accumulation + part)
-            places = range(part * 6 // accumulation + rank, (part + 1) * 6 // accumulation, world)
-            assert torch.equal(batch.image, whole.image[list(places)])
-            assert torch.equal(batch.label, whole.label[list(places)])
-            assert batch.keys == tuple(whole.keys[place] for place in places)
+            positions = range(part * 6 // accumulation + rank, (part + 1) * 6 // accumulation, world)
+            assert torch.equal(batch.image, whole.image[list(positions)])
+            assert torch.equal(batch.label, whole.label[list(positions)])
+            assert batch.keys == tuple(whole.keys[position] for position in positions)
 
 
-@pytest.mark.parametrize("mistake", [{"world": 4}, {"world": 2, "rank": 2}, {"world": 2, "accumulation": 2}])
+@pytest.mark.parametrize(
+    "mistake", [{"world_size": 4}, {"world_size": 2, "rank": 2}, {"world_size": 2, "accumulation": 2}]
+)
 def test_a_mistake_of_the_caller_is_found(mistake: dict[str, int]):
     with pytest.raises(AssertionError):
         Stream(unwritten(3), 6, 1, **mistake)
@@ -200,9 +203,9 @@ def test_loss_and_gradient_do_not_depend_on_how_a_step_is_dealt_out(net, noises,
     world, accumulation = split
     whole = Stream(noises, 6, 4, transforms=transforms).read(2)
     dealt = [
-        Stream(noises, 6, 4, transforms=transforms, accumulation=accumulation, rank=rank, world=world).read(
-            2 * accumulation + part
-        )
+        Stream(
+            noises, 6, 4, transforms=transforms, accumulation=accumulation, rank=rank, world_size=world
+        ).read(2 * accumulation + part)
         for part in range(accumulation)
         for rank in range(world)
     ]
@@ -289,11 +292,11 @@ def in_a_process(rank: int, meeting: str, shards: Shards, world: int, folder: st
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    place = Place(rank, world, torch.device("cpu"))
-    stream = Stream(shards, 6, 1, transforms=MIXED, rank=rank, world=world)
+    worker = Rank(rank, world, torch.device("cpu"))
+    stream = Stream(shards, 6, 1, transforms=MIXED, rank=rank, world_size=world)
     sums = []
     for batch in loader(stream, range(5, 25), num_workers=rank % 2):
-        sums.append(place.total(torch.stack([batch.image.sum(), batch.label.sum()])).tolist())
+        sums.append(worker.all_reduce(torch.stack([batch.image.sum(), batch.label.sum()])).tolist())
     dist.destroy_process_group()
     torch.save(sums, f"{folder}/{rank}")
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as v2
 
 from fcn import IGNORE_LABEL
-from pipeline.loading.transforms import Change, Transforms, apply, draw, largest
+from pipeline.config.training import Transforms
+from pipeline.loading.transforms import Change, apply, draw, largest
 
 NONE = Change(1, 1, 1, 0, (4, 6), (0, 0, 4, 6), False)
 ALL = Transforms(

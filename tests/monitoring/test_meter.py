@@ -1,22 +1,27 @@
 import re
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.curves import read_points
-from pipeline.distributed.rank import ALONE
+from pipeline.distributed.rank import SINGLE
 from pipeline.monitoring import meter
 from pipeline.monitoring.meter import CURVES, STOP, Meter
+from tests.jobs import tiny_job
 
 
 def make(tmp_path, **changes) -> Meter:
-    job = SimpleNamespace(
-        net="fcn32s", folder=tmp_path, iterations=100, batch_size=4, lr=0.1, log_every=10, log_every_s=5.0
-    )
-    vars(job).update({"checkpoint_every": 25, "validate_every": 0} | changes)
-    return Meter(job, ALONE, 0, [0.0, 0.0], lambda step: [f"image{step}"])  # pyright: ignore[reportArgumentType]
+    settings = {
+        "iterations": 100,
+        "batch_size": 4,
+        "log_every": 10,
+        "log_every_s": 5.0,
+        "checkpoint_every": 25,
+    }
+    job = tiny_job(Path(), Path(), folder=tmp_path, **settings | changes)
+    return Meter(job, SINGLE, 0, [0.0, 0.0], lambda step: [f"image{step}"])
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def run(watch: Meter, clock: list[float], steps: range, step_s: float) -> list[i
         clock[0] += step_s
         step(watch, 1.0)
         if watch.is_due(done):
-            watch.look(done)
+            watch.collect(done)
             watch.show(done, {})
             looked.append(done)
     return looked
@@ -69,10 +74,10 @@ def test_a_line_tells_step_loss_rate_wait_and_time_left(tmp_path, capsys, clock)
             clock[0] += 0.25
             yield "batch"
 
-        assert watch.waiting(batches(), 1) == ["batch"]
+        assert watch.take(batches(), 1) == ["batch"]
         clock[0] += 0.75
         step(watch, loss, pixels=10.0 * done)
-        watch.look(done)
+        watch.collect(done)
     watch.show(2, {})
     # (30 + 20) / 30 pixels; 8 images in 2 s; half a second of two; 98 steps of a second
     assert capsys.readouterr().out == "fcn32s  2/100  loss 1.6667  4.0 images/s  25% data wait  1:38 left\n"
@@ -98,7 +103,7 @@ def test_scores_stand_in_the_point_of_their_step(tmp_path):
     for _ in range(7):
         step(watch, 2.0)
     assert watch.is_due(7)
-    watch.look(7)
+    watch.collect(7)
     watch.show(7, {"val_mean_iu": 0.5})
     (point,) = read_points(tmp_path / CURVES, -1)
     assert (point.step, point.values["loss"], point.values["val_mean_iu"]) == (7, 2.0, 0.5)
@@ -107,10 +112,10 @@ def test_scores_stand_in_the_point_of_their_step(tmp_path):
 def test_whoever_asks_to_stop_is_heard_at_the_next_look(tmp_path):
     watch = make(tmp_path)
     step(watch, 1.0)
-    assert not watch.look(1)
+    assert not watch.collect(1)
     (tmp_path / STOP).touch()
     step(watch, 1.0)
-    assert watch.look(2)
+    assert watch.collect(2)
 
 
 @pytest.mark.parametrize(

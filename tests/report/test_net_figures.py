@@ -7,7 +7,7 @@ from PIL import Image
 
 from fcn.model import FCN
 from pipeline.curves import Curve
-from pipeline.distributed.rank import ALONE
+from pipeline.distributed.rank import SINGLE
 from pipeline.evaluation import confusion, scoring
 from pipeline.evaluation.per_image import PerImage
 from pipeline.report import gallery, net_figures
@@ -39,7 +39,7 @@ def probability(model) -> net_figures.Probability:
 
 @pytest.fixture(scope="module")
 def scored(shards, model) -> Scored:
-    counts = scoring.score_split(model, shards, ALONE, border_width=2)
+    counts = scoring.score_split(model, shards, SINGLE, border_width=2)
     images = PerImage.sorted(shards.keys, counts.images.numpy(), {})
     values = scoring.as_json(counts.confusion.scores(), shards.classes, len(shards)) | {"model_sha256": "ab"}
     curve = Curve("fcn8s", "backbone", ({"step": 1, "loss": 2.0, "lr": 0.1},))

@@ -7,33 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline import tracking
+from pipeline import git, tracking
 from pipeline.cluster import ray_workers
 from pipeline.config import CHAIN, Profile
 from pipeline.curves import read_points
 from pipeline.datasets import synthetic
-from pipeline.distributed.rank import ALONE
+from pipeline.distributed.rank import SINGLE
 from pipeline.errors import CheckpointError
 from pipeline.models import backbone, checkpoint
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
-from pipeline.training import driver
-from pipeline.training.driver import make_job, train_net
+from pipeline.training import driver, prepare
+from pipeline.training.driver import train_net
 from pipeline.training.loop import train_worker
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Nets this small only lose time to more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)  # which train_worker sets for its process
+from pipeline.training.prepare import make_job
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +101,7 @@ def started(monkeypatch) -> list[str]:
         assert storage.is_absolute()
         assert num_workers == 1
         names.append(name)
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
 
     monkeypatch.setattr(ray_workers, "run_workers", run_workers)
     return names
@@ -176,10 +166,10 @@ def test_other_images_another_parent_and_other_code_change_the_runs_name(
     backbone.write_random(root / "models" / "tiny" / "backbone.pt", profile().model.arguments(), seed=2)
     names.add(identity(root, profile()))
     code = tmp_path / "code"
-    for name in driver.DECIDES_RESULT:
-        (code / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(driver.CODE / name, code / name)
-    monkeypatch.setattr(driver, "CODE", code)
+    for folder in prepare.code_that_decides():
+        shutil.copytree(prepare.CODE / folder, code / folder)
+    shutil.copy(prepare.CODE / "dvc.yaml", code)
+    monkeypatch.setattr(prepare, "CODE", code)
     assert identity(root, profile()) in names  # the same code elsewhere
     (code / "fcn" / "loss.py").write_text("# changed\n" + (code / "fcn" / "loss.py").read_text())
     names.add(identity(root, profile()))
@@ -206,7 +196,12 @@ def test_who_made_a_parent_and_where_does_not_change_the_runs_name_but_its_weigh
 def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
     job = make_job("tiny", profile(), "fcn32s", root)
     assert job.model == profile().model.arguments() | {"num_classes": 5, "stride": 32}
-    assert (job.lr, job.iterations, job.batch_size, job.optimizer) == (1e-3, 4, 2, "adamw")
+    assert (job.recipe.lr, job.recipe.iterations, job.train.batch_size, job.train.optimizer.name) == (
+        1e-3,
+        4,
+        2,
+        "adamw",
+    )
     assert job.parent == root / "models" / "tiny" / "backbone.pt"
     assert job.folder == root / "runs" / "tiny" / job.identity
     assert all(path.is_absolute() for path in (job.parent, job.shards, job.folder))
@@ -217,8 +212,7 @@ def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
 
 def test_a_job_knows_the_commit_of_the_code_without_a_say_in_its_name(root, profile, monkeypatch):
     bare = make_job("tiny", profile(), "fcn32s", root)
-    tags = {"git_commit": "c0ffee", "git_dirty": "false", "mlflow.source.git.commit": "c0ffee"}
-    monkeypatch.setattr(driver.tracking, "git_tags", lambda _: tags)
+    monkeypatch.setattr(prepare.git, "of", lambda _: git.Commit("c0ffee", False))
     job = make_job("tiny", profile(), "fcn32s", root)
     assert (bare.git, job.git) == ({}, {"git_commit": "c0ffee", "git_dirty": "false"})
     assert job.identity == bare.identity
@@ -232,11 +226,11 @@ def test_with_the_batch_rule_a_job_follows_the_run_of_one_image_a_step(root, pro
     }
     changes["train.optimizer"] = {"name": "sgd", "momentum": 0.99, "weight_decay": 5e-4}
     job = make_job("tiny", profile(changes), "fcn32s", root)
-    assert job.lr == pytest.approx(61.8e-10, rel=1e-3)
-    assert job.momentum == pytest.approx(0.9227, rel=1e-4)
-    assert job.iterations == 13  # of 8 images: as many as 100 of one, rounded up
+    assert job.recipe.lr == pytest.approx(61.8e-10, rel=1e-3)
+    assert job.train.optimizer.momentum == pytest.approx(0.9227, rel=1e-4)
+    assert job.recipe.iterations == 13  # of 8 images: as many as 100 of one, rounded up
     plain = make_job("tiny", profile(changes | {"train.batch_rule": False}), "fcn32s", root)
-    assert (plain.lr, plain.momentum, plain.iterations) == (1e-10, 0.99, 100)
+    assert (plain.recipe.lr, plain.train.optimizer.momentum, plain.recipe.iterations) == (1e-10, 0.99, 100)
 
 
 def test_nets_learned_all_at_once_start_from_the_backbone(root, profile, started):
@@ -325,7 +319,7 @@ def test_a_damaged_final_model_is_made_again_from_the_last_checkpoint(root, prof
     capsys.readouterr()
     train_net("tiny", profile(), "fcn32s", root)
     assert len(started) == 2
-    assert "going on from step 4" in capsys.readouterr().out
+    assert "resumed from step 4" in capsys.readouterr().out
     assert checkpoint.load(path, "model")[1] == expected
 
 

@@ -1,7 +1,5 @@
 """Workers are called in this process or in two real ones; Ray, which starts them for users, is tested elsewhere."""
 
-import dataclasses
-import io
 import itertools
 import math
 import os
@@ -17,148 +15,29 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from fcn import IGNORE_LABEL
 from fcn.model import FCN
-from pipeline import config
 from pipeline.config.job import Job
+from pipeline.config.training import Transforms
 from pipeline.curves import read_points
 from pipeline.datasets import synthetic
-from pipeline.distributed.rank import ALONE, Place
+from pipeline.distributed.rank import SINGLE, Rank
 from pipeline.errors import CheckpointError, UserError
 from pipeline.loading.loader import Stream
 from pipeline.loading.sampler import Order
-from pipeline.loading.transforms import Transforms
 from pipeline.models import backbone, checkpoint
 from pipeline.monitoring.meter import STOP
 from pipeline.monitoring.validation import validate
 from pipeline.shards.read import open_shards
-from pipeline.shards.sample import Sample
-from pipeline.shards.write import write_shards
 from pipeline.training import loop
 from pipeline.training.loop import learning_rate, start_model, train_worker
 from tests.gloo import run_in_processes
+from tests.jobs import TINY, changed
+from tests.training.conftest import write
 
 CLASSES = synthetic.CLASSES
-TINY = {
-    "backbone": "vgg16",
-    "padding": "tight",
-    "width": 1 / 64,
-    "fc6_kernel": 3,
-    "dropout": 0.5,
-    "pixels": "torchvision",
-}
 DRAWN = Transforms(mirror=True, jitter=4, scale=(0.8, 1.25), contrast=0.2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Nets this small only lose time to more, and much of it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)  # which train_worker sets for its process
-
-
-def write(dest: Path, labels: list[np.ndarray], images: list[np.ndarray], split: str = "train") -> Path:
-    def load(key: str) -> Sample:
-        file = io.BytesIO()
-        Image.fromarray(images[int(key)]).save(file, "JPEG", quality=90)
-        return Sample.checked(key, file.getvalue(), labels[int(key)])
-
-    keys = [str(i) for i in range(len(images))]
-    write_shards(keys, load, dest, split=split, classes=CLASSES, samples_per_shard=3, seed=0)
-    return dest
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    """Four drawings of 32x32, with void borders."""
-    images, labels = zip(*(synthetic.picture("sbd_train", i, 32, 1) for i in range(4)), strict=True)
-    return write(tmp_path_factory.mktemp("drawn") / "train", labels, images)
-
-
-@pytest.fixture(scope="module")
-def held_out(tmp_path_factory) -> Path:
-    """The same four as a validation split."""
-    images, labels = zip(*(synthetic.picture("sbd_train", i, 32, 1) for i in range(4)), strict=True)
-    return write(tmp_path_factory.mktemp("held_out") / "val", labels, images, split="val")
-
-
-@pytest.fixture(scope="module")
-def uneven(tmp_path_factory) -> Path:
-    """Four noisy images of 32x32 with 1024, 3, 500 and 0 valid pixels."""
-    random = np.random.Generator(np.random.PCG64(0))
-    images = list(random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
-    labels = list(random.integers(0, len(CLASSES), (4, 32, 32), dtype=np.uint8))
-    for label, num_valid in zip(labels, (1024, 3, 500, 0), strict=True):
-        label.ravel()[num_valid:] = IGNORE_LABEL
-    return write(tmp_path_factory.mktemp("uneven") / "train", labels, images)
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory) -> Path:
-    """Five noisy images of five sizes."""
-    random = np.random.Generator(np.random.PCG64(1))
-    sizes = (32, 40), (40, 32), (17, 50), (33, 33), (64, 20)
-    images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
-    labels = [random.integers(0, len(CLASSES), size, dtype=np.uint8) for size in sizes]
-    return write(tmp_path_factory.mktemp("mixed") / "train", labels, images)
-
-
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("trunk") / "backbone.pt"
-    backbone.write_random(path, TINY, seed=3)
-    return path
-
-
-@pytest.fixture
-def make_job(tmp_path, drawn, held_out, trunk):
-    def make(name: str = "run", model: dict | None = None, **changes) -> Job:
-        standard = Job(
-            identity="tiny",
-            net="fcn32s",
-            model=TINY | {"num_classes": len(CLASSES), "stride": 32} | (model or {}),
-            classes=CLASSES,
-            parent=trunk,
-            shards=drawn,
-            validation=held_out,
-            folder=tmp_path / name,
-            lineage={"net": "fcn32s", "chain": "tiny"},
-            iterations=8,
-            lr=0.01,
-            batch_size=2,
-            accumulation=1,
-            loss="mean",
-            optimizer="sgd",
-            momentum=0.9,
-            weight_decay=5e-4,
-            trunk_lr_factor=1.0,
-            schedule="fixed",
-            sampling="epochs",
-            size_buckets=False,
-            transforms=Transforms(),
-            precision="float32",
-            batch_norm="local",
-            class_balancing=False,
-            sample_pixels=1.0,
-            exchange=config.Exchange().model_dump(),
-            seed=5,
-            loader_workers=0,
-            log_every=1,
-            log_every_s=0.0,
-            checkpoint_every=3,
-            validate_every=0,
-            validate_images=3,
-        )
-        job = dataclasses.replace(standard, **changes)
-        job.folder.mkdir()
-        return job
-
-    return make
 
 
 def weights(job: Job) -> dict[str, torch.Tensor]:
@@ -184,14 +63,14 @@ class KilledError(Exception):
 
 def kill_before_step(monkeypatch, number: int) -> None:
     """From now on, the process ends when its step `number` (of this start) is about to be computed."""
-    real, count = loop.gradients, iter(range(10**9))
+    real, count = loop.backward, iter(range(10**9))
 
-    def gradients(*arguments):
+    def backward(*arguments):
         if next(count) == number:
             raise KilledError
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "gradients", gradients)
+    monkeypatch.setattr(loop, "backward", backward)
 
 
 # What is learned
@@ -210,7 +89,7 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
         log_every=10,
         checkpoint_every=100,
     )
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     losses = curve(job, "loss")
     assert len(losses) == 4
     assert losses == sorted(losses, reverse=True)
@@ -227,7 +106,7 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
     assert str(job.folder.parent) not in str(origin)  # nothing of where it lay
     FCN(**content["model"]).load_state_dict(content["state_dict"])
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("fcn32s  check: 4 x 32x32 a worker, loss 1.6094 (by chance 1.6094), memory ")
+    assert out[0].startswith("fcn32s  check: 4 x 32x32 a worker, loss 1.6094 (chance 1.6094), memory ")
     assert len(out) == 41  # log_every_s is 0: a line a step
     assert re.fullmatch(r"fcn32s  40/40  loss 0\.\d+  [\d.]+ images/s  \d+% data wait  0:00 left", out[-1])
 
@@ -235,7 +114,7 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
 @pytest.mark.parametrize("loss", ["sum", "mean"])
 def test_the_first_loss_is_ln_of_the_number_of_classes_a_valid_pixel(make_job, loss):
     job = make_job(iterations=1, loss=loss)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert curve(job, "loss") == [pytest.approx(math.log(5), rel=1e-6)]
 
 
@@ -248,7 +127,7 @@ def test_balanced_classes_have_the_same_say_in_the_first_bias_step(make_job):
         make_job(f"{flag}", iterations=1, batch_size=4, class_balancing=flag) for flag in (False, True)
     )
     for job in (plain, balanced):
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     assert curve(balanced, "loss") == [pytest.approx(math.log(5), rel=1e-6)]
     pulls = [weights(job)["score_fr.bias"].abs().max() for job in (plain, balanced)]
     assert pulls[1] < 0.1 * pulls[0]
@@ -257,10 +136,10 @@ def test_balanced_classes_have_the_same_say_in_the_first_bias_step(make_job):
 def test_a_sampled_loss_is_drawn_anew_each_step_and_the_same_again(make_job):
     jobs = [make_job(name, sample_pixels=0.25, iterations=4) for name in ("one", "two")]
     for job in jobs:
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     assert bits(jobs[0]) == bits(jobs[1])
     whole = make_job("whole", iterations=4)
-    train_worker(whole, ALONE)
+    train_worker(whole, SINGLE)
     assert curve(whole, "loss")[0] == pytest.approx(curve(jobs[0], "loss")[0])  # ln C of any pixels
     assert bits(whole) != bits(jobs[0])
 
@@ -271,24 +150,28 @@ def by_formula(job: Job) -> tuple[dict[str, torch.Tensor], list[float]]:
     Biases take twice the rate and no decay; fixed upsampling stays. The gradient comes from log-softmax by hand.
     """
     model = start_model(job)
-    stream = Stream(open_shards(job.shards), job.batch_size, job.seed, job.sampling)
+    stream = Stream(open_shards(job.shards), job.train.batch_size, job.train.seed, job.train.sampling)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters() if "upscore" not in name}
     losses = []
-    for step in range(job.iterations):
+    for step in range(job.recipe.iterations):
         batch = stream.read(step)
         label, valid = batch.label.long(), batch.label != IGNORE_LABEL
         log_share = model(batch.image).log_softmax(1)
         chosen = (log_share * F.one_hot(label * valid, len(CLASSES)).permute(0, 3, 1, 2)).sum(1)
         summed = -chosen[valid].sum()
-        (summed / (valid.sum() if job.loss == "mean" else job.batch_size)).backward()
+        (summed / (valid.sum() if job.train.loss == "mean" else job.train.batch_size)).backward()
         losses.append((summed / valid.sum()).item())
-        rate = job.lr * (1 - step / job.iterations) ** 0.9 if job.schedule == "poly" else job.lr
+        rate = (
+            job.recipe.lr * (1 - step / job.recipe.iterations) ** 0.9
+            if job.train.schedule == "poly"
+            else job.recipe.lr
+        )
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if name in velocity:
                     is_bias = name.endswith("bias")
-                    gradient = p.grad + (0 if is_bias else job.weight_decay * p)
-                    velocity[name] = job.momentum * velocity[name] + gradient
+                    gradient = p.grad + (0 if is_bias else job.train.optimizer.weight_decay * p)
+                    velocity[name] = job.train.optimizer.momentum * velocity[name] + gradient
                     p -= (2 if is_bias else 1) * rate * velocity[name]
                 p.grad = None
     return model.state_dict(), losses
@@ -310,7 +193,7 @@ def test_the_steps_of_sgd_are_those_of_the_formula(make_job, loss, lr, schedule)
         model={"dropout": 0.0}, loss=loss, lr=lr, schedule=schedule, iterations=3, weight_decay=0.01
     )
     start = start_model(job).state_dict()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     expected, losses = by_formula(job)
     found = weights(job)
     assert found["score_fr.bias"].abs().max() > 1e-3  # it has moved
@@ -323,7 +206,7 @@ def test_the_steps_of_sgd_are_those_of_the_formula(make_job, loss, lr, schedule)
 
 def test_the_schedules_give_the_rates_worked_by_hand(make_job):
     poly = make_job("poly", schedule="poly", lr=0.1, iterations=4)
-    train_worker(poly, ALONE)
+    train_worker(poly, SINGLE)
     # 0.1 times 1, 0.75, 0.5, 0.25 to the power 0.9
     assert curve(poly, "lr") == pytest.approx([0.1, 0.0771890, 0.0535887, 0.0287175], rel=1e-5)
     assert [learning_rate(poly, step) for step in range(4)] == curve(poly, "lr")
@@ -340,20 +223,20 @@ def test_adamws_rate_follows_the_schedule_in_both_groups(make_job, monkeypatch):
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    train_worker(make_job(optimizer="adamw", schedule="poly", lr=0.1, iterations=2), ALONE)
+    train_worker(make_job(optimizer="adamw", schedule="poly", lr=0.1, iterations=2), SINGLE)
     assert seen == [[0.1, 0.2], [pytest.approx(0.1 * 0.5**0.9), pytest.approx(0.2 * 0.5**0.9)]]
 
 
 def test_reading_ahead_in_other_processes_changes_nothing(make_job):
     jobs = make_job("here", transforms=DRAWN), make_job("ahead", transforms=DRAWN, loader_workers=1)
     for job in jobs:
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     assert bits(jobs[0]) == bits(jobs[1])
 
 
 def test_bfloat16_changes_the_forward_pass_and_not_the_weights_type(make_job):
     job = make_job(precision="bfloat16", iterations=1)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert {tensor.dtype for tensor in weights(job).values()} == {torch.float32}
     assert curve(job, "loss") == [pytest.approx(math.log(5), rel=1e-2)]
 
@@ -362,7 +245,7 @@ def test_images_of_different_sizes_train_in_one_batch(make_job, tmp_path):
     images = [np.full((height, width, 3), 90, np.uint8) for height, width in ((16, 48), (48, 20), (17, 17))]
     labels = [np.zeros(image.shape[:2], np.uint8) for image in images]
     job = make_job(shards=write(tmp_path / "mixed", labels, images), batch_size=3, iterations=2)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert curve(job, "loss")[0] == pytest.approx(math.log(5), rel=1e-6)  # padding is void, not background
 
 
@@ -372,7 +255,7 @@ def test_a_batch_that_is_all_void_teaches_nothing(make_job, tmp_path):
         shards=write(tmp_path / "void", labels, images), batch_size=1, iterations=2, weight_decay=0.0
     )
     start = start_model(job).state_dict()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert curve(job, "loss") == [0, 0]
     assert all(torch.equal(tensor, start[name]) for name, tensor in weights(job).items())
 
@@ -387,15 +270,15 @@ def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
 ):
     settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly", "transforms": DRAWN}
     undisturbed = make_job("undisturbed", **settings)
-    train_worker(undisturbed, ALONE)
+    train_worker(undisturbed, SINGLE)
     for number in range(undisturbed.iterations):
         job = make_job(f"killed{number}", **settings)
         with monkeypatch.context() as patch:
             kill_before_step(patch, number)
             with pytest.raises(KilledError):
-                train_worker(job, ALONE)
+                train_worker(job, SINGLE)
         assert not (job.folder / "final.pt").exists()
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
         assert bits(job) == bits(undisturbed)
         assert curve(job, "loss") == curve(undisturbed, "loss")
 
@@ -405,18 +288,18 @@ def test_at_most_one_interval_of_steps_is_done_again(make_job, monkeypatch, caps
     with monkeypatch.context() as patch:
         kill_before_step(patch, 7)
         with pytest.raises(KilledError):
-            train_worker(job, ALONE)
+            train_worker(job, SINGLE)
     capsys.readouterr()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "fcn32s  going on from step 6"
+    assert lines[1] == "fcn32s  resumed from step 6"
     assert [line.split()[1] for line in lines[2:]] == ["7/8", "8/8"]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])  # two working checkpoints and the final model
 def test_killed_while_a_file_is_written_it_ends_bit_equal(make_job, monkeypatch, number):
     undisturbed, job = make_job("undisturbed"), make_job("killed")
-    train_worker(undisturbed, ALONE)
+    train_worker(undisturbed, SINGLE)
     real, count = os.fsync, iter(range(1, 100))
 
     def fsync(descriptor: int) -> None:
@@ -428,19 +311,19 @@ def test_killed_while_a_file_is_written_it_ends_bit_equal(make_job, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(KilledError):
-            train_worker(job, ALONE)
-    train_worker(job, ALONE)
+            train_worker(job, SINGLE)
+    train_worker(job, SINGLE)
     assert bits(job) == bits(undisturbed)
 
 
 def test_a_process_killed_twice_ends_bit_equal(make_job, tmp_path):
     settings = {"iterations": 60, "checkpoint_every": 4}
     undisturbed, job = make_job("undisturbed", **settings), make_job("killed", **settings)
-    train_worker(undisturbed, ALONE)
+    train_worker(undisturbed, SINGLE)
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
     program = (
-        "import pickle, sys; from pipeline.distributed.rank import ALONE; from pipeline.training.loop import train_worker;"
-        "train_worker(pickle.load(open(sys.argv[1], 'rb')), ALONE)"
+        "import pickle, sys; from pipeline.distributed.rank import SINGLE; from pipeline.training.loop import train_worker;"
+        "train_worker(pickle.load(open(sys.argv[1], 'rb')), SINGLE)"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for first_step in (4, 24):
@@ -452,41 +335,41 @@ def test_a_process_killed_twice_ends_bit_equal(make_job, tmp_path):
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
         assert not (job.folder / "final.pt").exists()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert bits(job) == bits(undisturbed)
     assert curve(job, "loss") == curve(undisturbed, "loss")
 
 
 def test_a_damaged_newest_checkpoint_costs_an_interval_and_no_bit(make_job, monkeypatch, capsys):
     undisturbed, job = make_job("undisturbed"), make_job("killed")
-    train_worker(undisturbed, ALONE)
+    train_worker(undisturbed, SINGLE)
     with monkeypatch.context() as patch:
         kill_before_step(patch, 7)
         with pytest.raises(KilledError):
-            train_worker(job, ALONE)
+            train_worker(job, SINGLE)
     newest = job.folder / "step-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     capsys.readouterr()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     out = capsys.readouterr().out
     assert f"{newest} cannot be loaded" in out
-    assert "going on from step 3" in out
+    assert "resumed from step 3" in out
     assert bits(job) == bits(undisturbed)
 
 
 def test_a_checkpoint_of_another_run_is_refused(make_job):
     job = make_job(iterations=3)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     with pytest.raises(CheckpointError, match="belongs to run tiny, this is other"):
-        train_worker(dataclasses.replace(job, identity="other"), ALONE)
+        train_worker(changed(job, identity="other"), SINGLE)
 
 
 def test_a_run_stopped_after_its_last_step_only_writes_the_model(make_job):
     job = make_job(iterations=6)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     expected = bits(job)
     (job.folder / "final.pt").unlink()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert bits(job) == expected
     assert len(curve(job, "loss")) == 6
 
@@ -495,20 +378,20 @@ def test_two_runs_of_the_same_job_are_bit_equal_and_another_seed_is_not(make_job
     jobs = make_job("a"), make_job("b"), make_job("c", seed=6)
     for job in jobs:
         torch.rand(3)  # the random state before must not matter
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     assert bits(jobs[0]) == bits(jobs[1]) != bits(jobs[2])
 
 
 def test_a_run_that_is_asked_to_stop_finishes_the_step_writes_and_goes_on_bit_equal(make_job):
     undisturbed, job = make_job("undisturbed", log_every=3), make_job("stopped", log_every=3)
-    train_worker(undisturbed, ALONE)
+    train_worker(undisturbed, SINGLE)
     patch = stop_before_step(4, job)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     patch.undo()
     assert saved_steps(job) == [3, 5]
     assert not (job.folder / "final.pt").exists()
     (job.folder / STOP).unlink()
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert bits(job) == bits(undisturbed)
     assert curve(job, "loss") == curve(
         undisturbed, "loss"
@@ -517,11 +400,10 @@ def test_a_run_that_is_asked_to_stop_finishes_the_step_writes_and_goes_on_bit_eq
 
 def test_a_checkpoint_says_what_its_run_was_and_with_which_packages(make_job):
     job = make_job(iterations=3)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     content = checkpoint.load_step(job.folder, 3)
     assert (content["step"], content["position"], content["world"]) == (3, 6, 1)
-    assert content["job"]["lr"] == 0.01
-    assert content["job"]["shards"] == str(job.shards)
+    assert content["recipe"]["lr"] == 0.01
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
@@ -531,11 +413,11 @@ def test_a_run_that_goes_on_with_another_package_says_so(make_job, monkeypatch, 
     with monkeypatch.context() as patch:
         kill_before_step(patch, 4)
         with pytest.raises(KilledError):
-            train_worker(job, ALONE)
+            train_worker(job, SINGLE)
     monkeypatch.setattr(loop, "version", lambda name: {"torch": "1.1"}.get(name, "1.0"))
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     out = capsys.readouterr().out
-    assert "going on from step 3; equal but for rounding from here: torch is 1.1 and was 1.0\n" in out
+    assert "resumed from step 3; equal but for rounding from here: torch is 1.1 and was 1.0\n" in out
 
 
 # Looked at meanwhile
@@ -547,7 +429,7 @@ def test_validation_meanwhile_changes_no_bit_of_what_is_learned(make_job, tmp_pa
     settings = {"model": normed, "parent": tmp_path / "normed.pt", "log_every": 2}
     without, watched = make_job("without", **settings), make_job("watched", validate_every=2, **settings)
     for job in (without, watched):
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     assert bits(watched) == bits(without)
     assert curve(watched, "loss") == curve(without, "loss")
     assert len(curve(watched, "val_mean_iu")) == 4
@@ -557,7 +439,7 @@ def test_the_best_and_the_last_model_are_both_kept(make_job, monkeypatch):
     scores = iter([0.2, 0.5, 0.4])
     monkeypatch.setattr(loop, "validate", lambda *_: {"val_mean_iu": next(scores)})
     job = make_job(iterations=6, validate_every=2)
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     best, _ = checkpoint.load(job.folder / "best.pt", "model")
     assert (best["lineage"]["step"], best["lineage"]["val_mean_iu"]) == (4, 0.5)
     assert {name: best["lineage"][name] for name in job.lineage} == job.lineage
@@ -572,9 +454,9 @@ def test_a_resumed_run_remembers_the_best_score(make_job, monkeypatch):
     with monkeypatch.context() as patch:
         kill_before_step(patch, 3)
         with pytest.raises(KilledError):
-            train_worker(job, ALONE)
+            train_worker(job, SINGLE)
     monkeypatch.setattr(loop, "validate", lambda *_: {"val_mean_iu": 0.8})
-    train_worker(job, ALONE)
+    train_worker(job, SINGLE)
     assert checkpoint.load(job.folder / "best.pt", "model")[0]["lineage"]["step"] == 2
 
 
@@ -583,16 +465,16 @@ def test_a_resumed_run_remembers_the_best_score(make_job, monkeypatch):
 
 def test_a_loss_that_is_nan_stops_the_run_naming_net_step_images_and_rate(make_job, monkeypatch):
     job = make_job(log_every=4, checkpoint_every=4, iterations=12)
-    real, count = loop.gradients, iter(range(100))
+    real, count = loop.backward, iter(range(100))
 
-    def gradients(*arguments):
+    def backward(*arguments):
         return real(*arguments) * (float("nan") if next(count) == 6 else 1)
 
-    monkeypatch.setattr(loop, "gradients", gradients)
+    monkeypatch.setattr(loop, "backward", backward)
     with pytest.raises(UserError) as caught:
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     keys = open_shards(job.shards).keys
-    order = Order(4, job.seed, job.sampling)
+    order = Order(4, job.train.seed, job.train.sampling)
     assert str(caught.value).startswith(
         f"fcn32s: the loss is nan in step 7, images {keys[order[12]]}, {keys[order[13]]}; "
         f"lower nets.fcn32s.lr (now 0.01)"
@@ -604,7 +486,7 @@ def test_a_loss_that_is_nan_stops_the_run_naming_net_step_images_and_rate(make_j
 def test_a_rate_far_too_high_ends_the_run_before_a_bad_file_is_written(make_job):
     job = make_job(lr=1e20, checkpoint_every=1, log_every=100)
     with pytest.raises(UserError, match=r"fcn32s: .*\(now 1e\+20\)"):
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     assert not (job.folder / "final.pt").exists()
     for step in saved_steps(job):
         assert all(t.isfinite().all() for t in checkpoint.load_step(job.folder, step)["model"].values())
@@ -614,23 +496,23 @@ def test_a_rate_far_too_high_ends_the_run_before_a_bad_file_is_written(make_job)
 def test_weights_that_are_infinite_after_a_good_loss_are_never_written(make_job, checkpoint_every):
     job = make_job(lr=1e38, loss="sum", checkpoint_every=checkpoint_every, iterations=1)
     with pytest.raises(UserError, match=r"fcn32s: .* is not finite after step 1; lower nets.fcn32s.lr"):
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     assert not list(job.folder.glob("*.pt"))
 
 
-def one_rank_meets_nan(place: Place, job: Job, folder: Path) -> None:
+def one_rank_meets_nan(rank: Rank, job: Job, folder: Path) -> None:
     """The second worker's share of step 5 is no number; both must end at once, with the same message."""
-    real, count = loop.gradients, iter(range(100))
+    real, count = loop.backward, iter(range(100))
 
-    def gradients(*arguments):
-        return real(*arguments) * (float("nan") if next(count) == 4 and place.rank == 1 else 1)
+    def backward(*arguments):
+        return real(*arguments) * (float("nan") if next(count) == 4 and rank.number == 1 else 1)
 
-    loop.gradients = gradients
+    loop.backward = backward
     start = time.monotonic()
     with pytest.raises(UserError) as caught:
-        train_worker(job, place)
-    loop.gradients = real
-    (folder / f"message{place.rank}").write_text(str(caught.value))
+        train_worker(job, rank)
+    loop.backward = real
+    (folder / f"message{rank.number}").write_text(str(caught.value))
     assert time.monotonic() - start < 30
 
 
@@ -652,7 +534,7 @@ def test_each_net_of_the_chain_starts_from_the_coarser_one(make_job):
         net, parent = f"fcn{stride}s", jobs[-1].folder / "final.pt"
         jobs.append(make_job(net, model={"stride": stride}, net=net, parent=parent, iterations=2))
     for job in jobs:
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
     for coarser, job in itertools.pairwise(jobs):
         before, start = weights(coarser), start_model(job).state_dict()
         assert torch.equal(start["score_fr.weight"], before["score_fr.weight"])
@@ -690,11 +572,11 @@ def test_a_backbone_of_another_kind_is_refused_naming_the_file(make_job, trunk):
 )
 def test_a_parent_net_that_does_not_fit_is_refused_naming_the_file(make_job, model, complaint):
     coarser = make_job("coarser", iterations=1)
-    train_worker(coarser, ALONE)
+    train_worker(coarser, SINGLE)
     parent = coarser.folder / "final.pt"
     job = make_job(net="fcn16s", model={"stride": 16} | model, parent=parent)
     with pytest.raises(CheckpointError, match=f"{parent} does not fit fcn16s: .*{complaint}"):
-        train_worker(job, ALONE)
+        train_worker(job, SINGLE)
 
 
 def test_a_parent_of_the_wrong_kind_or_none_at_all_is_refused(make_job, trunk):
@@ -710,32 +592,32 @@ def test_a_parent_of_the_wrong_kind_or_none_at_all_is_refused(make_job, trunk):
 Task = tuple[Job, torch.dtype, int | None]  # a job, in which numbers, and before which step it is killed once
 
 
-def several_jobs(place: Place, tasks: list[Task]) -> None:
+def several_jobs(rank: Rank, tasks: list[Task]) -> None:
     """What each process does: every job in turn, some of them killed before a step and started again."""
-    assert place.total(torch.tensor([place.rank + 1, 10])).tolist() == [3, 20]
-    assert place.agree(5 + place.rank) == 5
+    assert rank.all_reduce(torch.tensor([rank.number + 1, 10])).tolist() == [3, 20]
+    assert rank.agree(5 + rank.number) == 5
     for job, dtype, killed_before in tasks:
         torch.set_default_dtype(dtype)
         if killed_before is not None:
             with pytest.MonkeyPatch.context() as patch:
                 kill_before_step(patch, killed_before)
                 with pytest.raises(KilledError):
-                    train_worker(job, place)
-        train_worker(job, place)
+                    train_worker(job, rank)
+        train_worker(job, rank)
         assert (job.folder / "final.pt").is_file()  # no worker comes back before it is there
-    validate_with_statistics_of_their_own(place, tasks[-1][0])
+    validate_with_statistics_of_their_own(rank, tasks[-1][0])
 
 
-def validate_with_statistics_of_their_own(place: Place, job: Job) -> None:
+def validate_with_statistics_of_their_own(rank: Rank, job: Job) -> None:
     """What the workers score together is the first one's net, which is the one that is saved."""
     model, held_out = start_model(job), open_shards(job.validation)
     torch.nn.init.normal_(model.score_fr.weight)
-    alone = validate(job, model, held_out, ALONE)
+    alone = validate(job, model, held_out, SINGLE)
     for name, buffer in model.named_buffers():
-        if "running" in name and not place.is_first:
+        if "running" in name and not rank.is_first:
             buffer.fill_(7)
-    assert validate(job, model, held_out, ALONE) != alone or place.is_first
-    assert validate(job, model, held_out, place) == alone
+    assert validate(job, model, held_out, SINGLE) != alone or rank.is_first
+    assert validate(job, model, held_out, rank) == alone
 
 
 def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, mixed, tmp_path):
@@ -758,7 +640,7 @@ def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, 
     torch.set_default_dtype(torch.float64)
     try:
         for one, two in alike:
-            train_worker(one, ALONE)
+            train_worker(one, SINGLE)
             assert curve(two, "loss") == pytest.approx(curve(one, "loss"), rel=1e-9)
             start = start_model(one).state_dict()
             for name, tensor in weights(one).items():
@@ -773,26 +655,26 @@ def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, 
 
 def stop_before_step(number: int, job: Job) -> pytest.MonkeyPatch:
     """From now on, somebody asks the run to stop while its step `number` is computed."""
-    patch, real, count = pytest.MonkeyPatch(), loop.gradients, iter(range(10**9))
+    patch, real, count = pytest.MonkeyPatch(), loop.backward, iter(range(10**9))
 
-    def gradients(*arguments):
+    def backward(*arguments):
         if next(count) == number:
             (job.folder / STOP).touch()
         return real(*arguments)
 
-    patch.setattr(loop, "gradients", gradients)
+    patch.setattr(loop, "backward", backward)
     return patch
 
 
-def part_of_a_run(place: Place, job: Job, stops_before: dict[int, int]) -> None:
+def part_of_a_run(rank: Rank, job: Job, stops_before: dict[int, int]) -> None:
     """Goes on until the step at which as many workers as here are asked to stop."""
     torch.set_default_dtype(torch.float64)
-    if place.is_first:
+    if rank.is_first:
         (job.folder / STOP).unlink(missing_ok=True)
-    place.agree(0)
+    rank.agree(0)
     with pytest.MonkeyPatch.context():
-        patch = stop_before_step(stops_before[place.world], job) if place.is_first else None
-        train_worker(job, place)
+        patch = stop_before_step(stops_before[rank.world_size], job) if rank.is_first else None
+        train_worker(job, rank)
         if patch:
             patch.undo()
 
@@ -811,20 +693,13 @@ def test_a_run_goes_on_with_another_number_of_workers_as_if_nothing_had_happened
     torch.set_default_dtype(torch.float64)
     try:
         for job in (moved, undisturbed):
-            train_worker(job, ALONE)
+            train_worker(job, SINGLE)
     finally:
         torch.set_default_dtype(torch.float32)
     assert (
-        "going on from step 9; equal but for rounding from here: 1 workers share what 3 did"
+        "resumed from step 9; equal but for rounding from here: 1 workers instead of 3"
         in capfd.readouterr().out
     )
     assert curve(moved, "loss") == pytest.approx(curve(undisturbed, "loss"), rel=1e-9)
     for name, tensor in weights(undisturbed).items():
         torch.testing.assert_close(weights(moved)[name], tensor, rtol=1e-6, atol=1e-12, msg=name)
-
-
-def test_one_worker_alone_needs_no_process_group():
-    value = torch.tensor([1.0, 2.0])
-    assert ALONE.total(value) is value
-    assert ALONE.agree(7) == 7
-    assert ALONE.is_first

@@ -1,0 +1,105 @@
+"""Prepares one net's run: finds its parent and data, and names it after everything that decides its result."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from fcn.optim import batch_rule
+from pipeline import git, paths
+from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
+from pipeline.config.job import Job
+from pipeline.errors import CheckpointError
+from pipeline.files import code_digest
+from pipeline.models import checkpoint
+from pipeline.shards.read import open_shards
+from pipeline.training import provenance
+
+CODE = Path(__file__).parents[2]
+# Keys of `train` that may change before a stopped run is resumed: they split the work, and decide nothing.
+SPLITS_WORK = {"num_workers", "use_gpu", "accumulation"}
+# Keys of a parent's file that record where and when it was made. Its weights decide.
+RECORDS_ORIGIN = {"lineage", "origin"}
+
+
+def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
+    """Return the net's job. Its identity is a hash of recipe, code, training images and parent.
+
+    root: the project's folder, absolute.
+
+    Raises CheckpointError if the parent is missing or damaged, or the shards have other classes than the profile;
+    ShardError if the shards are damaged.
+    """
+    starts_chain = net == CHAIN[0] or profile.model.at_once
+    parent_name = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
+    parent = root / paths.model(profile_name, parent_name)
+    kind = "backbone" if starts_chain else "model"
+    content, parent_digest = checkpoint.load(parent, kind)
+    cache = root / paths.VERIFIED
+    shards = open_shards(
+        root / paths.shards(profile_name, "train"),
+        split="train",
+        cache=cache,
+        anew=profile.run.verify_shards == "full",
+    )
+    if list(shards.classes) != profile.data.classes:
+        raise CheckpointError(
+            f"{shards.folder} has classes {', '.join(shards.classes)}, "
+            f"data.classes is {', '.join(profile.data.classes)}; run `dvc repro shard`"
+        )
+    model = profile.model.arguments() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
+    decides_result = [
+        net,
+        model,
+        profile.train.model_dump(exclude=SPLITS_WORK),
+        profile.net(net).model_dump(),
+        shards.digest,
+        checkpoint.content_digest({key: content[key] for key in content if key not in RECORDS_ORIGIN}),
+        code_digest(CODE, code_that_decides()),
+    ]
+    digest = hashlib.sha256(json.dumps(decides_result, sort_keys=True).encode()).hexdigest()
+    identity = f"{net}-{digest[:12]}"
+    train, recipe = _apply_batch_rule(profile.train, profile.net(net))
+    commit = git.of(root)
+    return Job(
+        identity=identity,
+        net=net,
+        model=model,
+        classes=shards.classes,
+        train=train,
+        run=profile.run,
+        recipe=recipe,
+        parent=parent,
+        shards=shards.folder,
+        validation=root / paths.shards(profile_name, "val"),
+        folder=root / paths.RUNS / profile_name / identity,
+        lineage={
+            "net": net,
+            "parent": parent_name,
+            "parent_sha256": parent_digest,
+            "data_digest": shards.digest,
+            "identity": identity,
+            "chain": identity if starts_chain else content["lineage"]["chain"],
+        },
+        cache=cache,
+        git={"git_commit": commit.commit, "git_dirty": str(commit.is_dirty).lower()} if commit else {},
+        inherited=provenance.inherited(kind, content, parent_digest, shards),
+    )
+
+
+def code_that_decides() -> list[str]:
+    """Return the code folders that decide what a run learns: those that the train stage of dvc.yaml depends on."""
+    stages = YAML(typ="safe", pure=True).load((CODE / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return [dep for dep in stages["train"]["do"]["deps"] if dep.startswith(("fcn", "pipeline/"))]
+
+
+def _apply_batch_rule(train: Train, recipe: Net) -> tuple[Train, Net]:
+    """Return both with lr, momentum and iterations for `train.batch_size`, if the profile asks for it."""
+    if not train.batch_rule:
+        return train, recipe
+    lr, momentum = batch_rule(recipe.lr, train.optimizer.momentum, train.batch_size)
+    optimizer = train.optimizer.model_copy(update={"momentum": momentum})
+    iterations = math.ceil(recipe.iterations / train.batch_size)
+    return train.model_copy(update={"optimizer": optimizer}), Net(lr=lr, iterations=iterations)
