@@ -22,7 +22,7 @@ import torch
 
 from bench.loader import SIZE, find_pairs, write
 from fcn.model import FCN
-from pipeline.distributed.rank import Place
+from pipeline.distributed.rank import Rank
 from pipeline.evaluation import scoring
 from pipeline.shards.dataset import Samples
 from pipeline.shards.read import Shards
@@ -66,9 +66,9 @@ def now() -> float:
 def contestants(model: FCN, shards: Shards, device: torch.device) -> dict[str, Callable[[], object]]:
     samples = Samples(shards)
     images = [samples[index].image.to(device) for index in range(len(shards))]
-    place = Place(0, 1, device)
+    rank = Rank(0, 1, device)
     return {
-        "score": lambda: scoring.score_split(model, shards, place, BORDER_WIDTH),
+        "score": lambda: scoring.score_split(model, shards, rank, BORDER_WIDTH),
         "bare": lambda: bare(model, images),
     }
 

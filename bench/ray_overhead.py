@@ -24,10 +24,10 @@ from torch.multiprocessing.spawn import spawn
 from pipeline import config
 from pipeline.cluster import ray_workers
 from pipeline.curves import read_points
-from pipeline.distributed.rank import Place
+from pipeline.distributed.rank import Rank
 from pipeline.monitoring.meter import CURVES
-from pipeline.training.driver import make_job
 from pipeline.training.loop import train_worker
+from pipeline.training.prepare import make_job
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,7 +44,7 @@ def process(rank: int, world: int, port: int, job: Any) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    train_worker(job, Place(rank, world, torch.device("cpu")))
+    train_worker(job, Rank(rank, world, torch.device("cpu")))
     dist.destroy_process_group()
 
 
@@ -92,8 +92,13 @@ def main() -> None:
         for number in range(arguments.rounds):
             for what, run in (("without Ray", without_ray), ("with Ray", with_ray)):
                 identity = f"{what.replace(' ', '-')}-{number}"
-                steps = {"iterations": arguments.steps, "checkpoint_every": arguments.steps, "log_every": 10}
-                job = dataclasses.replace(made, identity=identity, folder=folder / "runs" / identity, **steps)
+                job = dataclasses.replace(
+                    made,
+                    identity=identity,
+                    folder=folder / "runs" / identity,
+                    recipe=made.recipe.model_copy(update={"iterations": arguments.steps}),
+                    run=made.run.model_copy(update={"checkpoint_every": arguments.steps, "log_every": 10}),
+                )
                 job.folder.mkdir(parents=True)
                 run(job, arguments.workers)
                 rates[what].append(steps_per_s(job))

@@ -1,14 +1,13 @@
-"""Two workers of a core each beside one worker of one core: images a second, and what the exchange of gradients costs.
+"""Two workers of a core each beside one worker of one core: images a second, and the cost of averaging gradients.
 
     python -m bench.scaling                                  # the sample's net and MobileNetV1-0.25
-    python -m bench.scaling --nets vgg16 --size 64 --batch 2 # 134 million parameters: the exchange shows
+    python -m bench.scaling --nets vgg16 --size 64 --batch 2 # 134 million parameters: the all-reduce shows
     python -m bench.scaling --compression bf16 --bucket-mb 4
 
-The batch of a step is the same for one worker and for two, which halve it. Both are pinned to their cores and have one
-thread; they take turns in one run, each after a step to warm up, and the machine should have nothing else to do. Beside
-the measured step of two stand the same with torch's own exchange, which is gloo's through the network, and what
-docs/scaling.md's model says: the step of one worker with half the batch, and the gradient's mean at the rate that the
-same processes reach when they do nothing else.
+The batch of a step is the same for one worker and for two, which halve it. Both are pinned to their cores with one
+thread each. They take turns in one run, each after a warm-up step; the machine should be idle. Beside the measured step
+of two workers stands the model of docs/scaling.md: the step of one worker with half the batch, plus an all-reduce of as
+many numbers as the gradient has, by the same processes when they do nothing else.
 """
 
 import argparse
@@ -23,13 +22,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing.spawn import spawn
-from torch.nn.parallel import DistributedDataParallel
 
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
-from pipeline.distributed.gradients import exchanging
-from pipeline.distributed.rank import Place
-from pipeline.distributed.shared_memory import shared_memory
+from pipeline.distributed.gradients import average_gradients
+from pipeline.distributed.rank import Rank
 
 SAMPLE = {"backbone": "vgg16", "padding": "tight", "width": 0.25, "batch_norm": True, "fc6_kernel": 3}
 NETS: dict[str, tuple[dict[str, Any], int]] = {  # FCN's arguments, and the side of an image
@@ -40,13 +37,13 @@ NETS: dict[str, tuple[dict[str, Any], int]] = {  # FCN's arguments, and the side
 
 
 def stepper(
-    net: dict[str, Any], size: int, batch: int, exchanged: Callable[[nn.Module], nn.Module]
+    net: dict[str, Any], size: int, batch: int, averaged: Callable[[nn.Module], nn.Module]
 ) -> Callable[[], None]:
     """One step of training on `batch` images of this worker, drawn at random."""
     torch.manual_seed(0)
     model = FCN(21, 8, **net)
     model.train()
-    trained = exchanged(model)
+    trained = averaged(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9, fused=True)
     image, label = torch.rand(batch, 3, size, size) * 255, torch.randint(0, 21, (batch, size, size))
 
@@ -58,13 +55,6 @@ def stepper(
     return step
 
 
-def through_gloo(model: nn.Module) -> nn.Module:
-    """As torch has it, but for batch norm's statistics, which we do not send either."""
-    trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    trained.broadcast_buffers = False
-    return trained
-
-
 def seconds(work: Callable[[], object], times: int) -> float:
     """Of one, after one to warm up."""
     work()
@@ -74,50 +64,42 @@ def seconds(work: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def measure(place: Place, arguments: argparse.Namespace, name: str) -> None:
+def measure(rank: Rank, arguments: argparse.Namespace, name: str) -> None:
     net, size = NETS[name]
     size, batch = arguments.size or size, arguments.batch
     exchange = {"compression": arguments.compression, "bucket_mb": arguments.bucket_mb}
-    exchange |= {"powersgd_rank": 2, "powersgd_after": 2}
+    parameters = sum(p.numel() for p in FCN(21, 8, **net).parameters())
     works: dict[str, Callable[[], object]] = {
         "one": stepper(net, size, batch, lambda model: model),
         "half": stepper(net, size, batch // 2, lambda model: model),
-        "gloo": stepper(net, size, batch // 2, through_gloo),
-        "two": stepper(net, size, batch // 2, lambda model: exchanging(model, place, start=0, **exchange)),
+        "two": stepper(net, size, batch // 2, lambda model: average_gradients(model, rank, **exchange)),
+        "send": sender(arguments.compression, parameters),
     }
-    parameters = sum(p.numel() for p in FCN(21, 8, **net).parameters())
-    if arguments.compression != "powersgd":
-        works["send"] = sender(arguments.compression, parameters, place)
     times: dict[str, list[float]] = {what: [] for what in works}
     for number in range(arguments.rounds + 1):
         for what, work in works.items():
             dist.barrier()
-            if place.is_first or what not in ("one", "half"):  # the other core is idle meanwhile
+            if rank.is_first or what not in ("one", "half"):  # the other core is idle meanwhile
                 taken = seconds(work, arguments.steps)
                 if number:  # the first round warms up
                     times[what].append(taken)
-    if place.is_first:
+    if rank.is_first:
         report(name, parameters, times)
 
 
-def sender(compression: str, parameters: int, place: Place) -> Callable[[], object]:
-    """Averages as many numbers as the gradient has, the same way, and does nothing else."""
-    if compression == "none" and (memory := shared_memory(place)):
-        numbers = torch.zeros(parameters)
-        return lambda: memory.average(numbers)
-    sent = torch.zeros(parameters, dtype=torch.bfloat16 if compression == "bf16" else torch.float32)
-    return lambda: dist.all_reduce(sent)
+def sender(compression: str, parameters: int) -> Callable[[], object]:
+    """All-reduces as many numbers as the gradient has."""
+    numbers = torch.zeros(parameters, dtype=torch.bfloat16 if compression == "bf16" else torch.float32)
+    return lambda: dist.all_reduce(numbers)
 
 
 def report(name: str, parameters: int, times: dict[str, list[float]]) -> None:
     median = {what: statistics.median(found) for what, found in times.items()}
-    one, half, gloo, two = (median[what] for what in ("one", "half", "gloo", "two"))
+    one, half, two, send = (median[what] for what in ("one", "half", "two", "send"))
     line = f"{name:10} {parameters / 1e6:6.2f}M  1 worker {one * 1e3:5.0f} ms a step"
     line += f"  2 workers {two * 1e3:5.0f} ms, {one / two:.2f}x the images/s"
-    line += f"; by gloo {gloo * 1e3:5.0f} ms, {one / gloo:.2f}x"
-    if send := median.get("send"):
-        line += f"; model: {half * 1e3:.0f} + {send * 1e3:.0f} = {(half + send) * 1e3:.0f} ms"
-        line += f" ({(half + send) / two:.2f} of measured)"
+    line += f"; model: {half * 1e3:.0f} + {send * 1e3:.0f} = {(half + send) * 1e3:.0f} ms"
+    line += f" ({(half + send) / two:.2f} of measured)"
     print(line, flush=True)
 
 
@@ -129,7 +111,7 @@ def process(rank: int, port: int, arguments: argparse.Namespace) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for name in arguments.nets:
-        measure(Place(rank, 2, torch.device("cpu")), arguments, name)
+        measure(Rank(rank, 2, torch.device("cpu")), arguments, name)
     dist.destroy_process_group()
 
 
@@ -138,7 +120,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nets", nargs="+", choices=NETS, default=["sample", "mobilenet"])
-    parser.add_argument("--compression", choices=("none", "bf16", "powersgd"), default="none")
+    parser.add_argument("--compression", choices=("none", "bf16"), default="none")
     parser.add_argument("--bucket-mb", type=int, default=25)
     parser.add_argument("--size", type=int, help="side of an image (default: the net's own)")
     parser.add_argument("--batch", type=int, default=8, help="images a step, over all workers")

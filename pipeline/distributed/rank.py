@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-# Linux: large tensors in 2 MiB pages. Page faults took up to a fifth of a CPU step. torch reads this at its first tensor.
+# Linux: large tensors in 2 MiB pages, read at torch's first tensor. Page faults took up to a fifth of a CPU step.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
