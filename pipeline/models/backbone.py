@@ -1,4 +1,4 @@
-"""The file a chain begins from: an ImageNet classifier's trunk, or random weights for small experiments."""
+"""The file that a chain starts from: an ImageNet classifier's trunk, or random weights for small experiments."""
 
 from pathlib import Path
 from textwrap import shorten
@@ -13,28 +13,30 @@ from pipeline.models import checkpoint
 
 
 def write_random(dest: Path, model: dict[str, Any], seed: int) -> None:
-    """Writes the trunk of FCN(**model) with the initial weights of its kind, drawn from the seed."""
+    """Write the trunk of FCN(**model) with random initial weights, drawn from the seed."""
     torch.manual_seed(seed)
     _write(dest, _net(model), f"random, seed {seed}")
 
 
 def write_pretrained(dest: Path, model: dict[str, Any], weights: Path) -> None:
-    """Writes the trunk of FCN(**model) with published weights; CheckpointError if they do not fit it."""
+    """Write the trunk of FCN(**model) with published weights. Raises CheckpointError if they do not fit it."""
     name = model["backbone"]
     if name not in CONVERTERS:
         raise CheckpointError(
-            f"no published weights can be cast into backbone {name!r}; known: {', '.join(CONVERTERS)}"
+            f"published weights of backbone {name!r} cannot be converted; known: {', '.join(CONVERTERS)}"
         )
-    convert, pixels = CONVERTERS[name]
+    convert, trained_pixels = CONVERTERS[name]
     state, net = checkpoint.load_weights(weights), _net(model)
-    found = net.backbone.get_submodule("pixels").convention
-    if found != pixels:
-        raise CheckpointError(f"{weights} was trained on {pixels!r} pixels, model.pixels is {found!r}")
+    model_pixels = net.backbone.get_submodule("pixels").convention
+    if model_pixels != trained_pixels:
+        raise CheckpointError(
+            f"{weights} was trained on {trained_pixels!r} pixels, model.pixels is {model_pixels!r}"
+        )
     try:
         net.backbone.load_state_dict(convert(state))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{weights} does not fit backbone {name!r} as the profile's model section describes it: "
+            f"{weights} does not fit backbone {name!r} with the profile's model section: "
             f"{shorten(str(error), 400)}"
         ) from error
     _write(dest, net, weights.name)

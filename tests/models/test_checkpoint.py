@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, UserError
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import content_digest, latest_step, load, load_step, save, save_step
 
@@ -139,7 +139,7 @@ def test_a_runs_state_comes_back_and_goes_into_model_and_optimizer(tmp_path):
 
 @pytest.mark.parametrize("value", [np.float64(1), np.int64(1), {1, 2}, b"bytes", 1j, Path("a"), nn.ReLU()])
 def test_a_value_that_could_not_be_loaded_is_not_saved(tmp_path, value):
-    with pytest.raises(TypeError, match=f"holds no {type(value).__name__}"):
+    with pytest.raises(TypeError, match=type(value).__name__):
         save(tmp_path / "a.pt", "model", {"nested": [value]})
     assert not (tmp_path / "a.pt").exists()
 
@@ -233,7 +233,7 @@ def test_a_file_of_another_kind_format_or_none_is_refused(tmp_path):
         load(path, "model")
     for foreign in ({"conv1_1.weight": torch.zeros(1)}, [1, 2], {"format": "fcn/0"}, torch.zeros(2)):
         torch.save(foreign, path)
-        with pytest.raises(CheckpointError, match=r"a\.pt is no file of format 'fcn/1'"):
+        with pytest.raises(CheckpointError, match=r"a\.pt .*'fcn/1'"):
             load(path, "model")
 
 
@@ -241,7 +241,7 @@ def test_a_sha256_that_was_changed_is_named_beside_the_one_found(tmp_path):
     path = tmp_path / "a.pt"
     digest = save(path, "model", {"a": 1})
     torch.save({"format": checkpoint.FORMAT, "kind": "model", "sha256": "0" * 64, "content": {"a": 1}}, path)
-    with pytest.raises(CheckpointError, match=f"is damaged: its content has sha256 {digest}, it was 0000"):
+    with pytest.raises(CheckpointError, match=f"a.pt is damaged.*{digest}.*0000"):
         load(path, "model")
 
 
@@ -255,7 +255,7 @@ def test_a_failure_while_writing_leaves_the_file_that_was_there(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os if failing == "fsync" else Path, failing, full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(UserError, match=r"a\.pt .*No space"):
             save(path, "model", {"a": 2})
     assert load(path, "model")[0] == {"a": 1}
     save(path, "model", {"a": 3})
@@ -297,7 +297,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_taken(tmp_pa
     assert all("falling back to the checkpoint before it" in line for line in lines)
 
 
-def test_if_every_checkpoint_is_damaged_the_run_begins_anew(tmp_path):
+def test_if_every_checkpoint_is_damaged_the_run_starts_from_the_beginning(tmp_path):
     save_step(tmp_path, 1, state(1))
     (tmp_path / "step-00000001.pt").write_bytes(b"")
     assert latest_step(tmp_path, "run") is None

@@ -62,7 +62,7 @@ def train_and(then: Callable[[Saver], object], folder: Path) -> None:
 @pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("then", [lambda saver: saver.save(2, state(2)), Saver.wait, lambda _: None])
 def test_what_goes_wrong_in_the_thread_is_raised_where_training_sees_it(tmp_path, then):
-    with pytest.raises(CheckpointError, match=r"of step 1 cannot be written .*: No space left on device"):
+    with pytest.raises(CheckpointError, match=r"step 1.*No space left on device"):
         train_and(then, tmp_path)
     assert not list(tmp_path.glob("step-*"))
 

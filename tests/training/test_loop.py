@@ -271,7 +271,7 @@ def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
     settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly", "transforms": DRAWN}
     undisturbed = make_job("undisturbed", **settings)
     train_worker(undisturbed, SINGLE)
-    for number in range(undisturbed.iterations):
+    for number in range(undisturbed.recipe.iterations):
         job = make_job(f"killed{number}", **settings)
         with monkeypatch.context() as patch:
             kill_before_step(patch, number)
