@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.project_copy import Project
 from tests.test_structure import outs_of, stages
 

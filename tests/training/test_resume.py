@@ -99,7 +99,7 @@ def test_a_killed_driver_goes_on_from_its_last_checkpoint(project, undisturbed):
     os.kill(run.process.pid, signal.SIGKILL)
     run.process.wait()
     text = Run(project).finish()  # its workers live on for seconds: a lock keeps them off each other's files
-    resumed_from = int(re.search(r"going on from step (\d+)", text).group(1))
+    resumed_from = int(re.search(r"resumed from step (\d+)", text).group(1))
     assert resumed_from >= 200 - CHECKPOINT_EVERY  # at most one interval is lost
     assert steps_shown(text) == list(range(resumed_from + LOG_EVERY, ITERATIONS + 1, LOG_EVERY))
     assert_equal(weights(project), undisturbed)
@@ -111,7 +111,7 @@ def test_a_killed_worker_is_replaced_and_the_group_goes_on(project, undisturbed)
     worker = int(re.search(r"RayTrainWorker pid=(\d+)", text).group(1))
     os.kill(worker, signal.SIGKILL)
     text = run.finish()
-    assert "going on from step" in text
+    assert "resumed from step" in text
     # Ray may lose a killed worker's last lines, the disk does not
     (curves,) = project.folder.glob("runs/tiny/*/curves.jsonl")
     steps = [json.loads(line)[0] for line in curves.read_text(encoding="utf-8").splitlines()]
@@ -126,9 +126,9 @@ def test_a_driver_told_to_end_has_a_checkpoint_written_and_the_next_run_goes_on(
     os.kill(run.process.pid, signal.SIGTERM)
     assert run.process.wait(timeout=60) == 130
     text = run.log.read_text()
-    assert "stopped; run the same command again to go on from here" in text
+    assert "stopped; run the same command again" in text
     text, last = Run(project).finish(), max(steps_shown(text))
-    assert int(re.search(r"going on from step (\d+)", text).group(1)) >= last  # no step is lost
+    assert int(re.search(r"resumed from step (\d+)", text).group(1)) >= last  # no step is lost
     assert_equal(weights(project), undisturbed)
 
 
@@ -144,7 +144,7 @@ def test_a_stage_whose_dvc_was_killed_ends_and_the_next_repro_goes_on(project, u
     text = project.run("dvc", "repro", "-s", "--no-run-cache", "train@fcn32s")
     # By now the orphan has ended, or the new stage has waited for it
     assert "stopped; run the same command again" in log.read_text()
-    assert "going on from step" in text
+    assert "resumed from step" in text
     assert_equal(weights(project), undisturbed)
 
 
@@ -164,8 +164,8 @@ def test_ctrl_c_ends_in_a_sentence_and_the_next_run_goes_on(project, undisturbed
     os.kill(run.process.pid, signal.SIGINT)
     assert run.process.wait(timeout=60) == 130
     text = run.log.read_text()
-    assert "stopped; run the same command again to go on from here" in text
-    assert "going on from step" in Run(project).finish()
+    assert "stopped; run the same command again" in text
+    assert "resumed from step" in Run(project).finish()
     assert_equal(weights(project), undisturbed)
 
 
@@ -182,7 +182,7 @@ def test_a_lost_second_node_is_waited_for_and_the_run_goes_on_when_another_joins
     finally:
         cluster.shutdown()
     steps = steps_shown(text)
-    assert "going on from step" in text
+    assert "resumed from step" in text
     assert set(steps) == set(range(LOG_EVERY, ITERATIONS + 1, LOG_EVERY))
     assert len(steps) - len(set(steps)) <= CHECKPOINT_EVERY
     assert_equal(weights(project), undisturbed)
