@@ -69,7 +69,7 @@ class Repro:
         )
 
     def resumptions(self) -> list[int]:
-        return [int(step) for step in re.findall(r"going on from step (\d+)", self.log.read_text())]
+        return [int(step) for step in re.findall(r"resumed from step (\d+)", self.log.read_text())]
 
 
 def steps_done(project: Project) -> int:

@@ -103,9 +103,14 @@ def test_a_whole_file_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path
 def test_a_file_whose_writer_fails_keeps_its_old_content(tmp_path, error):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises((UserError, error)), whole(path) as file:
-        file.write(b"new")
-        raise error
+
+    def fail() -> None:
+        with whole(path) as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises((UserError, error)):
+        fail()
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
@@ -136,9 +141,14 @@ def test_a_folder_appears_with_all_its_files_or_not_at_all(tmp_path):
     dest = tmp_path / "folder"
     with whole_folder(dest) as folder:
         (folder / "a").write_text("1")
-    with pytest.raises(ValueError, match="half"), whole_folder(dest) as folder:
-        (folder / "b").write_text("2")
-        raise ValueError("half")
+
+    def fail() -> None:
+        with whole_folder(dest) as folder:
+            (folder / "b").write_text("2")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        fail()
     assert [file.name for file in dest.iterdir()] == ["a"]
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
 

@@ -101,12 +101,12 @@ def test_a_file_that_holds_no_weights_is_refused_by_name(tmp_path):
 
 def test_pixels_that_the_weights_were_not_trained_on_are_refused(tmp_path):
     torch.save(published(), tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="'torchvision'.*'caffe'"):
+    with pytest.raises(CheckpointError, match=r"'torchvision'.*'caffe'"):
         backbone.write_pretrained(tmp_path / "b.pt", MODEL | {"pixels": "caffe"}, tmp_path / "weights.pth")
 
 
 def test_a_backbone_without_published_weights_is_refused_naming_those_that_have_some(tmp_path):
-    with pytest.raises(CheckpointError, match="'vgg61'.*alexnet, googlenet"):
+    with pytest.raises(CheckpointError, match=r"'vgg61'.*alexnet, googlenet"):
         backbone.write_pretrained(tmp_path / "b.pt", MODEL | {"backbone": "vgg61"}, tmp_path / "weights.pth")
 
 

@@ -322,7 +322,8 @@ def test_a_process_killed_twice_ends_bit_equal(make_job, tmp_path):
     train_worker(undisturbed, SINGLE)
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
     program = (
-        "import pickle, sys; from pipeline.distributed.rank import SINGLE; from pipeline.training.loop import train_worker;"
+        "import pickle, sys; from pipeline.distributed.rank import SINGLE;"
+        "from pipeline.training.loop import train_worker;"
         "train_worker(pickle.load(open(sys.argv[1], 'rb')), SINGLE)"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -118,7 +118,7 @@ def test_any_split_of_a_batch_gives_the_gradients_of_the_whole(job, by_split, wh
     assert found["backbone.conv1_1.weight"].abs().max() > 0
     # A bias before batch norm has a gradient of nothing but rounding
     rounding = 1e-12 * max(t.abs().max().item() for name, t in expected.items() if "weight" in name)
-    for name in expected.keys():
+    for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=rounding, msg=name)
 
 
