@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,14 +49,20 @@ def whole(path: Path, *, is_shared: bool = False) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder that replaces `path` when the block ends, and only if it ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        folder = Path(scratch, path.name)
-        folder.mkdir()
-        yield folder
+    """Give an empty folder that replaces `path` when the block ends, and only if it ends without an error.
+
+    The folder is `.<name>.partial` beside `path`; one that a killed process left there is removed. One process at a
+    time may write the same path.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
         shutil.rmtree(path, ignore_errors=True)
-        folder.rename(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:

@@ -1,21 +1,36 @@
-"""How long work shows itself: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""Progress bars: with rate and time left on a terminal, one line every few seconds in a log."""
 
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
-LOG_INTERVAL_S = 10.0  # between two lines where nobody watches a bar
+TERMINAL_INTERVAL_S = 0.1
+LOG_INTERVAL_S = 10.0
 
 
 def bar(total: int, what: str, unit: str = "image", delay_s: float = 0) -> "tqdm[Any]":
-    """A progress bar for `total` units, to be used as a context manager and told of each by update().
+    """Return a progress bar, to be used as a context manager and advanced by update().
 
-    delay_s: work that is done sooner shows no bar.
+    total: number of units.
+    what: the text before the bar.
+    unit: name of a unit.
+    delay_s: seconds before the bar appears; shorter work shows none.
     """
-    return tqdm(total=total, desc=what, unit=unit, mininterval=interval_s(), delay=delay_s)
+    return tqdm(total=total, desc=what, unit=unit, mininterval=_interval_s(), delay=delay_s)
 
 
-def interval_s() -> float:
-    """How often a bar shows itself anew where standard error goes to now."""
-    return 0.1 if sys.stderr.isatty() else LOG_INTERVAL_S
+def bytes_bar(total: int | None, what: str, num_done: int = 0) -> "tqdm[Any]":
+    """Return a progress bar that counts bytes.
+
+    total: bytes of the whole file; None if unknown.
+    what: the text before the bar.
+    num_done: bytes that were there before.
+    """
+    return tqdm(
+        total=total, initial=num_done, desc=what, unit="B", unit_scale=True, mininterval=_interval_s()
+    )
+
+
+def _interval_s() -> float:
+    return TERMINAL_INTERVAL_S if sys.stderr.isatty() else LOG_INTERVAL_S
