@@ -1,1 +1,1 @@
-"""Bringing published files: resumed, verified before use, from the first mirror that has them."""
+"""Downloads: resumed, verified before use, from the first mirror that has the file; and unpacking of archives."""

@@ -155,7 +155,9 @@ def _members(reader: _Reader) -> Iterator[tarfile.TarInfo]:
 def _extension_name(reader: _Reader, header: tarfile.TarInfo) -> str | None:
     """Return the name that an extension header gives to the member after it, if it gives one."""
     if not 0 <= header.size <= MAX_EXTENSION_BYTES:
-        raise ArchiveError(f"extension header {header.name!r} has {header.size} bytes")
+        raise ArchiveError(
+            f"extension header {header.name!r} has {header.size} bytes, not 0 to {MAX_EXTENSION_BYTES}"
+        )
     data = b"".join(reader.content(header))
     if header.type == tarfile.GNUTYPE_LONGNAME:
         name = data.rstrip(b"\0")

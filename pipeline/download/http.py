@@ -1,4 +1,4 @@
-"""One answer of an HTTP server, added to a part: resumed if the server can, within time, never too long."""
+"""Append one answer of an HTTP server to a part: resumed if the server can, within time and size limits."""
 
 import asyncio
 import email.utils
@@ -9,9 +9,8 @@ from collections.abc import Collection
 
 import httpx
 
-from pipeline.download.limits import Limits, MirrorError, Patience, RetryError
+from pipeline.download.mirror import Limits, MirrorError, RetryError, shown
 from pipeline.download.part import Part
-from pipeline.download.urls import shown
 
 MAX_REDIRECTS = 10
 BUSY_STATUS = (408, 429, 500, 502, 503, 504)  # may pass; every other error status will not
@@ -22,9 +21,9 @@ logging.getLogger("httpcore").setLevel(logging.WARNING)
 
 
 def receive(url: str, part: Part, limits: Limits) -> int:
-    """One request, its body added to the part; returns how many bytes of earlier tries were kept.
+    """Send one request and add its body to the part; return how many bytes of earlier tries were kept.
 
-    Ends in MirrorError or RetryError if this server does not give the file, or not now.
+    Raises MirrorError or RetryError if this server does not give the file, or not now.
     """
     try:
         return asyncio.run(_receive(url, part, limits))
@@ -33,31 +32,31 @@ def receive(url: str, part: Part, limits: Limits) -> int:
 
 
 async def _receive(url: str, part: Part, limits: Limits) -> int:
-    """Asynchronous only for `asyncio.timeout`: it also ends a server that sends its headers one byte a second."""
+    """Asynchronous only for `asyncio.timeout`, which also ends a server that sends its headers one byte a second."""
     validator, _ = part.note()
     offset = part.size() if validator else 0
     headers = {"Accept-Encoding": "identity", "User-Agent": "fcn-pipeline"}
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
-    patience = limits.patience
-    async with httpx.AsyncClient(timeout=patience.stall_s, headers=headers) as client:
+    async with httpx.AsyncClient(timeout=limits.stall_s, headers=headers) as client:
         try:
-            async with asyncio.timeout(patience.window_s):
+            async with asyncio.timeout(limits.window_s):
                 response = await _open(client, url, limits.allowed_hosts)
-            offset, total = _admit(response, part, offset, patience)
+            offset, total = _body_range(response, part, offset, limits)
             part.check_room(total, limits.max_bytes)
             if not offset:
                 part.begin(_validator(response), total)
             await _append(response, part, offset, total, limits)
         except httpx.TimeoutException:
-            raise MirrorError(f"stalled: nothing came for {patience.stall_s:g} s") from None
+            raise MirrorError(f"stalled: nothing came for {limits.stall_s:g} s") from None
         except TimeoutError:
-            rate = patience.window_bytes / patience.window_s
-            raise MirrorError(f"too slow: under {rate:.0f} bytes/s for {patience.window_s:g} s") from None
+            rate = limits.window_bytes / limits.window_s
+            raise MirrorError(f"too slow: under {rate:.0f} bytes/s for {limits.window_s:g} s") from None
     return offset
 
 
 async def _open(client: httpx.AsyncClient, url: str, allowed_hosts: Collection[str]) -> httpx.Response:
+    """Return the answer of the server, after redirects that are allowed."""
     try:
         request = client.build_request("GET", url)
     except (httpx.InvalidURL, UnicodeError):
@@ -77,29 +76,32 @@ async def _open(client: httpx.AsyncClient, url: str, allowed_hosts: Collection[s
     raise MirrorError(f"redirects more than {MAX_REDIRECTS} times")
 
 
-def _admit(response: httpx.Response, part: Part, offset: int, patience: Patience) -> tuple[int, int | None]:
-    """Where the body belongs in the part, and how long the whole file is, if announced."""
+def _body_range(response: httpx.Response, part: Part, offset: int, limits: Limits) -> tuple[int, int | None]:
+    """Return the body's first byte in the part, and the size of the whole file (None: unknown).
+
+    offset: the first byte that was requested.
+    """
     status = response.status_code
     if status == 200:
         length = re.fullmatch(r"[0-9]{1,18}", response.headers.get("Content-Length", ""))
         return 0, int(length[0]) if length else None
     if status in BUSY_STATUS:
-        raise RetryError(f"answered {status}", _retry_after_s(response, patience.retry_after_max_s))
+        raise RetryError(f"answered {status}", _retry_after_s(response, limits.retry_after_max_s))
     if status not in (206, 416):
         raise MirrorError(f"answered {status}")
     content_range = response.headers.get("Content-Range", "")
     span = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", content_range)
-    validator, total = part.note()
+    validator, noted_total = part.note()
     if status == 206 and span and int(span[1]) == offset and _validator(response) in ("", validator):
-        found_total = None if span[2] == "*" else int(span[2])
-        if total in (None, found_total):
-            return offset, found_total
+        total = None if span[2] == "*" else int(span[2])
+        if noted_total in (None, total):
+            return offset, total
     part.drop()
     raise RetryError(f"answered {status}, not with the same file from byte {offset} on", wait_s=0)
 
 
 def _validator(response: httpx.Response) -> str:
-    """Names this version of the file for If-Range, where a weak ETag is not allowed; '' if nothing does."""
+    """Return the version of the file for If-Range, where a weak ETag is not allowed; '' if there is none."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
 
@@ -118,24 +120,13 @@ def _retry_after_s(response: httpx.Response, max_s: float) -> float | None:
 async def _append(
     response: httpx.Response, part: Part, offset: int, total: int | None, limits: Limits
 ) -> None:
-    """Writes the body as it comes; each window must bring its bytes, and none may pass the known size."""
-    limit = limits.max_bytes if total is None else total
-    clock, patience = asyncio.get_running_loop(), limits.patience
-    size, window_bytes = offset, 0
-    with part.path.open("r+b") as file, part.bar(total, offset) as bar:
-        file.seek(offset)
-        async with asyncio.timeout(patience.window_s) as deadline:
+    """Write the body as it arrives; each window must bring its bytes."""
+    clock, window_bytes = asyncio.get_running_loop(), 0
+    with part.writing(offset, total, limits.max_bytes) as write:
+        async with asyncio.timeout(limits.window_s) as deadline:
             async for chunk in response.aiter_raw():
-                size += len(chunk)
-                if size > limit:
-                    part.drop()
-                    raise MirrorError(f"sends more than the {limit} bytes announced or expected")
-                file.write(chunk)
-                file.flush()  # to the system, which keeps it if this process is killed
-                bar.update(len(chunk))
+                write(chunk)
                 window_bytes += len(chunk)
-                if window_bytes >= patience.window_bytes:
+                if window_bytes >= limits.window_bytes:
                     window_bytes = 0
-                    deadline.reschedule(clock.time() + patience.window_s)
-    if total is not None and size < total:
-        raise RetryError(f"ended after {size} of {total} bytes")
+                    deadline.reschedule(clock.time() + limits.window_s)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.download import checksum as module
+from pipeline.download import fetch as fetch_module
 from pipeline.download.checksum import Checksum, digests
 from pipeline.download.fetch import fetch
 from pipeline.errors import DownloadError
@@ -19,7 +19,7 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
 def bring(folder: Path, *urls: str, checksum: str = f"md5:{MD5}") -> Path:
-    return fetch(urls, folder / "a.tar", checksum=checksum, part_dir=folder)
+    return fetch(urls, folder / "a.tar", checksum=checksum)
 
 
 def record(folder: Path) -> dict[str, object]:
@@ -28,13 +28,7 @@ def record(folder: Path) -> dict[str, object]:
 
 def forge(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, other bytes have the same md5: what a forger would have made."""
-    real = module.digests
-
-    def colliding(path: Path) -> dict[str, str]:
-        return real(path) | {"md5": MD5}
-
-    for user in ("pipeline.download.fetch.digests", "pipeline.download.part.digests"):
-        monkeypatch.setattr(user, colliding)
+    monkeypatch.setattr(fetch_module, "digests", lambda path: digests(path) | {"md5": MD5})
 
 
 def test_both_digests_of_a_file_are_those_of_hashlib(tmp_path: Path):
@@ -91,12 +85,8 @@ def test_a_file_exchanged_for_one_of_the_same_md5_is_refused_with_both_sha256(
     (tmp_path / "a.tar").write_bytes(b"forged")
     with pytest.raises(DownloadError) as caught:
         bring(tmp_path)
-    other = hashlib.sha256(b"forged").hexdigest()
-    assert str(caught.value) == (
-        f"{tmp_path / 'a.tar'} has the published md5 {MD5}, but sha256 {other}, and {SHA256} was recorded when it "
-        f"was first verified; one of the two is forged: remove {tmp_path / 'a.tar'} to fetch it again, or, if you "
-        f"trust it, {tmp_path / 'a.tar.verified.json'}"
-    )
+    for fact in (MD5, hashlib.sha256(b"forged").hexdigest(), SHA256, "remove", "a.tar.verified.json"):
+        assert fact in str(caught.value)
     assert (tmp_path / "a.tar").read_bytes() == b"forged"
 
 
@@ -108,7 +98,7 @@ def test_a_mirror_with_another_file_of_the_same_md5_gives_way_to_the_next(
     (tmp_path / "a.tar").unlink()
     forge(monkeypatch)
     with FaultyServer(b"forged") as forger, FaultyServer(BODY) as honest:
-        with pytest.raises(DownloadError, match=f"but sha256 .*, and {SHA256} was recorded"):
+        with pytest.raises(DownloadError, match=SHA256):
             bring(tmp_path, forger.url)
         assert not (tmp_path / "a.tar").exists()
         assert bring(tmp_path, forger.url, honest.url).read_bytes() == BODY
