@@ -1,4 +1,21 @@
-"""What a user can cause, and how a command ends because of it."""
+"""The errors that a user can cause, and how a command ends because of one.
+
+    UserError
+    ├── ConfigError          params.yaml, a profile
+    ├── DownloadError        a file of a mirror
+    ├── ArchiveError         a tar
+    ├── DatasetError         photos, labels and lists
+    ├── LeakError            training and evaluation share an image
+    ├── ShardError           shards and their manifest
+    ├── CheckpointError      models and checkpoints
+    ├── ResultError          scores and counts
+    ├── PhotoError           a photo of `fcn predict` or `fcn serve`
+    │   ├── PhotoFormatError
+    │   └── PhotoSizeError
+    └── ServerError          `fcn serve` itself
+
+Each ends a command with its message and exit code 2. Every other exception is a mistake of this code.
+"""
 
 import os
 import sys
@@ -6,15 +23,15 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """A mistake outside this code: the message says what was expected, what came, where, and the remedy."""
+    """A mistake outside this code. The message states what was expected, what came, where, and the remedy."""
 
 
 class ConfigError(UserError):
-    """params.yaml or a profile does not say what the pipeline needs."""
+    """params.yaml or a profile lacks a value, or has one that is not allowed."""
 
 
 class DownloadError(UserError):
-    """A file could not be fetched whole and verified."""
+    """No mirror gives a file that is whole and has its checksum."""
 
 
 class ArchiveError(UserError):
@@ -22,39 +39,39 @@ class ArchiveError(UserError):
 
 
 class DatasetError(UserError):
-    """A data set on disk lacks a file, or holds one that cannot be used."""
+    """A data set on disk lacks a file, or has one that cannot be used."""
 
 
 class LeakError(UserError):
-    """An image is both trained and evaluated on."""
+    """An image is in both the training and the evaluation split."""
 
 
 class ShardError(UserError):
-    """A shard or its manifest is missing, damaged or of another data set."""
+    """A shard or its manifest is missing, damaged, or of another data set."""
 
 
 class CheckpointError(UserError):
-    """A model or checkpoint file is missing, damaged or of another network."""
+    """A model or checkpoint file is missing, damaged, or of another network."""
 
 
 class ResultError(UserError):
-    """A run's scores or counts are missing, damaged or not of this project."""
+    """A run's scores or counts are missing, damaged, or not of this project."""
 
 
 class PhotoError(UserError):
-    """A photo is damaged, or not one at all."""
+    """A photo is damaged or cannot be used."""
 
 
 class PhotoFormatError(PhotoError):
-    """A photo, or what is called one, is of a format that is not read here."""
+    """A file is not a photo of a supported format."""
 
 
 class PhotoSizeError(PhotoError):
-    """A photo has more pixels than are read."""
+    """A photo has more pixels than the limit."""
 
 
 class ServerError(UserError):
-    """A server cannot be started as it was asked for."""
+    """A server cannot be started with these options."""
 
 
 USER_MISTAKE = 2  # exit code, as argparse uses it
@@ -62,14 +79,14 @@ INTERRUPTED = 130  # exit code, as shells use it for Ctrl-C
 
 
 def exit_cleanly(command: Callable[[], object]) -> None:
-    """Runs a command; a user's mistake ends it with one message and exit code 2, Ctrl-C with 130, never a traceback."""
+    """Run a command. UserError ends it with its message and exit code 2, Ctrl-C with 130; neither shows a traceback."""
     try:
         command()
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
-    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
         sys.exit(0)
     except KeyboardInterrupt:

@@ -1,13 +1,12 @@
-"""Where a profile's results lie, relative to the project's root (dvc.yaml names the same places)."""
+"""Paths of a profile's results, relative to the project's root; dvc.yaml names the same ones."""
 
 from pathlib import Path
 
 CHAIN = ("fcn32s", "fcn16s", "fcn8s")  # each starts from the one before it, the first from the backbone
-DOWNLOADS = Path(
-    "downloads"
-)  # archives and `.part` files: outside DVC's outs, which it empties before a stage runs
-RUNS = Path("runs")  # working checkpoints: outside DVC's outs for the same reason
-VERIFIED = RUNS / ".verified"  # which shards were found whole
+# Outside DVC's outs, which DVC empties before a stage runs
+DOWNLOADS = Path("downloads")  # archives, and `.part` files of unfinished ones
+RUNS = Path("runs")  # working checkpoints
+VERIFIED = RUNS / ".verified"  # records of shards whose sha256 was checked
 
 
 def raw(profile: str) -> Path:
@@ -44,7 +43,7 @@ def curve(profile: str, net: str) -> Path:
 
 
 def figures(profile: str, net: str) -> Path:
-    """A folder of pictures."""
+    """A folder of images."""
     return Path("figures", profile, net)
 
 
