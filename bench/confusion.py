@@ -1,9 +1,9 @@
-"""Counting pixels by label and prediction: ours beside numpy's bincount, as the reference's score.py does it.
+"""Time the confusion matrix: ours, and numpy's bincount as in the reference's score.py.
 
     python -m bench.confusion [--device cuda]
 
-Both are given what evaluation has in hand: the prediction and the label on the device. numpy's way brings them to the
-host first, as score.py does; on a GPU that is most of its time. Medians, contestants taking turns.
+Both start from a prediction and a label on the device, as evaluation does. numpy's way copies them to the host first,
+like score.py; on a GPU that is most of its time. Medians; the two take turns.
 """
 
 import argparse
@@ -24,10 +24,10 @@ SHAPE = (16, 375, 500)
 
 
 def bincount(prediction: Tensor, label: Tensor) -> NDArray[np.int64]:
-    """The histogram of score.py, written anew from its description (fast_hist)."""
-    truth, found = label.cpu().numpy().ravel(), prediction.cpu().numpy().ravel()
+    """Return the histogram of score.py, written from its description (fast_hist)."""
+    truth, predicted = label.cpu().numpy().ravel(), prediction.cpu().numpy().ravel()
     valid = (truth >= 0) & (truth < NUM_CLASSES)
-    pairs = NUM_CLASSES * truth[valid].astype(int) + found[valid]
+    pairs = NUM_CLASSES * truth[valid].astype(int) + predicted[valid]
     return np.bincount(pairs, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
 
 

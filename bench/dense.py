@@ -1,12 +1,12 @@
-"""A classifier over a grid of crops: one pass of the fully convolutional net beside the crops one by one and batched.
+"""Time a classifier over a grid of crops: one fully convolutional pass, crops one by one, and crops in batches.
 
     python -m bench.dense          # --device cuda, --network caffenet, --crops 0 --batch 100
 
-AlexNet as Caffe has it takes crops of 227x227 and VGG-16 of 224x224, both in steps of 32 out of a 500x500 image: the
-paper's grid of 10x10, and 9x9. Caffe's poolings round up, so that AlexNet's last row and column reach 15 pixels past
-the image; the crops there are moved inside. Weights are random, time does not depend on them. Times are medians over
-rounds in which the three take turns, so that a machine that slows down slows all of them; the factors are what counts.
-A round times --crops of the grid's crops (0: all) and scales up to all of them; the dense pass is timed whole.
+Caffe's AlexNet takes crops of 227x227 and VGG-16 of 224x224, both in steps of 32 out of a 500x500 image. That is the
+paper's grid of 10x10, and 9x9. Caffe's poolings round up, so AlexNet's last row and column reach 15 pixels past the
+image; those crops are moved inside. Weights are random, since time does not depend on them. Times are medians over
+rounds in which the three take turns, so a machine that slows down slows all of them; compare the factors. A round
+times --crops of the grid's crops (0: all) and scales up to all of them; the dense pass is timed whole.
 The paper (section 3.1) states 1.2 ms for one crop and 22 ms for the grid of 10x10, "more than 5 times faster".
 """
 
@@ -40,9 +40,9 @@ class Medians(NamedTuple):
 
 
 def crops_of(image: Tensor, crop: int, grid: int) -> list[Tensor]:
-    """Every crop of the grid, copied beforehand: cutting them out is not what is timed."""
-    places = [min(STEP * i, IMAGE_SIDE - crop) for i in range(grid)]
-    corners = [(y, x) for y in places for x in places]
+    """Return every crop of the grid, copied, so that cutting them out is not timed."""
+    starts = [min(STEP * i, IMAGE_SIDE - crop) for i in range(grid)]
+    corners = [(y, x) for y in starts for x in starts]
     return [image[:, :, y : y + crop, x : x + crop].contiguous() for y, x in corners]
 
 
@@ -76,7 +76,7 @@ def measure(network: str, arguments: argparse.Namespace) -> Medians:
     batches = batched(timed, arguments.batch)
     contestants: dict[str, tuple[Callable[[], object], float]] = {
         "dense": (lambda: net(image), 1.0),
-        "one_by_one": (lambda: [classifier(one) for one in timed], len(crops) / len(timed)),
+        "one_by_one": (lambda: [classifier(crop) for crop in timed], len(crops) / len(timed)),
         "in_batches": (lambda: [classifier(batch) for batch in batches], len(crops) / len(timed)),
     }
     print(
@@ -94,7 +94,7 @@ def measure(network: str, arguments: argparse.Namespace) -> Medians:
 
 
 def spread(crops: list[Tensor], num: int) -> list[Tensor]:
-    """`num` of them, evenly spread; all of them for 0."""
+    """Return `num` of the crops, evenly spread; all of them for 0."""
     if not 0 < num < len(crops):
         return crops
     return [crops[i * len(crops) // num] for i in range(num)]

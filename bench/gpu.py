@@ -1,11 +1,11 @@
-"""Training and inference of FCN-8s (VGG-16) on a GPU: ours in bfloat16 beside wkentaro/pytorch-fcn's in float32.
+"""Compare training and inference of FCN-8s (VGG-16) on a GPU: ours in bfloat16, wkentaro/pytorch-fcn's in float32.
 
-    python -m bench.gpu --peer CHECKOUT           # --batch 16, --compile; --device cpu --size 64 64 tries it out
+    python -m bench.gpu --peer CHECKOUT           # --batch 16, --compile; --device cpu --size 64 64 for a trial
 
 Contestants take turns in one run, with images that are on the device already. The peer takes them one by one, as its
-trainer does, and in batches. Ours: bfloat16 autocast, channels_last, the fused optimizer, with --compile through
-torch.compile as well. Rates are shares of what the device does in a bfloat16 matrix product of --matrix squared in the
-same run; a training step is three forward passes' multiply-adds: forward, and back to inputs and to weights.
+trainer does, and in batches. Ours: bfloat16 autocast, channels_last, the fused optimizer; with --compile also through
+torch.compile. Rates are shares of the device's rate in a bfloat16 matrix product of --matrix squared in the same run.
+A training step counts as three forward passes of multiply-adds: forward, gradients of inputs, gradients of weights.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Contestant(NamedTuple):
 
 
 def training(contestant: Contestant, image: Tensor, label: Tensor) -> Work:
-    """One step: ours as pipeline.training.loop takes it."""
+    """Return one step: ours as in pipeline.training, the peer's as in its trainer."""
     sgd = partial(without_compiler(torch.optim.SGD), fused=True) if contestant.is_ours else torch.optim.SGD
     optimizer = sgd(contestant.net.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4)
     image, label = image[: contestant.batch], label[: contestant.batch]
@@ -64,7 +64,7 @@ def inference(contestant: Contestant, image: Tensor) -> Work:
 
 
 def medians(works: dict[str, Work], device: torch.device, rounds: int) -> dict[str, float]:
-    """Seconds of each, in turns, after two rounds to warm up and to compile."""
+    """Return the median seconds of each, in turns, after two rounds to warm up and to compile."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 2):
         for name, work in works.items():
@@ -123,13 +123,13 @@ def main() -> None:
     print(f"torch {torch.__version__}, {name}, images {arguments.size[1]}x{arguments.size[0]}", flush=True)
     for what, passes in (("training", 3), ("inference", 1)):
         works = {
-            name: training(one, image, label) if what == "training" else inference(one, image)
-            for name, one in contestants.items()
+            name: training(each, image, label) if what == "training" else inference(each, image)
+            for name, each in contestants.items()
         }
-        found = medians(works | {"matrix": lambda: matrix @ matrix}, device, arguments.rounds)
-        rate = arguments.matrix**3 / found.pop("matrix")
+        seconds_of = medians(works | {"matrix": lambda: matrix @ matrix}, device, arguments.rounds)
+        rate = arguments.matrix**3 / seconds_of.pop("matrix")
         print(f"{what}; bfloat16 matrix rate {2e-12 * rate:.1f} TFLOP/s")
-        speeds = {name: contestants[name].batch / seconds for name, seconds in found.items()}
+        speeds = {name: contestants[name].batch / seconds for name, seconds in seconds_of.items()}
         for name, speed in speeds.items():
             line = f"  {name:17} {speed:8.1f} images/s"
             if contestants[name].is_ours:

@@ -1,12 +1,12 @@
-"""Kills training at random points, starts it again, and compares the weights with those of an undisturbed run.
+"""Kill training at random points, resume it, and compare the weights with those of an undisturbed run.
 
     python -m bench.kills                    # 20 kills, 5 in each of 4 runs
     python -m bench.kills --points 4 --per-run 2 --seed 7
 
 A tiny net (the sample profile's, narrower) is trained by `dvc repro train@fcn32s` in a copy of the project. At a
 random step one of its processes gets SIGKILL: a worker (which Ray replaces), the stage that drives them, or `dvc`
-itself. After the last two, `dvc repro` is run again. At the end of a run its weights must be those of the undisturbed
-one, bit for bit, and every step must have been taken; the table says how many steps each kill cost.
+itself. After the last two, `dvc repro` is run again. At the end of a run its weights must equal the undisturbed ones
+bit for bit, and every step must have been taken. The table shows how many steps each kill cost.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Kill(NamedTuple):
 
 
 class Repro:
-    """`dvc repro train@fcn32s` as a process, with its output followed; forced, or DVC would take what it cached."""
+    """`dvc repro train@fcn32s` as a process with a log; forced, or DVC would use its cache."""
 
     def __init__(self, project: Project):
         self.project = project
@@ -73,14 +73,14 @@ class Repro:
 
 
 def steps_done(project: Project) -> int:
-    """The newest step on the curve, which has a point a step."""
+    """Return the newest step on the curve, which has a point per step."""
     curves = list((project.folder / "runs" / "tiny").glob("fcn32s-*/curves.jsonl"))
     lines = curves[0].read_text().splitlines() if curves else []
     return max((json.loads(line)[0] for line in lines if line.endswith("]")), default=0)
 
 
 def wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
-    """Exits with the end of the log if it takes too long."""
+    """Wait; exit with the end of the log if it takes too long."""
     give_up = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > give_up:
@@ -89,7 +89,7 @@ def wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
 
 
 def disturbed_run(project: Project, points: list[int], chance: random.Random) -> list[Kill]:
-    """Trains anew, killing one process after each of the given steps."""
+    """Train from the start, and kill one process after each of the given steps."""
     kills = []
     repro = Repro(project)
     wait_until(lambda: steps_done(project) < points[0], "a new run", repro.log)  # the old one's curve is gone
@@ -118,7 +118,7 @@ def weights_digest(project: Project) -> str:
 
 
 def curve(project: Project) -> dict[int, float]:
-    """The loss of each step as it was first seen."""
+    """Return the first recorded loss of each step."""
     (path,) = (project.folder / "runs" / "tiny").glob("fcn32s-*/curves.jsonl")
     losses: dict[int, float] = {}
     for line in path.read_text().splitlines():

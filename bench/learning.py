@@ -1,10 +1,10 @@
-"""A real learning curve: photos of VOC to three scored nets by `dvc repro` of the profile `laptop`, timed.
+"""Train and score three nets on real photos of VOC, by `dvc repro` of the profile `laptop`, and time them.
 
-    python -m bench.learning FOLDER WEIGHTS       # --work DIR keeps everything, and goes on with what is there
+    python -m bench.learning FOLDER WEIGHTS       # --work DIR keeps the results, and resumes from them
 
-FOLDER: voc/JPEGImages and voc/SegmentationClass, sbd/img and sbd/cls_png, and the lists here/train_aug.txt and
-here/seg11valid.txt of the ids that are there.   WEIGHTS: the published MobileNetV1, a quarter wide.
-Printed: each net's scores, and the minutes since the start when they were known.
+FOLDER has voc/JPEGImages and voc/SegmentationClass, sbd/img and sbd/cls_png, and the lists here/train_aug.txt and
+here/seg11valid.txt of the ids that are there. WEIGHTS is the published MobileNetV1 of width 0.25.
+Printed: the scores of each net, and the minutes from the start until they were known.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PROFILE = "laptop"
 
 
 def own_folder(source: Path, dest: Path, classes: list[str]) -> None:
-    """The photos and labels of both lists, as docs/own-data.md has them."""
+    """Write the photos and labels of both lists in the layout of docs/own-data.md."""
     for name in ("images", "masks", "splits"):
         (dest / name).mkdir(parents=True, exist_ok=True)
     (dest / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
@@ -42,7 +42,7 @@ def own_folder(source: Path, dest: Path, classes: list[str]) -> None:
 
 
 def checkout(dest: Path) -> None:
-    """The files of this checkout, under a git repository of their own."""
+    """Copy the files of this checkout to a git repository of their own."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.split():
         (dest / name).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def main() -> None:
         here = str(Path(sys.executable).parent)
         environment = os.environ | {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
         if code := subprocess.run(["dvc", "repro"], cwd=project, env=environment, check=False).returncode:
-            sys.exit(code)  # a stage has said why
+            sys.exit(code)  # the stage printed the cause
         print(f"{'net':8} mean IU  pixel accuracy  scored after")
         for net in NETS:
             file = project / "metrics" / PROFILE / f"{net}.json"

@@ -1,4 +1,4 @@
-"""Images a second from disk to a batch of tensors, by one process that reads ahead; ours beside a folder of files.
+"""Measure images a second from disk to a batch of tensors, by one process that reads ahead: ours, and a folder's.
 
     python -m bench.loader FOLDER      # with JPEGImages/ and SegmentationClass/, such as VOCdevkit/VOC2012
 
@@ -37,7 +37,7 @@ SIZE = (500, 375)
 
 
 class Folder(Dataset[tuple[Tensor, Tensor]]):
-    """What torchvision.datasets.VOCSegmentation does for an index, then to tensors."""
+    """The reading of torchvision.datasets.VOCSegmentation, then conversion to tensors."""
 
     def __init__(self, pairs: Sequence[tuple[Path, Path]]):
         self.pairs = pairs
@@ -78,7 +78,7 @@ Batches = Iterator[object]
 def contestants(
     pairs: Sequence[tuple[Path, Path]], shards: Shards, batch_size: int
 ) -> dict[str, Callable[[], Batches]]:
-    """Each gives batches without end."""
+    """Return functions that give endless batches."""
     stream = Stream(shards, batch_size, seed=0)
     memory = [(jpeg, bytes(png)) for jpeg, png in map(shards.read, range(len(shards)))]
 
@@ -88,8 +88,8 @@ def contestants(
 
     def bare(decode: Callable[[Any], object], decode_png: Callable[[Any], object]) -> Batches:
         for step in count():
-            for place in range(batch_size):
-                jpeg, png = memory[(step * batch_size + place) % len(memory)]
+            for position in range(batch_size):
+                jpeg, png = memory[(step * batch_size + position) % len(memory)]
                 decode(jpeg)
                 decode_png(png)
             yield None
@@ -107,8 +107,8 @@ def pillow(data: memoryview) -> object:
 
 
 def rate(batches: Batches, num: int) -> float:
-    """Batches a second, once they come."""
-    for _ in islice(batches, 5):  # those read ahead while the process starts
+    """Return batches a second, after those read ahead at the start."""
+    for _ in islice(batches, 5):
         pass
     start = time.perf_counter()
     for _ in islice(batches, num):
@@ -133,15 +133,15 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in work}
         for number in range(arguments.rounds + 1):
             for name, batches in work.items():
-                found = rate(batches(), arguments.batches) * arguments.batch_size
+                images_per_s = rate(batches(), arguments.batches) * arguments.batch_size
                 if number:  # the first round warms up
-                    rates[name].append(found)
+                    rates[name].append(images_per_s)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(
         f"{len(pairs)} images of {SIZE[0]}x{SIZE[1]}, batches of {arguments.batch_size}, torch {torch.__version__}"
     )
     for name, values in rates.items():
-        ratios = [one / other for one, other in zip(rates["shards"], values, strict=True)]
+        ratios = [shards / rate for shards, rate in zip(rates["shards"], values, strict=True)]
         print(
             f"{name:7} median {medians[name]:6.1f} images/s  (min {min(values):.1f}, max {max(values):.1f})  "
             f"shards / {name}, median over rounds: {statistics.median(ratios):.2f}"

@@ -1,10 +1,10 @@
-"""A million samples: records of shards brought under one manifest, opened, and dealt out to 64 ranks.
+"""Time the manifest of a million samples: write it, open it, and deal the samples out to 64 ranks.
 
     python -m bench.manifest            # --samples 1000000 --ranks 64 --samples-per-shard 500
 
-The records are what workers leave of finished shards; their rows are random, made by columns. The shards themselves are
-links to one file of 256 KiB, since here only their number counts: each is listed and hashed as a real one is. Printed
-are the seconds of each step, also of CPU for a machine with other work, and the process's peak memory.
+The records are those that workers leave of finished shards, with random rows made by columns. The shards are hard links
+to one file of 256 KiB, since only their number counts: each is listed and hashed like a real one. Printed are the
+seconds of each step, wall clock and CPU, and the peak memory of the process.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def timed(what: str) -> Iterator[None]:
 
 
 def write_records(plan: Plan, num_samples: int, per_shard: int) -> int:
-    """As many records and shards as hold the samples; the number of shards."""
+    """Write records and shards for the samples; return the number of shards."""
     plan.record(0).parent.mkdir()
     content = os.urandom(SHARD_BYTES)
     digest = hashlib.sha256(content).hexdigest()
@@ -116,7 +116,7 @@ def rows(rng: np.random.Generator, shard: str, ids: range) -> pa.Table:
 
 
 def deal(num_samples: int, ranks: int) -> None:
-    """Every batch of one epoch of every rank."""
+    """Compute every batch of one epoch of every rank."""
     order, batch_size = Order(num_samples, seed=0), BATCH_PER_RANK * ranks
     steps = range(num_samples // batch_size)
     dealt = sum(len(order.step(step, batch_size)[rank::ranks]) for rank in range(ranks) for step in steps)

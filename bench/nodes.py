@@ -1,10 +1,10 @@
-"""Step time over N nodes, by the model of docs/scaling.md: from the time of one node's step and a stated bandwidth.
+"""Predict the step time of N nodes by the model of docs/scaling.md, from one node's step and a bandwidth.
 
     python -m bench.nodes --backward-s 0.1 --forward-s 0.05 --gbit-s 10     # of one node, with its share of the batch
     python -m bench.nodes --forward-s 0.05 --backward-s 0.1 --gbit-s 10 --accumulation 4 --compression bf16
 
-The exchange is a ring's: each node sends and receives 2 (N - 1) / N times the gradient. It overlaps the backward
-pass from the first full bucket on, which in VGG-16 is nearly all of it, since fc7 and fc6 come first.
+The all-reduce is a ring: each node sends and receives 2 (N - 1) / N times the gradient. It overlaps the backward pass
+from the first full bucket on. In VGG-16 that is nearly the whole pass, since fc7 and fc6 come first.
 """
 
 import argparse
@@ -18,7 +18,7 @@ FLOAT32, BFLOAT16 = 4, 2  # bytes
 
 
 def gradient_bytes(model: nn.Module, compression: str, powersgd_rank: int = 2) -> int:
-    """What a worker's gradient comes to on the wire."""
+    """Return the bytes of a worker's gradient on the wire."""
     if compression == "powersgd":  # two matrices for each weight; biases whole
         return FLOAT32 * sum(
             min(powersgd_rank * (p.shape[0] + p[0].numel()), p.numel()) if p.ndim > 1 else p.numel()
@@ -29,12 +29,12 @@ def gradient_bytes(model: nn.Module, compression: str, powersgd_rank: int = 2) -
 
 
 def exchange_s(sent: int, nodes: int, gbit_s: float) -> float:
-    """Of a gradient of `sent` bytes, where each node's link carries gbit_s each way."""
+    """Return the seconds for a gradient of `sent` bytes, where each node's link carries gbit_s each way."""
     return 2 * (nodes - 1) / nodes * sent / (gbit_s / 8 * 1e9)
 
 
 def step_s(forward_s: float, backward_s: float, exchange: float, accumulation: int = 1) -> float:
-    """Of a step of `accumulation` forward and backward passes, in the last of which the gradient is exchanged."""
+    """Return the seconds of a step: `accumulation` passes, the gradient exchanged in the last one."""
     return accumulation * forward_s + (accumulation - 1) * backward_s + max(backward_s, exchange)
 
 

@@ -1,8 +1,8 @@
-"""What `fcn predict` of one photo costs beside what it cannot do without, in turns; and `fcn --help`.
+"""Time `fcn predict` of one photo, the least that it needs, and `fcn --help`.
 
 python -m bench.predict                  # FCN-8s of MobileNet, one photo of 500x375, from the start of the process
 
-"bare" imports torch, builds the same net and runs it once on pixels that are there: no file is read or written.
+"bare" imports torch, builds the same net and runs it once on pixels in memory; no file is read or written.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def seconds(command: list[str]) -> float:
 
 
 def prepared(folder: Path) -> tuple[Path, Path]:
-    """A model file and a photo."""
+    """Write a model file and a photo; return their paths."""
     torch.manual_seed(0)
     content = {
         "model": OPTIONS,

@@ -1,9 +1,9 @@
-"""Steps a second of the training loop on Ray's workers, beside the same loop in processes without Ray.
+"""Compare the steps a second of the training loop on Ray's workers with the same loop without Ray.
 
-    python -m bench.ray_overhead            # about 2 minutes on 2 cores; wants the machine to itself
+    python -m bench.ray_overhead            # about 2 minutes on 2 cores; the machine should be idle
 
-Both train the sample profile's first net on as many workers (gloo, a thread each), in turns, from the same shards.
-Speed is that between the first and the last point of the curves each run writes, so that starting up does not count.
+Both train the sample profile's first net on the same number of workers (gloo, one thread each), in turns, from the same
+shards. Speed is measured between the first and the last point of each run's curves, so start-up does not count.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def prepare(folder: Path) -> None:
-    """The sample profile's shards and backbone in a folder of their own."""
+    """Write the sample profile's shards and backbone to a folder."""
     for name in ("params.yaml", "profiles", "stages", "pipeline", "fcn"):
         (folder / name).symlink_to(ROOT / name)
     for stage in ("download", "shard", "backbone"):

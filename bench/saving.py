@@ -1,7 +1,7 @@
-"""What checkpoints cost training: intervals of steps with one written in each beside intervals without, in turns.
+"""Compare training intervals in which a checkpoint is written with intervals without one.
 
 python -m bench.saving                   # the sample's net and interval
-python -m bench.saving --in-loop         # written by the loop itself, as without the thread
+python -m bench.saving --in-loop         # written by the training thread itself
 """
 
 import argparse
@@ -21,7 +21,7 @@ SAMPLE = {"padding": "tight", "width": 0.25, "batch_norm": True, "fc6_kernel": 3
 
 
 def interval(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Training steps of a worker of the sample profile: 4 images of 128x128."""
+    """Run training steps of one worker of the sample profile: 4 images of 128x128."""
     image, label = torch.rand(4, 3, 128, 128) * 255, torch.randint(0, 5, (4, 128, 128))
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)

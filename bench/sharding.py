@@ -1,14 +1,14 @@
-"""Images a second from files to finished shards, beside a bare loop that reads, decodes and hashes the same files.
+"""Compare writing shards with a bare loop that reads, decodes and hashes the same files, in images a second.
 
     python -m bench.sharding FOLDER      # with JPEGImages/ and SegmentationClass/, such as VOCdevkit/VOC2012
 
 Contestants, taking turns in every round, with the same images:
     bare     each file read, its bytes hashed, decoded by Pillow, the photo's pixels hashed; nothing written
-    shards   pipeline.shards.write in this process: the same, and labels checked, counted and coded, tars, the manifest
-    two      pipeline.shards.write on two Ray processes that are there already
+    shards   pipeline.shards.write in this process: the same, plus checking, counting and coding labels, tars, manifest
+    two      pipeline.shards.write on two Ray processes that are already running
     sbd      shards of the same labels as SBD publishes them: MATLAB files, deflated
-All take every image `--repeat` times, each time under another name: a data set of a few thousand, in which what is done
-once does not count. Of the processes that write shards, the most memory any had is printed, with one and with all.
+All take every image `--repeat` times, each time under another name: a data set of a few thousand images, so that fixed
+costs do not count. Also printed: the peak memory of the writing processes, after one pass and at the end.
 """
 
 import argparse
@@ -50,9 +50,9 @@ def bare(root: Path, keys: Sequence[str]) -> None:
 
 
 def load(layout: object, root: Path, key: str) -> Sample:
-    """A repeated key is numbered behind a '-'."""
-    found = layout.sample(root, key.partition("-")[0], len(CLASSES))  # pyright: ignore[reportAttributeAccessIssue]
-    return replace(found, key=key)
+    """Load a sample; a repeated key is numbered after a '-'."""
+    sample = layout.sample(root, key.partition("-")[0], len(CLASSES))  # pyright: ignore[reportAttributeAccessIssue]
+    return replace(sample, key=key)
 
 
 def write(layout: object, root: Path, keys: Sequence[str], scratch: Path, run: Run = map) -> None:
@@ -71,7 +71,7 @@ def write(layout: object, root: Path, keys: Sequence[str], scratch: Path, run: R
 
 
 def as_sbd(root: Path, keys: Sequence[str], dest: Path) -> Path:
-    """The same photos and labels in SBD's layout."""
+    """Write the same photos and labels in SBD's layout."""
     (dest / "img").mkdir(parents=True)
     (dest / "cls").mkdir()
     for key in keys:
@@ -89,7 +89,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def peak_mib(_: object) -> tuple[int, float]:
-    time.sleep(0.2)  # or one process would answer for both
+    time.sleep(0.2)  # or one process would take both tasks
     return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
@@ -122,18 +122,18 @@ def main() -> None:
         }
         times: dict[str, list[float]] = {name: [] for name in work}
         for number in range(arguments.rounds + 1):
-            for name, one in work.items():
-                elapsed = seconds(one)
+            for name, contestant in work.items():
+                elapsed = seconds(contestant)
                 if number:  # the first round warms up
                     times[name].append(elapsed)
         print(f"{len(keys)} images, {PER_SHARD} to a shard")
         for name, values in times.items():
-            ratios = [other / one for one, other in zip(values, times["bare"], strict=True)]
+            ratios = [bare_s / own_s for own_s, bare_s in zip(values, times["bare"], strict=True)]
             print(
                 f"{name:7} median {len(keys) / statistics.median(values):6.1f} images/s  "
                 f"{statistics.median(ratios):.2f} of the bare loop"
             )
-        speedup = [one / both for one, both in zip(times["shards"], times["two"], strict=True)]
+        speedup = [one_s / two_s for one_s, two_s in zip(times["shards"], times["two"], strict=True)]
         print(f"two processes over one: {statistics.median(speedup):.2f}x")
         memory = (
             f"{few:.0f} MiB after {len(keys) // arguments.repeat} images, {max(peaks()):.0f} MiB at the end"

@@ -1,9 +1,9 @@
-"""Where the seconds go between `python -m stages.train` and the first step, and after the last one.
+"""Measure the seconds between `python -m stages.train` and the first step, and after the last one.
 
-    python -m bench.startup                  # --rounds 3; wants the machine to itself
+    python -m bench.startup                  # --rounds 3; the machine should be idle
 
-One worker that does nothing but note the time, on a cluster of this machine made for it, as a stage makes one. Beside
-it, in the same run, processes that only import what the stage or its worker does.
+The worker only notes the time. It runs on a local Ray cluster made for it, as in a stage. In the same run, processes
+that only import the modules of the stage or of its worker are timed.
 """
 
 import argparse
@@ -32,8 +32,8 @@ ray.init = timed
 from pipeline.cluster import ray_workers
 from bench.startup import note
 folder = Path(sys.argv[1])
-cluster.run_workers(note, folder / "worker", name="run", storage=folder, num_workers=1, use_gpu=False,
-                    cpus_per_worker=1, max_failures=0)
+ray_workers.run_workers(note, folder / "worker", name="run", storage=folder, num_workers=1, use_gpu=False,
+                        cpus_per_worker=1, max_failures=0)
 times.append(("end", time.time()))
 del times[1]
 times.insert(3, ("its last line to the end of fit and cluster", float((folder / "worker").read_text())))
@@ -42,7 +42,7 @@ for (name, start), (_, end) in zip(times, times[1:]):
 """
 
 
-def note(job: Path, place: object) -> None:  # noqa: ARG001  # what cluster.run_workers calls
+def note(job: Path, rank: object) -> None:  # noqa: ARG001  # the arguments of a worker of ray_workers
     import pipeline.training.loop  # noqa: F401  # as a worker of training does
 
     job.write_text(repr(time.time()), encoding="utf-8")
@@ -69,12 +69,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    found = [
+    seconds = [
         {f"import {module}": import_seconds(module) for module in IMPORTS} | stage_seconds()
         for _ in range(rounds + 1)
     ][1:]  # the first round reads from disk
-    for name in found[0]:
-        print(f"{statistics.median(one[name] for one in found):6.2f} s  {name}")
+    for name in seconds[0]:
+        print(f"{statistics.median(each[name] for each in seconds):6.2f} s  {name}")
 
 
 if __name__ == "__main__":

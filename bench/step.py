@@ -1,11 +1,11 @@
-"""A training step and a forward pass of FCN-8s (VGG-16), ours beside wkentaro/pytorch-fcn's, in one run.
+"""Compare a training step and a forward pass of FCN-8s (VGG-16) with wkentaro/pytorch-fcn's, in one run.
 
     python -m bench.step --peer CHECKOUT          # CHECKOUT: a clone of wkentaro/pytorch-fcn, for its models alone
 
-Times are medians over rounds in which the contestants take turns, so that a machine that slows down slows all of
-them; the ratios are what counts. Peak memory is that of a process of its own for each contestant. The loss is ours for
-all, which is faster than the peer's own. Rates: multiply-adds of the convolutions per second, over the machine's rate
-in a float32 matrix product of 2048 x 2048 measured between the rounds.
+Times are medians over rounds in which the contestants take turns, so a machine that slows down slows all of them;
+compare the ratios. Peak memory is measured in a process for each contestant. All use our loss, which is faster than
+the peer's. Rates: multiply-adds of the convolutions per second, over the machine's rate in a float32 matrix product of
+2048 x 2048, measured between the rounds.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def build(contestant: str, peer: Path | None) -> nn.Module:
 
 
 def trainer(model: nn.Module, image: Tensor, label: Tensor) -> Callable[[], None]:
-    """One step of the reference's optimizer: ours as pipeline.training.loop makes it, the peer's as its trainer does."""
+    """Return one step of the reference's optimizer: ours as pipeline.training makes it, the peer's as its trainer."""
     model.train()
     ours = partial(without_compiler(torch.optim.SGD), fused=True)
     sgd = ours if isinstance(model, FCN) else torch.optim.SGD
@@ -76,7 +76,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def conv_multiply_adds(model: nn.Module, image: Tensor) -> int:
-    """Multiply-adds of one forward pass in (transposed) convolutions, counted from the shapes they see."""
+    """Return the multiply-adds of one forward pass in (transposed) convolutions, counted from their shapes."""
     counts: list[int] = []
 
     def count(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -128,7 +128,7 @@ def report(
 
 
 def peak_memory_mib(contestant: str, arguments: argparse.Namespace) -> int:
-    """Of a process that takes two training steps, above one that has imported torch and made the image."""
+    """Return the peak of a process that takes two training steps, above its peak after the imports."""
     command = [
         sys.executable,
         "-m",
@@ -145,7 +145,7 @@ def peak_memory_mib(contestant: str, arguments: argparse.Namespace) -> int:
 
 
 def peak_kib() -> int:
-    """The most memory this process has had so far (Linux; getrusage would count its parent's too)."""
+    """Return the peak memory of this process (Linux; getrusage would count its parent's too)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 

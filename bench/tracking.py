@@ -1,10 +1,10 @@
-"""Ten thousand scores through `mlflow server` on SQLite, as the pipeline logs them and one by one.
+"""Time ten thousand scores through `mlflow server` on SQLite: as the pipeline logs them, and one by one.
 
     python -m bench.tracking            # --metrics 10000 --one-by-one 100 --rounds 3
 
-The server is started on loopback with a new database in a temporary folder. What is timed is Tracker.log from the
-record on disk to the run's end; beside it MLflow's log_metric, so many times, reckoned up to as many as the other. The
-ways take turns; medians are printed. A net's model is logged once, for its seconds.
+The server is started on loopback with a new database in a temporary folder. Timed is Tracker.log, from the record on
+disk to the end of the run; and MLflow's log_metric, --one-by-one times, scaled up to the same number. The two take
+turns; medians are printed. Logging the model of a net is timed once.
 """
 
 import argparse
@@ -46,11 +46,11 @@ def main() -> None:
                 seconds_of(lambda n=number, m=metrics: tracker.log(record(tracker, f"all {n}"), m, {}))
             )
             theirs.append(one_by_one(tracker, f"one {number}", arguments.one_by_one))
-        one = statistics.median(theirs) / arguments.one_by_one
+        each_s = statistics.median(theirs) / arguments.one_by_one
         print(f"{arguments.metrics} scores, Tracker.log    {statistics.median(ours):7.2f} s {rounded(ours)}")
         print(
-            f"{arguments.metrics} scores, log_metric     {one * arguments.metrics:7.2f} s, "
-            f"reckoned from {one * 1e3:.1f} ms each"
+            f"{arguments.metrics} scores, log_metric     {each_s * arguments.metrics:7.2f} s, "
+            f"scaled up from {each_s * 1e3:.1f} ms each"
         )
         for name, options in {"VGG-16 x 0.25": {"width": 0.25}, "VGG-16": {}}.items():
             print(f"the model of {name:14} {log_model(tracker, Path(scratch), name, options):7.2f} s")
@@ -101,7 +101,7 @@ def server(folder: Path) -> Iterator[str]:
     command = [str(Path(sys.executable).parent / "mlflow"), "server", "--workers", "1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    # Its job runners, which nothing here wants, take both cores for the first ten seconds
+    # Its job runners, which are not needed here, take both cores for the first ten seconds
     quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (
         (folder / "log").open("wb") as log,

@@ -1,4 +1,4 @@
-"""The best mean IU a net of a coarse stride could reach: labels shrunk and enlarged (PAMI, appendix A).
+"""Compute the best mean IU that a net of a coarse stride could reach: labels shrunk and enlarged (PAMI, appendix A).
 
     python -m bench.upper_bound FOLDER            # FOLDER: label images of PASCAL VOC seg11valid, palette PNGs
 
@@ -23,11 +23,15 @@ NUM_CLASSES = 21
 
 
 def coarsened(label: Tensor, factor: int) -> Tensor:
-    """label: (H, W) int64 -> (H, W): each class's share of the pixels, shrunk and enlarged again, the largest wins.
+    """Return the prediction of a net of that stride if every cell of its score were perfect.
 
-    What a net of that stride would say if every cell of its score were perfect. Both ways with the bilinear kernel
-    two cells wide that enlarges a net's score; the paper names no kernel, and this one gives its numbers. Void counts
-    as background.
+    Each class's share of the pixels is shrunk and enlarged again; the largest wins. Both use the bilinear kernel two
+    cells wide that enlarges a net's score. The paper names no kernel; this one gives its numbers. Void counts as
+    background.
+
+    label: (H, W) int64.
+    factor: the stride.
+    return: (H, W) int64.
     """
     height, width = label.shape
     label = torch.where(label == IGNORE_LABEL, 0, label)
@@ -41,7 +45,7 @@ def coarsened(label: Tensor, factor: int) -> Tensor:
 
 @cache
 def resizers(side: int, factor: int) -> tuple[Tensor, Tensor]:
-    """(cells, side) and (side, cells): what torch's interpolate does along one axis, as matrices, which is faster."""
+    """Return torch's interpolate along one axis as (cells, side) and (side, cells) matrices, which is faster."""
     cells = -(-side // factor)
     pixels = torch.eye(cells * factor)[None, None]
     shrink = F.interpolate(pixels, (cells, cells * factor), mode="bilinear", antialias=True)
@@ -50,12 +54,12 @@ def resizers(side: int, factor: int) -> tuple[Tensor, Tensor]:
 
 
 def read(folder: Path) -> list[Tensor]:
-    """The (H, W) int64 labels of a folder."""
+    """Read the (H, W) int64 labels of a folder."""
     return [torch.from_numpy(np.array(Image.open(file))).long() for file in sorted(folder.glob("*.png"))]
 
 
 def mean_iu(labels: list[Tensor], factor: int) -> float:
-    """Of the coarsened labels against the true ones, 0..1."""
+    """Return the mean IU, 0..1, of the coarsened labels against the true ones."""
     confusion = ConfusionMatrix(NUM_CLASSES)
     for label in labels:
         confusion.update(coarsened(label, factor), label)
