@@ -1,7 +1,7 @@
 """A real HTTP server on loopback that misbehaves on request.
 
-`server.script = [drop_after(1000), serve()]` answers the first request with the first behaviour, and so on;
-the last one answers all that follow.
+`server.script = [drop_after(1000), serve()]`: the first request gets the first behaviour, and so on; every later one
+gets the last. Every path serves the same body.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ Behaviour = Callable[[Handler], None]
 class FaultyServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, body: bytes = b"", certificate: Path | None = None) -> None:
+    def __init__(self, body: bytes = b"", certificate: Path | None = None):
         super().__init__((HOST, 0), Handler)
         self.body = body
         self.etag = f'"{hashlib.md5(body).hexdigest()}"'
@@ -69,7 +69,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.closing = threading.Event()
         self.scheme = "https" if certificate else "http"
-        # Small, so that bytes counted as sent are soon with the client.
+        # Small, so that bytes counted as sent are soon received
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -81,7 +81,7 @@ class FaultyServer(ThreadingHTTPServer):
         return f"{self.scheme}://{HOST}:{self.server_port}/file.tar"
 
     def handle_error(self, *_: object) -> None:
-        pass  # clients that hang up are what the tests are about
+        pass  # the tests make clients hang up
 
     def __enter__(self) -> "FaultyServer":
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -94,7 +94,7 @@ class FaultyServer(ThreadingHTTPServer):
 
 
 def _head_of_range(handler: Handler, use_range: bool = True, **changes: object) -> bytes:
-    """Sends the headers a correct server sends, and returns the body that belongs to them."""
+    """Send the headers of a correct server, and return the body that belongs to them."""
     server, log = handler.server, handler.request_log
     headers: dict[str, object] = {"ETag": server.etag}
     start = 0
@@ -110,12 +110,12 @@ def _head_of_range(handler: Handler, use_range: bool = True, **changes: object) 
 
 
 def serve(**changes: object) -> Behaviour:
-    """Answers correctly; `changes` are headers to change, or to leave out with None."""
+    """Answer correctly; `changes` are headers to change, or to leave out with None."""
     return lambda handler: handler.send(_head_of_range(handler, **changes))
 
 
 def slow(chunk_bytes: int, pause_s: float) -> Behaviour:
-    """Answers correctly, a chunk at a time."""
+    """Answer correctly, a chunk at a time."""
 
     def behave(handler: Handler) -> None:
         body = _head_of_range(handler)
@@ -128,7 +128,7 @@ def slow(chunk_bytes: int, pause_s: float) -> Behaviour:
 
 
 def drop_after(num_bytes: int, **changes: object) -> Behaviour:
-    """Announces the whole body and hangs up within it."""
+    """Announce the whole body and hang up within it."""
     return lambda handler: handler.send(_head_of_range(handler, **changes)[:num_bytes])
 
 
@@ -141,7 +141,7 @@ def stall_after(num_bytes: int) -> Behaviour:
 
 
 def silent() -> Behaviour:
-    """Takes the request and never answers."""
+    """Accept the request and never answer."""
     return lambda handler: handler.server.closing.wait() and None
 
 
@@ -159,7 +159,7 @@ def ignore_range(**changes: object) -> Behaviour:
 
 
 def at_another_offset(shift: int) -> Behaviour:
-    """Answers a range request with a range that begins elsewhere."""
+    """Answer a range request with a range that begins elsewhere."""
 
     def behave(handler: Handler) -> None:
         body, start = handler.server.body, handler.request_log.start + shift
@@ -186,7 +186,7 @@ def other_body(body: bytes, **headers: object) -> Behaviour:
 
 
 def without_length(body: bytes | None = None) -> Behaviour:
-    """No Content-Length: the body ends where the connection does."""
+    """Send no Content-Length: the body ends where the connection does."""
 
     def behave(handler: Handler) -> None:
         handler.head(200)
@@ -196,7 +196,7 @@ def without_length(body: bytes | None = None) -> Behaviour:
 
 
 def endless(chunk: bytes, **headers: object) -> Behaviour:
-    """Sends for as long as the client listens; in chunked coding, so no length holds it."""
+    """Send for as long as the client listens, chunked and so without a length."""
 
     def behave(handler: Handler) -> None:
         handler.head(206 if "Content_Range" in headers else 200, Transfer_Encoding="chunked", **headers)
@@ -215,5 +215,5 @@ def redirect(target: str, code: int = 302) -> Behaviour:
 def wait_until(claim: Callable[[], bool], timeout_s: float = 20) -> None:
     end = time.monotonic() + timeout_s
     while not claim():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"nothing happened in {timeout_s} s"
         time.sleep(0.005)

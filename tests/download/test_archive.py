@@ -211,12 +211,8 @@ def everything(root: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def test_there_are_at_least_25_hostile_archives():
-    assert len(HOSTILE) >= 25
-
-
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_archive_is_refused_by_name_and_leaves_no_byte(content: bytes, tmp_path: Path):
+def test_a_hostile_archive_is_refused_by_name_and_leaves_no_byte(content: bytes, tmp_path):
     with pytest.raises(ArchiveError, match=r"archive\.tar: "):
         unpack(content, tmp_path)
     assert everything(tmp_path) == {"archive.tar": content, "parent": None}
@@ -224,7 +220,7 @@ def test_a_hostile_archive_is_refused_by_name_and_leaves_no_byte(content: bytes,
 
 
 @pytest.mark.parametrize("kind", ["parent", "symlink", "twice", "case", "not_utf8", "fifo"])
-def test_the_message_names_the_member(kind: str, tmp_path: Path):
+def test_the_message_names_the_member(kind: str, tmp_path):
     with pytest.raises(ArchiveError, match=r"member '.+' "):
         unpack(HOSTILE[kind], tmp_path)
 
@@ -233,7 +229,7 @@ def test_the_message_names_the_member(kind: str, tmp_path: Path):
     ("limit", "too_small", "enough"),
     [("MAX_MEMBERS", 2, 3), ("MAX_BYTES", 3000, 7168), ("MAX_BYTES", 7167, 7168), ("MAX_RATIO", 0.5, 1)],
 )
-def test_members_bytes_and_ratio_are_limited(limit: str, too_small, enough, tmp_path: Path, monkeypatch):
+def test_members_bytes_and_ratio_are_limited(limit: str, too_small, enough, tmp_path, monkeypatch):
     """7168 bytes: three headers, ten blocks of content with its padding, one of the end mark's two."""
     content = member("a") + folder("b") + member("c", bytes(5000)) + ZEROS
     monkeypatch.setattr(module, "RATIO_FREE_BYTES", 0)
@@ -245,7 +241,7 @@ def test_members_bytes_and_ratio_are_limited(limit: str, too_small, enough, tmp_
     unpack(content, tmp_path)
 
 
-def test_padding_of_less_than_1_mib_is_not_held_against_the_ratio(tmp_path: Path):
+def test_padding_of_less_than_1_mib_is_not_held_against_the_ratio(tmp_path):
     content = gzip.compress(tar(member("zeros", bytes(2**20 - 4096))))
     assert (2**20 - 4096) / len(content) > module.MAX_RATIO
     unpack(content, tmp_path)
@@ -276,12 +272,12 @@ FILES = {
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("compression", ["", "gz", "bz2"])
-def test_what_tarfile_writes_comes_out_the_same(compression: str, tar_format: int, tmp_path: Path):
+def test_what_tarfile_writes_comes_out_the_same(compression: str, tar_format: int, tmp_path):
     dest = unpack(made_by_tarfile(compression, tar_format), tmp_path)
     assert {name: data for name, data in everything(dest).items() if data is not None} == FILES
 
 
-def test_what_the_system_tar_writes_comes_out_the_same(tmp_path: Path):
+def test_what_the_system_tar_writes_comes_out_the_same(tmp_path):
     source = tmp_path / "source"
     for name, data in FILES.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -290,47 +286,43 @@ def test_what_the_system_tar_writes_comes_out_the_same(tmp_path: Path):
     assert everything(unpack(made.stdout, tmp_path)) == everything(source)
 
 
-def test_a_mac_archive_with_dot_underscore_files_and_attributes_is_fine(tmp_path: Path):
-    attributes = pax(mtime="1.5", **{"LIBARCHIVE.xattr.com.apple.quarantine": "x"})
-    content = tar(
-        folder("./"),
-        attributes + member("./._benchmark_RELEASE", b"apple"),
-        attributes + folder("./benchmark_RELEASE/"),
-        member("./benchmark_RELEASE/.DS_Store", b"odd"),
-        member("./benchmark_RELEASE/Icon\r", b"odder"),
-    )
-    assert everything(unpack(content, tmp_path)) == {
-        "._benchmark_RELEASE": b"apple",
-        "benchmark_RELEASE": None,
-        "benchmark_RELEASE/.DS_Store": b"odd",
-        "benchmark_RELEASE/Icon\r": b"odder",
-    }
-
-
-def test_a_folder_may_be_listed_after_its_files(tmp_path: Path):
-    dest = unpack(tar(member("a/b", b"1"), folder("a"), member("a/c", b"2")), tmp_path)
-    assert everything(dest) == {"a": None, "a/b": b"1", "a/c": b"2"}
-
-
-@pytest.mark.parametrize("ending", [ZEROS, END, ZEROS * 18, END + b"garbage of an old tar"])
-def test_the_end_mark_may_be_short_or_padded(ending: bytes, tmp_path: Path):
-    assert everything(unpack(member("a", b"1") + ending, tmp_path)) == {"a": b"1"}
-
-
-def test_owner_names_in_any_encoding_do_no_harm(tmp_path: Path):
+def owner_in_latin_1() -> bytes:
     block = bytearray(header("a"))
     block[265:271] = b"M\xfcller"
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
-    assert everything(unpack(tar(bytes(block)), tmp_path)) == {"a": b""}
+    return tar(bytes(block))
 
 
-def test_a_global_comment_as_git_writes_it_is_passed_over(tmp_path: Path):
-    comment = member("pax_global_header", b"14 comment=ab\n", tarfile.XGLTYPE)
-    assert everything(unpack(tar(comment, member("a", b"1")), tmp_path)) == {"a": b"1"}
+XATTR = pax(mtime="1.5", **{"LIBARCHIVE.xattr.com.apple.quarantine": "x"})
+ACCEPTED = {
+    "by_macos": (
+        tar(
+            folder("./"),
+            XATTR + member("./._benchmark_RELEASE", b"apple"),
+            XATTR + folder("./benchmark_RELEASE/"),
+            member("./benchmark_RELEASE/Icon\r", b"odd"),
+        ),
+        {"._benchmark_RELEASE": b"apple", "benchmark_RELEASE": None, "benchmark_RELEASE/Icon\r": b"odd"},
+    ),
+    "by_git": (tar(member("g", b"14 comment=ab\n", tarfile.XGLTYPE), member("a", b"1")), {"a": b"1"}),
+    "folder_after_its_file": (
+        tar(member("a/b", b"1"), folder("a"), member("a/c", b"2")),
+        {"a": None, "a/b": b"1", "a/c": b"2"},
+    ),
+    "owner_in_latin_1": (owner_in_latin_1(), {"a": b""}),
+    "half_an_end_mark": (member("a", b"1") + ZEROS, {"a": b"1"}),
+    "end_mark_padded": (member("a", b"1") + ZEROS * 18, {"a": b"1"}),
+    "end_mark_then_garbage": (member("a", b"1") + END + b"garbage of an old tar", {"a": b"1"}),
+}
 
 
-def test_files_get_0644_and_folders_0755_whatever_the_archive_and_the_umask_say(tmp_path: Path):
+@pytest.mark.parametrize(("content", "expected"), ACCEPTED.values(), ids=ACCEPTED)
+def test_an_unusual_but_harmless_archive_is_unpacked(content, expected, tmp_path):
+    assert everything(unpack(content, tmp_path)) == expected
+
+
+def test_files_get_0644_and_folders_0755_whatever_the_archive_and_the_umask_say(tmp_path):
     old = os.umask(0o077)
     try:
         dest = unpack(made_by_tarfile("gz"), tmp_path)
@@ -345,13 +337,13 @@ def test_files_get_0644_and_folders_0755_whatever_the_archive_and_the_umask_say(
 # The folder
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path):
+def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "parent" / "dest").mkdir(parents=True)
     assert everything(unpack(tar(member("a", b"1")), tmp_path)) == {"a": b"1"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_what_is_there_already_is_not_touched(kind: str, tmp_path: Path):
+def test_what_is_there_already_is_not_touched(kind: str, tmp_path):
     dest = tmp_path / "parent" / "dest"
     (tmp_path / "parent" / "elsewhere").mkdir(parents=True)
     if kind == "folder":
@@ -368,13 +360,13 @@ def test_what_is_there_already_is_not_touched(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["absent.tar", ""])
-def test_an_archive_that_is_absent_or_a_folder_is_named(name: str, tmp_path: Path):
+def test_an_archive_that_is_absent_or_a_folder_is_named(name: str, tmp_path):
     with pytest.raises(ArchiveError, match=str(tmp_path / name)):
         extract(tmp_path / name, tmp_path / "dest")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_named_with_the_member_and_nothing_is_left(tmp_path: Path):
+def test_a_full_disk_is_named_with_the_member_and_nothing_is_left(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     content = gzip.compress(tar(member("a", bytes(200_000))))
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # the system's own error on writing more
@@ -386,7 +378,7 @@ def test_a_full_disk_is_named_with_the_member_and_nothing_is_left(tmp_path: Path
     assert everything(tmp_path / "parent") == {}
 
 
-def test_a_killed_run_leaves_nothing_at_the_final_name_and_the_next_one_cleans_up(tmp_path: Path):
+def test_a_killed_run_leaves_nothing_at_the_final_name_and_the_next_one_cleans_up(tmp_path):
     program = (
         "import os, signal, sys; from pathlib import Path; from pipeline.download import archive\n"
         "claim = archive._Names.claim\n"
@@ -413,7 +405,7 @@ SMALL = tar(folder("d"), member("d/a", b"a" * 700), pax(path="d/" + "n" * 120) +
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.integers(0, len(SMALL) - len(END)))
-def test_an_archive_cut_anywhere_before_its_end_mark_is_refused(length: int, tmp_path: Path):
+def test_an_archive_cut_anywhere_before_its_end_mark_is_refused(length: int, tmp_path):
     with pytest.raises(ArchiveError):
         unpack(SMALL[:length], tmp_path)
 
@@ -421,7 +413,7 @@ def test_an_archive_cut_anywhere_before_its_end_mark_is_refused(length: int, tmp
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, len(SMALL) - 1), value=st.integers(0, 255))
 def test_a_changed_byte_never_writes_outside_and_never_fails_otherwise(
-    position: int, value: int, tmp_path_factory: pytest.TempPathFactory
+    position: int, value: int, tmp_path_factory
 ):
     root = tmp_path_factory.mktemp("changed")
     try:

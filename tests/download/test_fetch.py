@@ -110,29 +110,25 @@ def get(tmp_path: Path) -> Fetch:
 
 
 @pytest.mark.parametrize("checksum", [SHA256, SHA256.upper().replace("SHA", "sha"), SHA256[:15], MD5])
-def test_a_file_is_fetched_and_only_its_record_and_lock_are_left(
-    server: FaultyServer, get: Fetch, checksum: str
-):
+def test_a_file_is_fetched_and_only_its_record_and_lock_are_left(server, get, checksum: str):
     assert get(server.url, checksum=checksum) == BODY
     lock = get.dest.with_name(".file.tar.lock")
     assert sorted(get.dest.parent.iterdir()) == [lock, get.dest, Record.path(get.dest)]
 
 
-def test_an_empty_file_is_fetched(get: Fetch):
+def test_an_empty_file_is_fetched(get):
     with FaultyServer(b"") as server:
         assert get(server.url, checksum=f"md5:{hashlib.md5().hexdigest()}") == b""
 
 
-def test_a_file_already_there_is_not_asked_for_again(server: FaultyServer, get: Fetch):
+def test_a_file_already_there_is_not_asked_for_again(server, get):
     get(server.url)
     server.requests.clear()
     assert get(server.url) == BODY
     assert server.requests == []
 
 
-def test_a_file_there_with_another_hash_is_replaced_or_named_if_no_mirror_helps(
-    server: FaultyServer, get: Fetch
-):
+def test_a_file_there_with_another_hash_is_replaced_or_named_if_no_mirror_helps(server, get):
     get.dest.parent.mkdir()
     get.dest.write_bytes(b"old")
     server.script = [status(404), serve()]
@@ -148,25 +144,23 @@ def test_a_file_there_with_another_hash_is_replaced_or_named_if_no_mirror_helps(
         *("sha1:" + "0" * 40, "sha256:" + "g" * 64, "sha256:0000 0000", "md5:" + "0" * 31 + "\n"),
     ],
 )
-def test_a_missing_or_malformed_checksum_is_refused(server: FaultyServer, get: Fetch, checksum: str):
+def test_a_missing_or_malformed_checksum_is_refused(server, get, checksum: str):
     assert "checksum" in get.refused(server.url, checksum=checksum)
     assert server.requests == []
 
 
-def test_no_mirror_at_all_is_refused(get: Fetch):
+def test_no_mirror_at_all_is_refused(get):
     assert "none is listed" in get.refused()
 
 
-def test_a_file_url_is_copied_and_verified(tmp_path: Path, get: Fetch):
+def test_a_file_url_is_copied_and_verified(tmp_path, get):
     source = tmp_path / "a name with spaces"
     source.write_bytes(BODY)
     assert get(source.as_uri()) == BODY
     assert source.read_bytes() == BODY
 
 
-def test_a_file_url_to_nothing_a_folder_a_pipe_or_a_wrong_file_gives_way_to_the_next(
-    tmp_path: Path, server: FaultyServer, get: Fetch
-):
+def test_a_file_url_to_nothing_a_folder_a_pipe_or_a_wrong_file_gives_way_to_the_next(tmp_path, server, get):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "wrong").write_bytes(b"wrong")
     names = ("absent", "", "pipe", "wrong")
@@ -174,29 +168,32 @@ def test_a_file_url_to_nothing_a_folder_a_pipe_or_a_wrong_file_gives_way_to_the_
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/file", "no url", "http://", "http://[bad/", "http://host:port/", ""]
+    "url",
+    [
+        "ftp://host/file",
+        "no url",
+        "http://",
+        "http://[bad/",
+        "http://host:port/",
+        "",
+        f"http://{HOST}:1/file",
+    ],
 )
-def test_what_is_no_usable_url_gives_way_to_the_next(server: FaultyServer, get: Fetch, url: str):
+def test_a_url_that_is_not_usable_or_not_answered_gives_way_to_the_next(server, get, url):
     assert get(url, server.url) == BODY
 
 
 # Dropped connections and killed clients
 
 
-def test_a_dropped_connection_is_resumed_with_range_and_if_range(server: FaultyServer, get: Fetch):
+def test_a_dropped_connection_is_resumed_with_range_and_if_range(server, get):
     server.script = [drop_after(HALF), serve()]
     assert get(server.url) == BODY
     assert server.requests[1].start == HALF
     assert server.requests[1].headers["If-Range"] == server.etag
 
 
-def test_a_later_run_resumes_where_the_earlier_one_ended(server: FaultyServer, get: Fetch):
-    get.half(server)
-    assert get(server.url) == BODY
-    assert server.requests[0].start == HALF
-
-
-def test_a_line_that_drops_often_but_brings_something_each_time_is_endured(get: Fetch):
+def test_a_line_that_drops_often_but_brings_something_each_time_is_endured(get):
     body = os.urandom(8 * 2**20)
     with FaultyServer(body) as server:
         server.script = [drop_after(2**20 + 1)]
@@ -204,14 +201,14 @@ def test_a_line_that_drops_often_but_brings_something_each_time_is_endured(get: 
         assert len(server.requests) > QUICK.tries
 
 
-def test_a_server_that_drops_and_can_not_resume_is_given_up(get: Fetch):
+def test_a_server_that_drops_and_can_not_resume_is_given_up(get):
     with FaultyServer(os.urandom(4 * 2**20)) as server:
         server.script = [drop_after(3 * 2**20, ETag=None)]
         assert "gave up" in get.refused(server.url)
         assert len(server.requests) == QUICK.tries
 
 
-def test_last_modified_serves_where_the_etag_is_weak(server: FaultyServer, get: Fetch):
+def test_last_modified_serves_where_the_etag_is_weak(server, get):
     date = formatdate(0, usegmt=True)
     server.script = [drop_after(HALF, ETag='W/"1"', Last_Modified=date), serve()]
     assert get(server.url) == BODY
@@ -234,7 +231,7 @@ def start_client(get: Fetch, url: str, checksum: str) -> subprocess.Popen[bytes]
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_client_goes_on_and_at_most_1_mib_is_sent_twice(get: Fetch, end: signal.Signals):
+def test_a_killed_client_goes_on_and_at_most_1_mib_is_sent_twice(get, end: signal.Signals):
     body = os.urandom(6 * 2**20)
     checksum = f"sha256:{hashlib.sha256(body).hexdigest()}"
     with FaultyServer(body) as server:
@@ -251,9 +248,7 @@ def test_a_killed_client_goes_on_and_at_most_1_mib_is_sent_twice(get: Fetch, end
         assert first.num_sent + second.num_sent <= len(body) + 2**20
 
 
-def test_a_client_killed_between_the_last_byte_and_the_move_asks_for_nothing_again(
-    server: FaultyServer, get: Fetch, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_client_killed_between_the_last_byte_and_the_move_asks_for_nothing_again(server, get, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Part, "move_to", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -263,7 +258,7 @@ def test_a_client_killed_between_the_last_byte_and_the_move_asks_for_nothing_aga
     assert server.requests == []
 
 
-def test_two_processes_at_once_fetch_once(get: Fetch):
+def test_two_processes_at_once_fetch_once(get):
     with FaultyServer(BODY) as server:
         server.script = [slow(len(BODY) // 4, 0.1)]
         clients = [start_client(get, server.url, SHA256) for _ in range(2)]
@@ -290,16 +285,14 @@ def test_two_processes_at_once_fetch_once(get: Fetch):
     ],
     ids=["ignores_range", "earlier_offset", "later_offset", "new_etag", "new_length", "malformed", "416"],
 )
-def test_a_server_that_does_not_go_on_at_the_asked_place_means_start_again(
-    server: FaultyServer, get: Fetch, second: Behaviour
-):
+def test_a_server_that_does_not_go_on_at_the_asked_place_means_start_again(server, get, second: Behaviour):
     server.script = [drop_after(HALF), second, serve()]
     assert get(server.url) == BODY
     assert server.requests[1].start == HALF
     assert server.requests[-1].start == (HALF if len(server.requests) == 2 else 0)
 
 
-def test_a_file_changed_on_the_server_between_runs_is_fetched_from_0(server: FaultyServer, get: Fetch):
+def test_a_file_changed_on_the_server_between_runs_is_fetched_from_0(server, get):
     get.half(server, ETag='"older"')
     assert get(server.url) == BODY
     assert server.requests[0].headers["If-Range"] == '"older"'
@@ -322,13 +315,13 @@ SPOILED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
-def test_a_stale_part_is_never_made_longer(server: FaultyServer, get: Fetch, spoil: Callable[[Path], object]):
+def test_a_stale_part_is_never_made_longer(server, get, spoil: Callable[[Path], object]):
     spoil(get.half(server))
     assert get(server.url) == BODY
     assert server.requests[-1].start == 0
 
 
-def test_a_server_without_validators_is_asked_from_0(server: FaultyServer, get: Fetch):
+def test_a_server_without_validators_is_asked_from_0(server, get):
     server.script = [drop_after(HALF, ETag=None), serve()]
     assert get(server.url) == BODY
     assert "Range" not in server.requests[1].headers
@@ -338,24 +331,20 @@ def test_a_server_without_validators_is_asked_from_0(server: FaultyServer, get: 
 
 
 @pytest.mark.parametrize("code", [204, 304, 400, 401, 403, 404, 410, 501])
-def test_a_lasting_error_status_gives_way_to_the_next_mirror_at_once(
-    server: FaultyServer, mirror: FaultyServer, get: Fetch, code: int
-):
+def test_a_lasting_error_status_gives_way_to_the_next_mirror_at_once(server, mirror, get, code: int):
     server.script = [status(code, b"")]
     assert get(server.url, mirror.url) == BODY
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
-def test_a_passing_error_status_is_tried_again(server: FaultyServer, get: Fetch, code: int):
+def test_a_passing_error_status_is_tried_again(server, get, code: int):
     server.script = [status(code), status(code), serve()]
     assert get(server.url) == BODY
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])
-def test_tries_are_bounded_and_then_comes_the_next_mirror(
-    server: FaultyServer, mirror: FaultyServer, get: Fetch, code: int
-):
+def test_tries_are_bounded_and_then_comes_the_next_mirror(server, mirror, get, code: int):
     server.script = [status(code)]
     assert get(server.url, mirror.url, limits=UNHURRIED) == BODY
     assert len(server.requests) == QUICK.tries
@@ -376,7 +365,7 @@ def test_tries_are_bounded_and_then_comes_the_next_mirror(
     ids=["none", "fraction", "hour", "huge", "nonsense", "negative", "date", "past_date"],
 )
 def test_retry_after_is_honoured_up_to_a_cap(
-    server: FaultyServer, get: Fetch, retry_after: str, least_s: float, most_s: float, monkeypatch
+    server, get, retry_after: str, least_s: float, most_s: float, monkeypatch
 ):
     waits: list[float] = []
     monkeypatch.setattr(download.time, "sleep", waits.append)
@@ -384,12 +373,6 @@ def test_retry_after_is_honoured_up_to_a_cap(
     assert get(server.url) == BODY
     assert len(waits) == 1
     assert least_s <= waits[0] <= most_s
-
-
-def test_a_server_that_is_not_there_gives_way_to_the_next(mirror: FaultyServer, get: Fetch):
-    with FaultyServer() as gone:
-        url = gone.url
-    assert get(url, mirror.url) == BODY
 
 
 # Wrong content
@@ -407,7 +390,7 @@ WRONG = {
 
 @pytest.mark.parametrize("behaviour", WRONG.values(), ids=WRONG)
 def test_wrong_content_is_refused_with_both_hashes_and_the_next_mirror_asked(
-    server: FaultyServer, mirror: FaultyServer, get: Fetch, behaviour: Behaviour
+    server, mirror, get, behaviour: Behaviour
 ):
     server.script = [behaviour]
     message = get.refused(server.url)
@@ -416,17 +399,12 @@ def test_wrong_content_is_refused_with_both_hashes_and_the_next_mirror_asked(
     assert get(server.url, mirror.url) == BODY
 
 
-def test_a_truncated_body_is_never_taken_for_whole(server: FaultyServer, get: Fetch):
-    server.script = [drop_after(HALF, ETag=None)]
-    assert "connection lost" in get.refused(server.url)
-
-
-def test_a_body_without_content_length_is_taken_if_the_hash_is_right(server: FaultyServer, get: Fetch):
+def test_a_body_without_content_length_is_taken_if_the_hash_is_right(server, get):
     server.script = [without_length()]
     assert get(server.url) == BODY
 
 
-def test_bytes_are_stored_as_sent_even_if_called_gzip(server: FaultyServer, get: Fetch):
+def test_bytes_are_stored_as_sent_even_if_called_gzip(server, get):
     server.script = [serve(Content_Encoding="gzip")]  # some servers say so of every .tgz
     assert get(server.url) == BODY
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
@@ -436,28 +414,26 @@ def test_bytes_are_stored_as_sent_even_if_called_gzip(server: FaultyServer, get:
 
 
 @pytest.mark.parametrize("length", ["1" + 15 * "0", "9" * 5000])
-def test_a_content_length_above_the_maximum_is_refused_before_the_body(
-    server: FaultyServer, get: Fetch, length: str
-):
+def test_a_content_length_above_the_maximum_is_refused_before_the_body(server, get, length: str):
     server.script = [drop_after(0, Content_Length=length)]
     get.refused(server.url)
     assert sum(part.stat().st_size for part in get.parts()) == 0
 
 
-def test_a_body_longer_than_the_maximum_is_cut_off_there(server: FaultyServer, get: Fetch):
+def test_a_body_longer_than_the_maximum_is_cut_off_there(server, get):
     server.script = [endless(bytes(65536))]
     assert f"more than the {len(BODY)} bytes" in get.refused(server.url, max_bytes=len(BODY))
     assert server.requests[0].num_sent < 30 * len(BODY)  # what fits the buffers of both systems
 
 
-def test_a_resumed_body_longer_than_announced_is_cut_off_there(server: FaultyServer, get: Fetch):
+def test_a_resumed_body_longer_than_announced_is_cut_off_there(server, get):
     span = f"bytes {HALF}-{len(BODY) - 1}/{len(BODY)}"
     server.script = [drop_after(HALF), endless(bytes(65536), Content_Range=span, ETag=server.etag)]
     assert f"more than the {len(BODY)} bytes" in get.refused(server.url)
 
 
 @pytest.mark.parametrize("behaviour", [silent(), stall_after(0), stall_after(HALF)])
-def test_a_stall_ends_and_keeps_the_part(server: FaultyServer, get: Fetch, behaviour: Behaviour):
+def test_a_stall_ends_and_keeps_the_part(server, get, behaviour: Behaviour):
     server.script = [behaviour, serve()]
     start = time.monotonic()
     assert "stalled" in get.refused(server.url)
@@ -468,14 +444,14 @@ def test_a_stall_ends_and_keeps_the_part(server: FaultyServer, get: Fetch, behav
 @pytest.mark.parametrize(
     "behaviour", [slow(1, 0.05), trickling_headers(0.05)], ids=["in_the_body", "in_the_headers"]
 )
-def test_a_trickle_ends(server: FaultyServer, get: Fetch, behaviour: Behaviour):
+def test_a_trickle_ends(server, get, behaviour: Behaviour):
     server.script = [behaviour]
     start = time.monotonic()
     assert "too slow" in get.refused(server.url)
     assert time.monotonic() - start < 2.5 * QUICK.window_s
 
 
-def test_a_slow_but_steady_body_longer_than_the_window_is_endured(server: FaultyServer, get: Fetch):
+def test_a_slow_but_steady_body_longer_than_the_window_is_endured(server, get):
     server.script = [slow(len(BODY) // 20, 0.15)]
     start = time.monotonic()
     assert get(server.url) == BODY
@@ -490,16 +466,14 @@ def test_by_default_a_stall_ends_within_30_s_and_a_trickle_within_60_s():
 # Redirects
 
 
-def test_a_redirect_on_the_same_server_is_followed(server: FaultyServer, get: Fetch):
+def test_a_redirect_on_the_same_server_is_followed(server, get):
     server.script = [redirect("/elsewhere/file.tar"), serve()]
     assert get(server.url) == BODY
     assert server.requests[1].path == "/elsewhere/file.tar"
 
 
 @pytest.mark.parametrize("listed", [HOST, "host_and_port"])
-def test_a_redirect_to_another_host_needs_it_listed(
-    server: FaultyServer, mirror: FaultyServer, get: Fetch, listed: str
-):
+def test_a_redirect_to_another_host_needs_it_listed(server, mirror, get, listed: str):
     server.script = [redirect(f"{mirror.url}?token=secret")]
     message = get.refused(server.url, allowed_hosts=["example.org"])
     assert mirror.url in message
@@ -510,9 +484,7 @@ def test_a_redirect_to_another_host_needs_it_listed(
     assert get(server.url, allowed_hosts=[listed]) == BODY
 
 
-def test_a_redirect_that_comes_back_by_way_of_a_listed_host_is_followed(
-    server: FaultyServer, mirror: FaultyServer, get: Fetch
-):
+def test_a_redirect_that_comes_back_by_way_of_a_listed_host_is_followed(server, mirror, get):
     server.script = [redirect(mirror.url), serve()]
     mirror.script = [redirect(server.url)]
     assert get(server.url, allowed_hosts=[f"{HOST}:{mirror.server_port}"]) == BODY
@@ -522,9 +494,7 @@ def test_a_redirect_that_comes_back_by_way_of_a_listed_host_is_followed(
     "target",
     ["file:///etc/passwd", "ftp://127.0.0.1/file", "http://[bad/", "//", "http://localhost/file", None],
 )
-def test_a_redirect_out_of_http_to_another_name_or_in_circles_is_refused(
-    server: FaultyServer, get: Fetch, target: str | None
-):
+def test_a_redirect_out_of_http_to_another_name_or_in_circles_is_refused(server, get, target: str | None):
     server.script = [redirect(target or server.url)]
     get.refused(server.url, allowed_hosts=[HOST, ""])
 
@@ -549,9 +519,7 @@ def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_redirect_from_https_to_http_is_refused_even_to_a_listed_host(
-    certificate: Path, mirror: FaultyServer, get: Fetch
-):
+def test_a_redirect_from_https_to_http_is_refused_even_to_a_listed_host(certificate, mirror, get):
     with FaultyServer(BODY, certificate) as secure:
         secure.script = [redirect(mirror.url), serve()]
         assert mirror.url in get.refused(secure.url, allowed_hosts=[HOST])
@@ -559,13 +527,13 @@ def test_a_redirect_from_https_to_http_is_refused_even_to_a_listed_host(
         assert get(secure.url) == BODY
 
 
-def test_a_redirect_from_http_to_https_is_followed(certificate: Path, server: FaultyServer, get: Fetch):
+def test_a_redirect_from_http_to_https_is_followed(certificate, server, get):
     with FaultyServer(BODY, certificate) as secure:
         server.script = [redirect(secure.url)]
         assert get(server.url, allowed_hosts=[HOST]) == BODY
 
 
-def test_an_untrusted_certificate_is_refused(certificate: Path, get: Fetch, monkeypatch: pytest.MonkeyPatch):
+def test_an_untrusted_certificate_is_refused(certificate, get, monkeypatch):
     with FaultyServer(BODY, certificate) as secure:
         monkeypatch.setenv("SSL_CERT_FILE", certifi.where())
         assert "CERTIFICATE_VERIFY_FAILED" in get.refused(secure.url)
@@ -574,9 +542,7 @@ def test_an_untrusted_certificate_is_refused(certificate: Path, get: Fetch, monk
 # The disk
 
 
-def test_a_disk_too_small_is_noticed_before_the_body_and_the_part_survives(
-    server: FaultyServer, get: Fetch, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_disk_too_small_is_noticed_before_the_body_and_the_part_survives(server, get, monkeypatch):
     part = get.half(server)
     with monkeypatch.context() as patch:
         usage = namedtuple("usage", "free")
@@ -586,7 +552,7 @@ def test_a_disk_too_small_is_noticed_before_the_body_and_the_part_survives(
     assert get(server.url) == BODY
 
 
-def test_a_disk_that_fills_up_meanwhile_is_named_and_the_part_survives(server: FaultyServer, get: Fetch):
+def test_a_disk_that_fills_up_meanwhile_is_named_and_the_part_survives(server, get):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, hard))  # the system's own error on writing more
     try:
@@ -598,7 +564,7 @@ def test_a_disk_that_fills_up_meanwhile_is_named_and_the_part_survives(server: F
     assert server.requests[-1].start > 0
 
 
-def test_a_folder_in_the_way_is_named(server: FaultyServer, get: Fetch):
+def test_a_folder_in_the_way_is_named(server, get):
     get.dest.mkdir(parents=True)
     with pytest.raises(DownloadError, match="is a folder"):
         get(server.url)
@@ -608,9 +574,7 @@ def test_a_folder_in_the_way_is_named(server: FaultyServer, get: Fetch):
 # Messages
 
 
-def test_when_all_mirrors_fail_each_is_named_with_its_cause_and_the_remedy(
-    server: FaultyServer, mirror: FaultyServer, get: Fetch
-):
+def test_when_all_mirrors_fail_each_is_named_with_its_cause_and_the_remedy(server, mirror, get):
     server.script = [status(404)]
     mirror.script = [other_body(b"wrong")]
     message = get.refused(server.url, mirror.url)
@@ -620,9 +584,7 @@ def test_when_all_mirrors_fail_each_is_named_with_its_cause_and_the_remedy(
     assert "by hand" in message
 
 
-def test_secrets_in_a_url_are_used_but_never_shown_logged_or_stored(
-    server: FaultyServer, get: Fetch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-):
+def test_secrets_in_a_url_are_used_but_never_shown_logged_or_stored(server, get, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     server.script = [drop_after(HALF), status(404)]
     message = get.refused(server.url.replace("://", "://user:hunter2@") + "?token=hunter2#hunter2")
@@ -633,7 +595,7 @@ def test_secrets_in_a_url_are_used_but_never_shown_logged_or_stored(
         assert "hunter2" not in text
 
 
-def test_a_part_is_resumed_when_only_the_token_is_new(server: FaultyServer, get: Fetch):
+def test_a_later_run_resumes_the_part_also_with_a_new_token(server, get):
     get.half(server, "?token=old")
     assert get(server.url + "?token=new") == BODY
     assert server.requests[-1].start == HALF

@@ -72,22 +72,18 @@ def break_off(store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch, num_time
     return began
 
 
-def test_a_file_of_a_store_is_copied_and_verified(tmp_path: Path):
+def test_a_file_of_a_store_is_copied_and_verified(tmp_path):
     assert bring(tmp_path, URL) == BODY
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_reading_that_breaks_off_goes_on_where_it_was(
-    tmp_path: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_reading_that_breaks_off_goes_on_where_it_was(tmp_path, store, monkeypatch):
     began = break_off(store, monkeypatch, 2)
     assert bring(tmp_path, URL) == BODY
     assert began == [0, 2**20, 2 * 2**20]
 
 
-def test_a_later_run_goes_on_where_the_earlier_one_ended(
-    tmp_path: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_later_run_goes_on_where_the_earlier_one_ended(tmp_path, store, monkeypatch):
     began = break_off(store, monkeypatch, 1)
     monkeypatch.setattr(
         "pipeline.download.fetch.time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
@@ -98,7 +94,7 @@ def test_a_later_run_goes_on_where_the_earlier_one_ended(
     assert began == [0, 2**20]
 
 
-def test_a_file_that_has_changed_since_is_read_from_its_beginning(store: MemoryFileSystem, part: Part):
+def test_a_file_that_has_changed_since_is_read_from_its_beginning(store, part):
     part.begin(store.ukey("/bucket/a.tar"), len(BODY))
     part.path.write_bytes(b"of another version")
     time.sleep(0.01)
@@ -107,9 +103,7 @@ def test_a_file_that_has_changed_since_is_read_from_its_beginning(store: MemoryF
     assert part.path.read_bytes() == BODY[::-1]
 
 
-def test_a_connection_that_never_holds_is_given_up(
-    tmp_path: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_connection_that_never_holds_is_given_up(tmp_path, store, monkeypatch):
     monkeypatch.setattr(
         type(store), "open", lambda *_: (_ for _ in ()).throw(ConnectionResetError("reset by peer"))
     )
@@ -127,14 +121,12 @@ def test_a_connection_that_never_holds_is_given_up(
         ("file:///nowhere/a.tar", "no such file"),
     ],
 )
-def test_what_cannot_be_read_is_named_and_the_next_mirror_asked(tmp_path: Path, url: str, cause: str):
+def test_what_cannot_be_read_is_named_and_the_next_mirror_asked(tmp_path, url: str, cause: str):
     assert cause in refused(tmp_path, url)
     assert bring(tmp_path, url, URL) == BODY
 
 
-def test_a_store_whose_package_is_not_installed_names_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_store_whose_package_is_not_installed_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(
         known_implementations,
         "s9",
@@ -144,12 +136,12 @@ def test_a_store_whose_package_is_not_installed_names_the_package(
     assert "Install s9fs to access S9" in message
 
 
-def test_a_file_larger_than_expected_is_not_begun(tmp_path: Path):
+def test_a_file_larger_than_expected_is_not_begun(tmp_path):
     message = refused(tmp_path, URL, max_bytes=1000)
     assert f"{len(BODY)} bytes, more than the 1000 " in message
 
 
-def test_a_file_that_grows_beyond_the_maximum_is_cut_off(store: MemoryFileSystem, part: Part, monkeypatch):
+def test_a_file_that_grows_beyond_the_maximum_is_cut_off(store, part, monkeypatch):
     info = store.info("/bucket/a.tar")
     monkeypatch.setattr(type(store), "info", lambda *_: info | {"size": None})
     with pytest.raises(MirrorError, match="more than the 1000 bytes"):
@@ -157,14 +149,12 @@ def test_a_file_that_grows_beyond_the_maximum_is_cut_off(store: MemoryFileSystem
     assert part.size() == 0
 
 
-def test_a_store_and_a_server_are_mirrors_of_each_other(tmp_path: Path):
+def test_a_store_and_a_server_are_mirrors_of_each_other(tmp_path):
     with FaultyServer(BODY) as server:
         assert bring(tmp_path, "memory://bucket/nothing.tar", server.url) == BODY
 
 
-def test_a_file_in_a_bucket_is_fetched_and_resumed_with_no_package_but_the_projects_own(
-    tmp_path: Path, part: Part
-):
+def test_a_file_in_a_bucket_is_fetched_and_resumed_with_no_package_but_the_projects_own(tmp_path, part):
     with s3_server() as bucket:
         (tmp_path / "finished").write_bytes(BODY)
         Folder(f"{bucket}/archives").put(tmp_path / "finished", "a.tar")
