@@ -51,18 +51,27 @@ def whole(path: Path, *, is_shared: bool = False) -> Iterator[IO[bytes]]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder that replaces `path` when the block ends, and only if it ends without an error.
 
-    The folder is `.<name>.partial` beside `path`; one that a killed process left there is removed. One process at a
-    time may write the same path.
+    The folder is `.<name>.partial` beside `path`. One that a killed process left there is removed first.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
+        replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(finished: Path, path: Path) -> None:
+    """Rename a finished folder to `path`, which is on the same disk; an older folder there is removed."""
+    old = finished.with_name(f"{finished.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(old)
+    finished.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Brings the profile's images to data/<profile>/raw: drawn, unpacked from published archives, or copied."""
+"""Bring the profile's images to data/<profile>/raw: drawn, unpacked from published archives, or copied."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,8 @@ def main() -> None:
     for key, given in (("local", source.local), ("own", source.own)):
         if given:
             refuse_within(Path(given).expanduser(), raw.parent, f"data.source.{key}")
-    with lock(raw.with_name(".raw.lock"), f"fills {raw} already"):  # a stage whose `dvc repro` was killed may still be at it
+    # The stage of a killed `dvc repro` may still be running
+    with lock(raw.with_name(".raw.lock"), "downloads the same data set"):
         shutil.rmtree(raw, ignore_errors=True)
         fill(raw, source, profile.data.classes)
 

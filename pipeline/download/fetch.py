@@ -22,7 +22,7 @@ def fetch_published(
     *,
     urls: Sequence[str],
     checksum: str,
-    max_size_gb: float,
+    max_size_gb: float = Limits.max_bytes / 1e9,
     allowed_hosts: Collection[str] = (),
 ) -> Path:
     """Fetch a file, described as in a profile, to `folder` under the name its first URL ends in; see `fetch`."""
