@@ -12,7 +12,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 
 from bench.step import build, conv_multiply_adds
 from fcn.loss import pixel_cross_entropy
-from fcn.optim import without_compiler
 
 Work = Callable[[], object]
 
@@ -34,8 +32,9 @@ class Contestant(NamedTuple):
 
 def training(contestant: Contestant, image: Tensor, label: Tensor) -> Work:
     """One step: ours as pipeline.training.loop takes it."""
-    sgd = partial(without_compiler(torch.optim.SGD), fused=True) if contestant.is_ours else torch.optim.SGD
-    optimizer = sgd(contestant.net.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        contestant.net.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4, fused=contestant.is_ours or None
+    )
     image, label = image[: contestant.batch], label[: contestant.batch]
 
     def step() -> None:

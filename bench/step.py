@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 
 from fcn.loss import pixel_cross_entropy
 from fcn.model import FCN
-from fcn.optim import without_compiler
 
 CONTESTANTS = ("tight", "reference", "peer")
 GEMM_SIDE = 2048
@@ -46,11 +44,12 @@ def build(contestant: str, peer: Path | None) -> nn.Module:
 
 
 def trainer(model: nn.Module, image: Tensor, label: Tensor) -> Callable[[], None]:
-    """One step of the reference's optimizer: ours as pipeline.training.loop makes it, the peer's as its trainer does."""
+    """Return one step of the reference's optimizer, made as each contestant's own trainer makes it."""
     model.train()
-    ours = partial(without_compiler(torch.optim.SGD), fused=True)
-    sgd = ours if isinstance(model, FCN) else torch.optim.SGD
-    optimizer = sgd(model.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4)
+    is_ours = isinstance(model, FCN)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4, fused=is_ours or None
+    )
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
