@@ -7,7 +7,7 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from fcn.backbones.features import OneProduct
+from fcn.backbones.speed import OneProduct
 from fcn.model import FCN
 
 # What each stride has that the coarser one has not, and the other way round: the only layers that may differ

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcn.backbones.speed import MemoryLayout
 from fcn.caffe.caffemodel import CaffeError, Layer
 from fcn.model import AT_ONCE_SCALES, FCN
 from fcn.pixels import PixelNormalization
@@ -113,7 +114,7 @@ def _written(name: str, module: nn.Module, bottom: str) -> Iterator[Layer]:
             yield Layer(name, "LRN", (), (bottom,), name, {"lrn_param": param})
         case nn.ReLU():
             yield Layer(name, "ReLU", (), (bottom,), bottom)
-        case nn.Dropout() | PixelNormalization():
+        case nn.Dropout() | PixelNormalization() | MemoryLayout():
             return
         case _:
             raise CaffeError(f"Caffe has no layer for {name}, {module}")
