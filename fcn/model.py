@@ -149,7 +149,7 @@ def score_layer(in_channels: int, num_classes: int, init: str = "zero") -> nn.Co
 def upsampling_onto(
     fine: CoordMap, coarse: CoordMap, num_classes: int, is_learned: bool
 ) -> nn.ConvTranspose2d:
-    """Return the layer that upsamples scores at `coarse` to the stride of `fine`, with the kernel that meets its cells."""
+    """Return the layer that upsamples scores at `coarse` onto the cells of `fine`."""
     kernel, stride = upsampling_kernel(coarse, fine), int(coarse.scale / fine.scale)
     return upsampling(num_classes, kernel, stride, is_learned)
 

@@ -1,4 +1,4 @@
-"""Pixel accuracy and mean IU from counts of pixels: one definition for a matrix on a GPU and for a bootstrap's resamples.
+"""Pixel accuracy and mean IU from counts of pixels, for a confusion matrix and a bootstrap's resamples alike.
 
 counts: (..., 3, C), a torch tensor or a numpy array, which are not imported here. Of each class the pixels that are
     right, those of its label, and those predicted as it: what ConfusionMatrix.per_class returns.

@@ -17,7 +17,7 @@ from torch import Tensor
 import fcn.caffe.caffemodel
 from fcn.caffe.caffemodel import CaffeError, Layer, read_caffemodel, write_caffemodel, write_prototxt
 from fcn.caffe.read import describe, to_state_dict
-from fcn.caffe.write import BEHIND, describe_pixels, to_layers
+from fcn.caffe.write import MAX_BORDER, describe_pixels, to_layers
 from fcn.model import FCN, aligned
 from pipeline.errors import CheckpointError, UserError
 from pipeline.evaluation.scoring import load_model
@@ -460,8 +460,8 @@ def test_the_border_of_a_skip_is_wide_enough_for_every_image(
         for width in range(1, 72):
             model(torch.zeros(1, 3, 1, width))
     skips = {model.offset_pool4, model.offset_pool3}
-    assert all(lacking[offset] <= max(0, BEHIND - offset) for offset in skips)
-    assert all(-offset <= max(0, BEHIND - offset) for offset in skips)
+    assert all(lacking[offset] <= max(0, MAX_BORDER - offset) for offset in skips)
+    assert all(-offset <= max(0, MAX_BORDER - offset) for offset in skips)
     assert lacking[model.offset_score] <= 0 < model.offset_score
 
 
