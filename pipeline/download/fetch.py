@@ -23,7 +23,7 @@ def fetch_published(
     *,
     urls: Sequence[str],
     checksum: str,
-    max_size_gb: float,
+    max_size_gb: float = MAX_BYTES / 1e9,
     allowed_hosts: Collection[str] = (),
 ) -> Path:
     """Brings a file to `folder` under the name its first URL ends in, as a profile describes it; see `fetch`."""
