@@ -33,7 +33,11 @@ class Contestant(NamedTuple):
 def training(contestant: Contestant, image: Tensor, label: Tensor) -> Work:
     """One step: ours as pipeline.training.loop takes it."""
     optimizer = torch.optim.SGD(
-        contestant.net.parameters(), lr=1e-14, momentum=0.99, weight_decay=5e-4, fused=contestant.is_ours or None
+        contestant.net.parameters(),
+        lr=1e-14,
+        momentum=0.99,
+        weight_decay=5e-4,
+        fused=contestant.is_ours or None,
     )
     image, label = image[: contestant.batch], label[: contestant.batch]
 

@@ -565,7 +565,7 @@ def test_a_backbone_of_another_kind_is_refused_naming_the_file(make_job, trunk):
     [
         ({"num_classes": 7}, r"score_fr.weight is \(5, 64, 1, 1\) in the source, \(7, 64, 1, 1\) here"),
         ({"width": 1 / 32}, r"is \(1, 3, 3, 3\) in the source, \(2, 3, 3, 3\) here"),
-        ({"stride": 8}, "this is no FCN-16s to start FCN-8s from"),
+        ({"stride": 8}, "FCN-16s, from which FCN-8s starts"),
     ],
 )
 def test_a_parent_net_that_does_not_fit_is_refused_naming_the_file(make_job, model, complaint):
