@@ -4,14 +4,13 @@ import sys
 import pytest
 
 import fcn
+from fcn import metrics, model
 
 
 def test_the_public_names_are_those_of_their_modules():
     from fcn import FCN, ConfusionMatrix
-    from fcn.metrics import ConfusionMatrix as Home
-    from fcn.model import FCN as Model
 
-    assert (FCN, ConfusionMatrix) == (Model, Home)
+    assert (FCN, ConfusionMatrix) == (model.FCN, metrics.ConfusionMatrix)
     assert all(getattr(fcn, name) is not None for name in fcn.__all__)
     with pytest.raises(AttributeError, match="FCNN"):
         _ = fcn.FCNN

@@ -563,8 +563,8 @@ def test_a_backbone_of_another_kind_is_refused_naming_the_file(make_job, trunk):
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
-        ({"num_classes": 7}, r"score_fr.weight is \(5, 64, 1, 1\) in the source, \(7, 64, 1, 1\) here"),
-        ({"width": 1 / 32}, r"is \(1, 3, 3, 3\) in the source, \(2, 3, 3, 3\) here"),
+        ({"num_classes": 7}, r"score_fr.weight is \(5, 64, 1, 1\) .*\(7, 64, 1, 1\)"),
+        ({"width": 1 / 32}, r"is \(1, 3, 3, 3\) .*\(2, 3, 3, 3\)"),
         ({"stride": 8}, "FCN-16s, from which FCN-8s starts"),
     ],
 )
