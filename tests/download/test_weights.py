@@ -139,7 +139,7 @@ def test_weights_whose_hash_is_wrong_are_refused_and_no_model_is_written(tmp_pat
     [
         (
             {"backbone": "vgg16", "width": 1 / 64, "pixels": "torchvision"},
-            "does not fit backbone 'vgg16' as the profile's model section describes it: these are not the weights",
+            "does not fit backbone 'vgg16' as the profile's model section describes it: these are no weights",
         ),
         (ALEXNET | {"width": 1 / 64}, "does not fit backbone 'alexnet' as the profile's model section"),
         (
