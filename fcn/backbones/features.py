@@ -39,7 +39,7 @@ class Geometry(NamedTuple):
 class Backbone(nn.Module):
     """A classifier's trunk: its children run in order, under the names that their published weights have.
 
-    layers: (name, layer) of each child, the pixel normalisation first; weights are drawn anew.
+    layers: (name, layer) of each child, the pixel normalisation first; their weights are initialised here.
     taps: names of the children whose outputs are the features at strides 8, 16 and 32. The last is the last child.
     channels: channels of these features.
     """
