@@ -1,6 +1,6 @@
 """Fully convolutional networks for semantic segmentation (Long, Shelhamer, Darrell; CVPR 2015, PAMI 2016).
 
-The names below are imported when first used, so that `fcn.IGNORE_LABEL` costs no torch.
+The names below are imported on first use, so that `fcn.IGNORE_LABEL` does not import torch.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""A net's opinion averaged over scales of the image and its mirror image: what published tables call "MS + flip".
+"""Average a net's probabilities over scales of the image and its mirror image, "MS + flip" in published tables.
 
-The paper scores a single pass at the image's own size. DeepLab and others report averages, which are a little higher
-and take as many passes.
+The paper scores one pass at the image's own size. DeepLab and others report averages: a little higher, for as many
+times the passes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Averaging:
-    """scales: factors of both sides of an image.   flip: over the mirror images of all of them, too."""
+    """Which passes are averaged.
+
+    scales: factors of the image's height and width, each above 0.
+    flip: whether the mirror image is scored at every scale as well.
+    """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
@@ -29,23 +33,24 @@ class Averaging:
 
 
 def average_probability(score: Callable[[Tensor], Tensor], image: Tensor, averaging: Averaging) -> Tensor:
-    """(N, C, H, W) float32: each class's probability, averaged.
+    """Return the probability of each class, averaged over the passes: (N, C, H, W) float32 in 0..1.
 
-    score: of images (N, 3, h, w) -> (N, C, h, w) logits.   image: (N, 3, H, W) RGB, uint8 or float in 0..255.
-    Images are resized bilinearly, without corners aligned; the softmax is taken at each scale, and its probabilities
-    are brought back to (H, W) the same way.
+    The image is resized bilinearly, without aligned corners. The softmax is taken at each scale; its probabilities are
+    resized back to (H, W) in the same way.
+
+    score: the net: (N, 3, h, w) images to (N, C, h, w) logits.
+    image: (N, 3, H, W) RGB, uint8 or float in 0..255.
+    averaging: the scales and mirror images.
     """
-    size, scales, flip = image.shape[-2:], averaging.scales, averaging.flip
+    size = image.shape[-2:]
     total = torch.zeros((), device=image.device)
-    for scale in scales:
-        scaled = (
-            image if scale == 1 else _resized(image.float(), [max(1, round(scale * side)) for side in size])
-        )
-        for mirrored in (False, True) if flip else (False,):
-            probability = score(scaled.flip(-1) if mirrored else scaled).softmax(1)
-            probability = probability.flip(-1) if mirrored else probability
-            total = total + _resized(probability, size)
-    return total / (len(scales) * (1 + flip))
+    for scale in averaging.scales:
+        scaled_size = [max(1, round(scale * side)) for side in size]
+        scaled = image if scale == 1 else _resized(image.float(), scaled_size)
+        total = total + _resized(score(scaled).softmax(1), size)
+        if averaging.flip:
+            total = total + _resized(score(scaled.flip(-1)).softmax(1).flip(-1), size)
+    return total / (len(averaging.scales) * (1 + averaging.flip))
 
 
 def _resized(values: Tensor, size: Sequence[int]) -> Tensor:

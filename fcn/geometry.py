@@ -1,8 +1,8 @@
-"""Where a cell of one layer lies in another: the arithmetic behind every crop offset of the paper.
+"""Coordinate maps: where the cells of one layer lie in another, and so every crop offset of the paper.
 
-A layer that slides a window maps positions by scale * i + shift. Composing those maps from the image down to a
-score map and back up gives the crop that aligns two maps (the idea of Caffe's coord_map.py). Nothing here knows
-a network: 19, 27, 31, 5, 9, 18 and the kernels 64 and 63 come out of the layers themselves.
+A layer that slides a window maps positions by scale * i + shift. The maps are composed from the image down to a score
+map and back up; their difference is the crop that aligns two maps (the idea of Caffe's coord_map.py). No network's
+numbers are written here: offsets 19, 27, 31, 5, 9, 18 and kernels 64 and 63 follow from the layers.
 """
 
 from collections.abc import Iterable
@@ -20,15 +20,17 @@ class Branched(Protocol):
     """A layer that joins several paths from its input: an Inception module, a residual block."""
 
     def branches(self) -> Iterable[Iterable[nn.Module]]:
-        """The layers of each path, in order; a shortcut has none."""
+        """Return the layers of each path, in order; a shortcut has none."""
         ...
 
 
 @dataclass(frozen=True)
 class CoordMap:
-    """Cell i of a layer is centred on image position `scale * i + shift`, in pixels; both exact.
+    """The positions of a layer's cells in the image: cell i is centred on pixel `scale * i + shift`.
 
-    field: how many pixels a cell sees from one side to the other, padding included; no part of where it lies.
+    scale: pixels from one cell to the next, exact.
+    shift: pixel on which cell 0 is centred, exact.
+    field: receptive field of a cell, in pixels a side, padding included. Maps that differ in it alone are equal.
     """
 
     scale: Fraction = Fraction(1)
@@ -36,20 +38,22 @@ class CoordMap:
     field: Fraction = field(default=Fraction(1), compare=False)
 
     def conv(self, kernel: int, stride: int = 1, padding: int = 0) -> "CoordMap":
-        """The map behind one more convolution or pooling with this window."""
+        """Return the map behind a convolution or pooling with this window."""
         shift = self.shift + self.scale * (Fraction(kernel - 1, 2) - padding)
         return CoordMap(self.scale * stride, shift, self.field + self.scale * (kernel - 1))
 
     def deconv(self, kernel: int, stride: int, padding: int = 0) -> "CoordMap":
-        """The map behind one more transposed convolution: the convolution's map turned round."""
+        """Return the map behind a transposed convolution: the inverse of the convolution's map."""
         scale, num_seen = self.scale / stride, -(-kernel // stride)
         shift = self.shift - scale * (Fraction(kernel - 1, 2) - padding)
         return CoordMap(scale, shift, self.field + self.scale * (num_seen - 1))
 
     def through(self, layers: Iterable[nn.Module]) -> "CoordMap":
-        """The map behind these layers; one without a window (ReLU, batch norm, dropout) changes nothing.
+        """Return the map behind these layers. A layer without a window (ReLU, batch norm, dropout) does not change it.
 
-        Branches must end on the same positions; the field is that of the branch that sees most.
+        The field behind branches is that of the branch with the largest.
+
+        Raises ValueError if branches end on different positions, or if a layer has inner layers and no `branches`.
         """
         here = self
         for layer in layers:
@@ -78,14 +82,16 @@ IMAGE = CoordMap()
 
 
 def receptive_field(layers: Iterable[nn.Module]) -> int:
-    """The side of the square of pixels that one cell behind these layers sees: 404 for VGG-16 up to fc6 (PAMI)."""
+    """Return the receptive field of one cell behind these layers, in pixels a side: 404 for VGG-16 up to fc6 (PAMI)."""
     return int(IMAGE.through(layers).field)
 
 
 def crop_offset(source: CoordMap, target: CoordMap) -> int:
-    """The cell of `source` that lies where `target` begins; negative if source begins later.
+    """Return the cell of `source` on which cell 0 of `target` lies; negative if source begins later.
 
-    Cropping (or, if negative, padding) source by it aligns the two. ValueError if no whole number of cells does.
+    Cropping source by the offset, or padding it if the offset is negative, aligns the two maps.
+
+    Raises ValueError if the strides differ or the offset is not a whole number of cells.
     """
     if source.scale != target.scale:
         raise ValueError(f"maps of stride {source.scale} and {target.scale} cannot be aligned by a crop")
@@ -96,9 +102,11 @@ def crop_offset(source: CoordMap, target: CoordMap) -> int:
 
 
 def upsampling_kernel(coarse: CoordMap, fine: CoordMap) -> int:
-    """The window that upsamples `coarse` by s onto positions of `fine`: 2s or 2s - 1 cells, both bilinear.
+    """Return the kernel that upsamples `coarse` by a factor s onto the cells of `fine`: 2s or 2s - 1, both bilinear.
 
-    The reference release has 64 for VGG-16 and 63 for AlexNet. ValueError if neither meets fine in whole cells.
+    The reference release has 64 for VGG-16 and 63 for AlexNet.
+
+    Raises ValueError if s is not a whole number, or if neither kernel meets the cells of fine.
     """
     stride = coarse.scale / fine.scale
     if stride.denominator != 1:

@@ -1,4 +1,11 @@
-"""The pixelwise loss, in the normalisations the paper's recipes use, and the two variants it tried."""
+"""The pixelwise loss in the normalisations of the paper's recipes, and the two variants the paper tried.
+
+In every loss below:
+
+score: (N, C, H, W) float logits.
+label: (N, H, W) int64, 0..C-1 or IGNORE_LABEL; ignored pixels do not count.
+class_weight: (C,) float factor of each class's pixels; None: 1.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +15,10 @@ from fcn import IGNORE_LABEL
 
 
 def pixel_cross_entropy(score: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Cross entropy summed over each image's pixels, averaged over the batch.
+    """Return the cross entropy summed over each image's pixels and averaged over the batch, 0-dimensional.
 
-    score: (N, C, H, W) float logits.   label: (N, H, W) int64, 0..C-1 or IGNORE_LABEL (not counted).
-    class_weight: (C,) factor of each class's pixels.
-    Summed, because the reference learning rates (1e-10 for FCN-32s) assume it: Caffe's normalize=False divides by
-    the batch size only.
+    The reference learning rates (1e-10 for FCN-32s) assume the sum: Caffe's normalize=False divides by the batch size
+    only.
     """
     return _summed(score, label, class_weight) / score.shape[0]
 
@@ -21,9 +26,10 @@ def pixel_cross_entropy(score: Tensor, label: Tensor, class_weight: Tensor | Non
 def mean_pixel_cross_entropy(
     score: Tensor, label: Tensor, num_valid: Tensor | None = None, class_weight: Tensor | None = None
 ) -> Tensor:
-    """Cross entropy averaged over valid pixels (Caffe's normalize=True); 0 if there are none. Shapes as above.
+    """Return the cross entropy averaged over valid pixels (Caffe's normalize=True), 0-dimensional; 0 if there are none.
 
-    num_valid: what to divide by, above 0, instead of this batch's valid pixels, for a batch split over workers.
+    num_valid: 0-dimensional, above 0: the number of pixels to divide by when a batch is split over workers. None: the
+        valid pixels of this batch.
     """
     if num_valid is None:
         num_valid = count_valid(label).clamp(min=1)
@@ -31,9 +37,9 @@ def mean_pixel_cross_entropy(
 
 
 def image_mean_cross_entropy(score: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Cross entropy averaged over each image's valid pixels, then over the batch: every image has the same say.
+    """Return the cross entropy averaged over each image's valid pixels, then over the batch, 0-dimensional.
 
-    What Caffe's normalize=True with one image a pass and iter_size does (FCN-AlexNet). Shapes as above.
+    Every image counts the same, as with Caffe's normalize=True, one image a pass and iter_size (FCN-AlexNet).
     """
     loss = F.cross_entropy(score, label, class_weight, ignore_index=IGNORE_LABEL, reduction="none")
     num_valid = (label != IGNORE_LABEL).sum((1, 2))
@@ -41,14 +47,16 @@ def image_mean_cross_entropy(score: Tensor, label: Tensor, class_weight: Tensor 
 
 
 def count_valid(label: Tensor) -> Tensor:
-    """The number of pixels that are not IGNORE_LABEL, a 0-dimensional int64 tensor on label's device."""
+    """Return the number of pixels that are not IGNORE_LABEL, 0-dimensional int64 on label's device."""
     return (label != IGNORE_LABEL).sum()
 
 
 def balancing_weights(class_pixels: Tensor) -> Tensor:
-    """(C,) float32 weights that give every class the same say: inverse to its share, 1 for a pixel on average.
+    """Return (C,) float32 weights inverse to each class's share of the pixels, 1 for a pixel on average.
 
-    class_pixels: (C,) counts over the training set; a class without pixels gets 0. CVPR 4.4 found balancing needless.
+    CVPR section 4.4 found that balancing is not needed.
+
+    class_pixels: (C,) number of pixels of each class in the training set; a class without pixels gets 0.
     """
     share = class_pixels.double() / class_pixels.sum()
     occurs = share > 0
@@ -56,9 +64,11 @@ def balancing_weights(class_pixels: Tensor) -> Tensor:
 
 
 def sampled(label: Tensor, keep: float) -> Tensor:
-    """`label` with each pixel kept with probability `keep` and otherwise set to IGNORE_LABEL.
+    """Return `label` with each pixel kept with probability `keep` and otherwise set to IGNORE_LABEL.
 
-    What patchwise training amounts to (CVPR 3.4): patches drawn at random are pixels of the loss drawn at random.
+    Training on random patches amounts to this: the loss then counts random pixels (CVPR section 3.4).
+
+    keep: probability, above 0 and at most 1.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be above 0 and at most 1, got {keep}")

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from fcn import IGNORE_LABEL
+from fcn.scores import mean_iu, pixel_acc
 
-# What a class without a pixel in truth does to mean IU, by convention; peers' numbers differ by it alone
+# How a class without a pixel in the labels enters mean IU; peers' numbers differ by this alone
 CONVENTIONS = {
     "reference": "skipped, unless it is predicted: then it counts 0 (score.py, pytorch-fcn, mmsegmentation)",
     "ground_truth": "skipped, even if it is predicted (detectron2, deeplab-pytorch)",
@@ -20,11 +21,13 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Each in 0..1; nan where nothing was there to score.
+    """The paper's scores, each in 0..1; nan where there are no pixels to score.
 
-    pixel_acc: share of valid pixels that are right.   mean_acc: mean over classes of the share of the class's pixels.
-    mean_iu: mean intersection over union, by default of the classes in truth or prediction (see CONVENTIONS).
-    fw_iu: IU weighted by how often a class occurs.   class_iu: per class, in class order.
+    pixel_acc: share of valid pixels that are right.
+    mean_acc: mean over classes of the share of the class's pixels that are right.
+    mean_iu: mean intersection over union, by default of the classes in label or prediction; see CONVENTIONS.
+    fw_iu: IU weighted by the frequency of a class.
+    class_iu: IU of each class, in class order.
     """
 
     pixel_acc: float
@@ -35,19 +38,23 @@ class Scores:
 
 
 class ConfusionMatrix:
-    """Exact counts of pixels by (label, prediction), kept on a device; counting waits for nothing there."""
+    """Exact counts of pixels by (label, prediction), kept on a device. Counting never synchronises the device.
+
+    num_classes: the number of classes C.
+    device: where the counts are kept; predictions and labels must be there, too.
+    """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
         self.num_classes = num_classes
-        # By label -1..256 and prediction -1..num_classes: whatever is no class ends in a row or column of its own,
-        # so that counting has nothing to select and nothing to ask the device for
+        # Rows are labels -1..256, columns predictions -1..num_classes. A value that is not a class falls into a row or
+        # column of its own: counting has nothing to select, which would synchronise the device
         self._counts = torch.zeros(IGNORE_LABEL + 3, num_classes + 2, dtype=torch.int64, device=device)
 
     @property
     def hist(self) -> Tensor:
-        """(num_classes, num_classes) int64: hist[label, prediction].
+        """Return the counts hist[label, prediction], (C, C) int64.
 
-        ValueError if a value was counted that is neither a class nor, in a label, IGNORE_LABEL.
+        Raises ValueError if a prediction was not a class, or a label neither a class nor IGNORE_LABEL.
         """
         classes = self._classes
         if foreign := int(self._counts.sum() - self._counts[1 + IGNORE_LABEL].sum() - classes.sum()):
@@ -59,57 +66,78 @@ class ConfusionMatrix:
 
     @property
     def _classes(self) -> Tensor:
-        """The part of the counts where both are classes, a view."""
+        """The part of the counts in which label and prediction are classes, a view."""
         return self._counts[1 : 1 + self.num_classes, 1:-1]
 
     def update(self, prediction: Tensor, label: Tensor) -> "ConfusionMatrix":
-        """Counts one image or batch. Both integer, of one shape; IGNORE_LABEL in label is not scored."""
+        """Count the pixels of one image or batch.
+
+        prediction: integer tensor of any shape, 0..C-1.
+        label: integer tensor of the same shape, 0..C-1 or IGNORE_LABEL, which is not scored.
+        """
         if prediction.shape != label.shape:
             raise ValueError(f"prediction is {tuple(prediction.shape)} but label is {tuple(label.shape)}")
-        row = _bounded(label, IGNORE_LABEL + 1)
-        column = _bounded(prediction, self.num_classes)
+        row = _clamped(label, IGNORE_LABEL + 1)
+        column = _clamped(prediction, self.num_classes)
         width = self._counts.shape[1]
         bins = row.mul_(width).add_(column).add_(width + 1)  # row and column begin at -1
         self._counts += _histogram(bins, self._counts.numel()).view_as(self._counts)
         return self
 
     def merge(self, hist: Tensor) -> "ConfusionMatrix":
-        """Adds another matrix's hist, such as another worker's."""
+        """Add the hist of another matrix, (C, C), such as another worker's."""
         self._classes.add_(hist.to(self._counts))
         return self
 
     def add(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
-        """Adds what another matrix of the same classes and device counted, waiting for nothing there."""
+        """Add all counts of another matrix of the same classes and device, without synchronising the device."""
         self._counts += other._counts
         return self
 
     def per_class(self) -> Tensor:
-        """(3, num_classes) int64: of each class the pixels that are right, those of its label, those predicted as it.
+        """Return (3, C) int64: of each class the pixels that are right, those of its label, those predicted as it.
 
-        On the device, and waiting for nothing there: it is `hist` that finds values which are no class.
+        On the device, without synchronising it. Values that are not classes are left out; `hist` finds them.
         """
         classes = self._classes
         return torch.stack((classes.diagonal(), classes.sum(1), classes.sum(0)))
 
     def scores(self, convention: str = "reference") -> Scores:
-        """The scores of all that was counted so far; convention: a key of CONVENTIONS."""
-        hist = self.hist.cpu().double()
-        right, truth = hist.diagonal(), hist.sum(1)
-        class_iu = right / (truth + hist.sum(0) - right)  # 0 / 0 = nan: in neither truth nor prediction
+        """Return the scores of all pixels counted so far; convention: a key of CONVENTIONS."""
+        num_pixels = int(self.hist.sum())
+        counts = self.per_class().cpu().double()
+        right, truth, predicted = counts
+        class_iu = right / (truth + predicted - right)  # 0 / 0 = nan: in neither label nor prediction
         frequency = truth / truth.sum()
+        match convention:
+            case "reference":
+                mean = mean_iu(counts)
+            case "ground_truth":
+                mean = class_iu[truth > 0].mean()
+            case "absent_is_1":
+                mean = class_iu.nan_to_num(1.0).mean()
+            case "absent_is_0":
+                mean = class_iu.nan_to_num(0.0).mean()
+            case "plain_mean":
+                mean = class_iu.mean()
+            case _:
+                raise ValueError(f"unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}")
         return Scores(
-            pixel_acc=float(right.sum() / hist.sum()),
+            pixel_acc=float(pixel_acc(counts)),
             mean_acc=float((right / truth).nanmean()),
-            mean_iu=_mean_iu(class_iu, truth, convention),
-            fw_iu=float((frequency * class_iu)[frequency > 0].sum()) if hist.sum() else float("nan"),
+            mean_iu=float(mean),
+            fw_iu=float((frequency * class_iu)[frequency > 0].sum()) if num_pixels else float("nan"),
             class_iu=tuple(class_iu.tolist()),
         )
 
 
 def best_class(score: Tensor) -> Tensor:
-    """score: (N, C, H, W) without nan -> (N, H, W) int64, the class of the highest score, of equal ones the first.
+    """Return the class of the highest score of each pixel, (N, H, W) int64; of equal scores the first class.
 
-    What score.argmax(1) gives; on a CPU, which jumps from class to class for that, some ten times as fast.
+    The result is that of score.argmax(1). On a CPU this is about ten times as fast: it reads memory in order, where
+    argmax jumps from class to class.
+
+    score: (N, C, H, W) float, without nan.
     """
     if score.is_cuda:
         return score.argmax(1)
@@ -123,14 +151,17 @@ def best_class(score: Tensor) -> Tensor:
 
 
 def trimap(label: Tensor, radius: int) -> Tensor:
-    """`label` with all but a band around objects' borders set to IGNORE_LABEL, to score borders alone.
+    """Return `label` with all but a band around objects' borders set to IGNORE_LABEL, to score borders alone.
 
-    label: (N, H, W) integer.   The band: valid pixels at most `radius` rows and columns from a void pixel or from
-    one of another class. DeepLab and Kraehenbuehl & Koltun plot mean IU against its width.
+    The band holds the valid pixels at most `radius` rows and columns from a void pixel or from one of another class.
+    DeepLab and Kraehenbuehl & Koltun plot mean IU against its width.
+
+    label: (N, H, W) integer.
+    radius: pixels, at least 1.
     """
     if radius < 1:
         raise ValueError(f"radius must be at least 1 pixel, got {radius}")
-    # Beyond the image lies more of its outermost pixels, which brings no value into a window that was not there
+    # The outermost pixels are repeated beyond the image, which adds no new value to a window
     rows, columns = (
         torch.arange(-radius, side + radius, device=label.device).clamp(0, side - 1)
         for side in label.shape[1:]
@@ -144,39 +175,25 @@ def trimap(label: Tensor, radius: int) -> Tensor:
 
 
 def _over_windows(pick: Callable[[Tensor, Tensor], Tensor], values: Tensor, window: int, dim: int) -> Tensor:
-    """`pick` (maximum, minimum) of every `window` values side by side along dim, of which there are window - 1 fewer.
+    """Return the `pick` (maximum, minimum) of every window of adjacent values along dim.
 
-    By windows of 1, 2, 4, ... and two of the last kind that overlap: 30 times as fast as max_pool2d on a CPU.
+    The side along dim shrinks by window - 1. Windows of 1, 2, 4, ... are combined, the last two overlapping: 30 times
+    as fast as max_pool2d on a CPU.
     """
 
-    def beside(distance: int) -> Tensor:
+    def combined(distance: int) -> Tensor:
         num = values.shape[dim] - distance
         return pick(values.narrow(dim, 0, num), values.narrow(dim, distance, num))
 
     width = 1
     while 2 * width <= window:
-        values = beside(width)
+        values = combined(width)
         width *= 2
-    return beside(window - width)
+    return combined(window - width)
 
 
-def _mean_iu(class_iu: Tensor, truth: Tensor, convention: str) -> float:
-    match convention:
-        case "reference":
-            return float(class_iu.nanmean())
-        case "ground_truth":
-            return float(class_iu[truth > 0].mean())
-        case "absent_is_1":
-            return float(class_iu.nan_to_num(1.0).mean())
-        case "absent_is_0":
-            return float(class_iu.nan_to_num(0.0).mean())
-        case "plain_mean":
-            return float(class_iu.mean())
-    raise ValueError(f"unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}")
-
-
-def _bounded(values: Tensor, most: int) -> Tensor:
-    """(N,) int32, not the argument's memory: values in -1..most, what lies outside is brought to the nearer end."""
+def _clamped(values: Tensor, most: int) -> Tensor:
+    """Return the values clamped to -1..most, (N,) int32 in memory of its own."""
     values = values.flatten()
     if values.dtype == torch.int64:  # clamped before it is narrowed, or 2 ** 32 would be 0
         return values.clamp(-1, most).int()
@@ -184,8 +201,8 @@ def _bounded(values: Tensor, most: int) -> Tensor:
 
 
 def _histogram(values: Tensor, num_bins: int) -> Tensor:
-    """int64 counts of values 0..num_bins-1."""
+    """Return the counts of values 0..num_bins-1, int64."""
     if values.is_cuda:
-        # bincount asks the host for the largest value; histc counts in float32, exact up to 2 ** 24 pixels a call
+        # bincount synchronises to find the largest value; histc counts in float32, exact up to 2 ** 24 pixels a call
         return torch.histc(values.float(), num_bins, 0, num_bins - 1).long()
     return torch.bincount(values, minlength=num_bins)

@@ -1,4 +1,4 @@
-"""The fully convolutional network: a classifier's trunk, a score for every cell, and the way back to pixels."""
+"""The fully convolutional network: a classifier's trunk, scores at strides 32, 16 and 8, upsampling to pixels."""
 
 from collections.abc import Callable, Collection
 from inspect import signature
@@ -31,15 +31,22 @@ LEARN_UPSCORE = (False, "intermediate", True)
 
 
 class FCN(nn.Module):
-    """FCN-32s, FCN-16s or FCN-8s.
+    """FCN-32s, FCN-16s or FCN-8s: class scores for every pixel of an image of any size.
 
-    stride: 32, 16 or 8.   backbone: a name in BACKBONES; backbone_options go to it.   padding: see VGG16.
-    learn_upscore: False, as in the reference release; "intermediate": all but the last upsampling, as in CVPR 4.3;
-        or True. Each begins bilinear.
-    at_once: the FCN-8s that is trained without stages; its skips are scaled down by fixed factors.
+    num_classes: the number of classes, background included.
+    stride: 32, 16 or 8: the stride of the finest features that are scored.
+    backbone: a key of BACKBONES.
+    padding: "reference" or "tight"; see VGG16. Backbones other than VGG-16 and AlexNet have "reference" only.
+    learn_upscore: which upsampling layers learn, each starting as bilinear interpolation. False: none, as in the
+        reference release. "intermediate": all but the last, as in CVPR section 4.3. True: all.
+    at_once: whether this is the FCN-8s trained without stages, whose skips are scaled by AT_ONCE_SCALES.
     fusion: "sum", or "max", which the paper found hard to learn.
     score_init: "zero" as in the reference release, or "random" (He et al.); the paper found no difference.
-    fixed_trunk: the score layers alone learn (CVPR Table 2, "FCN-32s-fixed"); batch norm keeps its statistics.
+    fixed_trunk: whether only the score layers learn (CVPR Table 2, "FCN-32s-fixed"); batch norm then keeps its
+        statistics.
+    backbone_options: keyword arguments of the backbone.
+
+    Raises ValueError for an unknown name or option, naming those that are known.
     """
 
     def __init__(
@@ -88,20 +95,24 @@ class FCN(nn.Module):
         self.offset_score = crop_offset(coarse.through([self.get_submodule(self.last)]), IMAGE)
 
     def forward(self, image: Tensor) -> Tensor:
-        """image: (N, 3, H, W) RGB, uint8 or float in 0..255, any H, W >= 1 -> score (N, num_classes, H, W) float32."""
+        """Return the class scores (logits) of every pixel, (N, num_classes, H, W) float32.
+
+        image: (N, 3, H, W) RGB, uint8 or float in 0..255, any H, W >= 1.
+        """
         check_image(image)
         pool3, pool4, fc7 = self.backbone(image)
-        score = self.score_fr(fc7)
+        score = self.score_fr(fc7)  # stride 32
         if self.stride <= 16:
             skip = self.score_pool4(self._scaled("pool4", pool4))
-            score = self._fused(self.upscore2(score), skip, self.offset_pool4)
+            score = self._fused(self.upscore2(score), skip, self.offset_pool4)  # stride 16
         if self.stride == 8:
             skip = self.score_pool3(self._scaled("pool3", pool3))
-            score = self._fused(self.upscore_pool4(score), skip, self.offset_pool3)
+            score = self._fused(self.upscore_pool4(score), skip, self.offset_pool3)  # stride 8
         score = aligned(self.get_submodule(self.last)(score), self.offset_score, image)
         return score.to(torch.promote_types(score.dtype, torch.float32))
 
     def train(self, mode: bool = True) -> "FCN":
+        """Set training or evaluation mode; a fixed trunk's batch norm stays in evaluation mode."""
         super().train(mode)
         if self.fixed_trunk:
             for layer in self.backbone.modules():
@@ -119,9 +130,12 @@ class FCN(nn.Module):
 
 
 def score_layer(in_channels: int, num_classes: int, init: str = "zero") -> nn.Conv2d:
-    """A 1x1 convolution to class scores. Zero, so a new skip contributes nothing at first (reference release).
+    """Return a 1x1 convolution from features to class scores; its bias starts at zero.
 
-    Random: normal of variance 2 / in_channels (He et al.), as the trunk's layers are drawn; the bias is zero.
+    in_channels: channels of the features.
+    num_classes: channels of the scores.
+    init: "zero", so that a new skip adds nothing at first (reference release), or "random", normal with variance
+        2 / in_channels (He et al.), as the trunk's layers.
     """
     layer = nn.Conv2d(in_channels, num_classes, 1)
     nn.init.zeros_(layer.weight)
@@ -135,16 +149,21 @@ def score_layer(in_channels: int, num_classes: int, init: str = "zero") -> nn.Co
 def upsampling_onto(
     fine: CoordMap, coarse: CoordMap, num_classes: int, is_learned: bool
 ) -> nn.ConvTranspose2d:
-    """The upsampling of scores at `coarse` to the stride of `fine`, with the window that meets its cells."""
+    """Return the layer that upsamples scores at `coarse` onto the cells of `fine`."""
     kernel, stride = upsampling_kernel(coarse, fine), int(coarse.scale / fine.scale)
     return upsampling(num_classes, kernel, stride, is_learned)
 
 
 def upsampling(num_classes: int, kernel: int, stride: int, is_learned: bool) -> nn.ConvTranspose2d:
-    """A transposed convolution that begins as bilinear interpolation of every class by itself.
+    """Return a transposed convolution that starts as bilinear interpolation of each class.
 
-    Fixed, it has one kernel a class (groups): what the reference's C x C kernels with a zero off-diagonal compute,
-    at 1/C of the memory. Learned, it is the full C x C, free to mix classes, as the reference's layer is.
+    A fixed layer has one kernel a class (groups). It computes the same as the reference's C x C kernels, whose
+    off-diagonal is zero, with 1/C of the memory. A learned layer has all C x C kernels and can mix classes, as the
+    reference's layer can.
+
+    num_classes: the number of classes C.
+    kernel, stride: of the transposed convolution, in cells.
+    is_learned: whether the kernels learn.
     """
     groups = 1 if is_learned else num_classes
     layer = nn.ConvTranspose2d(num_classes, num_classes, kernel, stride, groups=groups, bias=False)
@@ -157,7 +176,7 @@ def upsampling(num_classes: int, kernel: int, stride: int, is_learned: bool) -> 
 
 
 def bilinear_kernel(size: int) -> Tensor:
-    """(size, size) float32 weights of bilinear upsampling by (size + 1) // 2 (reference surgery.py)."""
+    """Return the (size, size) float32 weights of bilinear upsampling by (size + 1) // 2 (reference surgery.py)."""
     factor = (size + 1) // 2
     centre = factor - 1 if size % 2 else factor - 0.5
     tent = 1 - (torch.arange(size) - centre).abs() / factor
@@ -165,18 +184,21 @@ def bilinear_kernel(size: int) -> Tensor:
 
 
 def aligned(source: Tensor, offset: int, like: Tensor, outside: float = 0.0) -> Tensor:
-    """`source` from cell (offset, offset) on, in the height and width of `like`.
+    """Return `source` cropped or padded from cell (offset, offset) on to the height and width of `like`.
 
-    outside: what stands where source does not reach (tight padding). Of a sum, zeros: no evidence for any class.
+    source: (N, C, h, w).
+    offset: cells of source, as geometry.crop_offset returns it; negative: source is padded.
+    like: (..., H, W), of which only the size is used.
+    outside: the value of cells that source does not reach (tight padding); 0 adds no evidence for any class.
     """
-    (height, width), (have_h, have_w) = like.shape[-2:], source.shape[-2:]
+    (height, width), (source_height, source_width) = like.shape[-2:], source.shape[-2:]
     # F.pad with a negative amount crops
-    border = (-offset, width + offset - have_w, -offset, height + offset - have_h)
+    border = (-offset, width + offset - source_width, -offset, height + offset - source_height)
     return F.pad(source, border, value=outside)
 
 
 def check_image(image: Tensor) -> None:
-    """ValueError unless image is (N, 3, H, W), N, H, W >= 1, uint8 or floating."""
+    """Raise ValueError unless image is (N, 3, H, W) with N, H, W >= 1, uint8 or floating."""
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise ValueError(f"image must be (N, 3, H, W) with N, H, W >= 1, got {tuple(image.shape)}")
     if image.dtype != torch.uint8 and not image.dtype.is_floating_point:

@@ -1,54 +1,57 @@
-"""Which parameters learn at which rate, and what more images a step change (reference solver.prototxt)."""
+"""The learning rate: of each parameter, of each step, and of larger batches (reference solver.prototxt)."""
 
-import inspect
-from typing import TypeVar, cast
-
-import torch
 from torch import Tensor, nn
 
 BIAS_LR_FACTOR = 2.0  # lr_mult 2, decay_mult 0 for biases in every VGG net of the reference release
+POLY_POWER = 0.9  # Chen et al., DeepLab
 
 
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, trunk_lr_factor: float = 1.0
 ) -> list[dict[str, object]]:
-    """Optimizer groups: weights with (lr, weight_decay), biases and norms' vectors with (2 lr, 0), without frozen ones.
+    """Return an optimizer's parameter groups; parameters that do not require a gradient are left out.
 
-    trunk_lr_factor: of the parameters under `backbone`, on top; with another than 1, they are groups of their own.
-    Each carries its lr_factor, for a schedule to apply.
+    Weights learn at `lr` with `weight_decay`; biases and the vectors of batch norm at twice the rate without decay.
+    Each group holds its lr_factor, by which a schedule multiplies the rate of a step.
+
+    model: the net; its trunk is the submodule `backbone`.
+    lr: the learning rate of the score layers' weights.
+    weight_decay: of weights.
+    trunk_lr_factor: factor of the trunk's rate. Unless it is 1, the trunk's parameters form groups of their own.
     """
     members: dict[tuple[float, float], list[Tensor]] = {}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            factor, decay = (1.0, weight_decay) if p.ndim > 1 else (BIAS_LR_FACTOR, 0.0)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor, decay = (1.0, weight_decay) if parameter.ndim > 1 else (BIAS_LR_FACTOR, 0.0)
             if name.startswith("backbone."):
                 factor *= trunk_lr_factor
-            members.setdefault((factor, decay), []).append(p)
+            members.setdefault((factor, decay), []).append(parameter)
     return [
         {"params": params, "lr": factor * lr, "lr_factor": factor, "weight_decay": decay}
         for (factor, decay), params in members.items()
     ]
 
 
-def batch_rule(lr: float, momentum: float, num_images: int) -> tuple[float, float]:
-    """(lr, momentum) for `num_images` a step that follow the run of 1 image a step.
+def learning_rate(lr: float, schedule: str, step: int, iterations: int) -> float:
+    """Return the learning rate of weights at one step.
 
-    Keeps the decay per image (momentum ** W) and each image's long-run contribution under a mean of gradients:
-    lr * W * (1 - momentum ** W) / (1 - momentum). The PAMI paper argues the same way.
+    lr: the rate of step 0.
+    schedule: "fixed", or "poly": falling to 0 with (1 - step / iterations) ** POLY_POWER.
+    step: 0..iterations - 1.
+    iterations: the number of steps of the whole run.
+    """
+    return lr * (1 - step / iterations) ** POLY_POWER if schedule == "poly" else lr
+
+
+def batch_rule(lr: float, momentum: float, num_images: int) -> tuple[float, float]:
+    """Return (lr, momentum) with which steps of several images follow the run of one image a step.
+
+    The rule keeps the decay per image, momentum ** num_images, and what each image contributes in the long run. With
+    gradients averaged over a step's images, the rate is lr * W * (1 - momentum ** W) / (1 - momentum) for W images.
+    The PAMI paper argues in the same way.
+
+    lr, momentum: of the run of one image a step.
+    num_images: images a step.
     """
     decayed = momentum**num_images
     return lr * num_images * (1 - decayed) / (1 - momentum), decayed
-
-
-Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
-
-
-def without_compiler(optimizer: Kind) -> Kind:
-    """The optimizer class without its ties to torch.compile, whose import its first use would cost: 150 MB and seconds.
-
-    Only for steps that nothing compiles. A method that is not tied is left as it is.
-    """
-    tied = ("add_param_group", "zero_grad", "step", "state_dict", "load_state_dict")
-    plain = {name: inspect.unwrap(getattr(optimizer, name)) for name in tied}
-    plain["step"] = torch.no_grad()(plain["step"])
-    return cast(Kind, type(optimizer.__name__, (optimizer,), plain))

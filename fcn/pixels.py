@@ -1,4 +1,4 @@
-"""What a backbone expects of its pixels. The preprocessing belongs to the weights, so the model does it itself."""
+"""Pixel normalisation. It belongs to a backbone's weights, so it is the backbone's first layer."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class PixelConvention:
-    """mean and std per channel in R, G, B order on the scale 0..255; is_bgr: the weights take B, G, R."""
+    """The preprocessing that weights were trained with.
+
+    mean, std: of the R, G and B channel, on the scale 0..255.
+    is_bgr: whether the weights expect the channels in the order B, G, R.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -26,7 +30,10 @@ CONVENTIONS = {
 
 
 class PixelNormalization(nn.Module):
-    """(N, 3, H, W) RGB, uint8 or float in 0..255 -> the float image that weights of this convention expect."""
+    """Normalise an image as weights of one convention expect it.
+
+    convention: a key of CONVENTIONS.
+    """
 
     mean: Tensor
     std: Tensor
@@ -41,5 +48,6 @@ class PixelNormalization(nn.Module):
         self.register_buffer("std", torch.tensor(chosen.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Map (N, 3, H, W) RGB, uint8 or float in 0..255, to the normalised float image of the same shape."""
         image = (image.to(self.mean.dtype) - self.mean) / self.std
         return image.flip(1) if self.is_bgr else image

@@ -1,28 +1,32 @@
-"""How one network starts another: casting a classifier, and handing a coarse net to the finer one."""
+"""How one network starts from another: a classifier cast into a dense net, and a coarse net handed to the finer one."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import isqrt
 
 import torch
 from torch import Tensor, nn
 
-from fcn.backbones.features import OneProduct
+from fcn.backbones.speed import OneProduct
 from fcn.model import FCN
 
-# What each stride has that the coarser one has not, and the other way round: the only layers that may differ
+# The layers of each stride that the coarser net lacks, and those of the coarser net that are dropped
 NEW = {16: ("upscore2", "score_pool4", "upscore16"), 8: ("upscore_pool4", "score_pool3", "upscore8")}
 OLD = {16: ("upscore",), 8: ("upscore16",)}
+NUM_NAMED = 4  # of many layers in a message
 
 
 def convolutionalize(classifier: nn.Module) -> nn.Sequential:
-    """The classifier as a convolutional net: what it says of one crop, for a whole grid of crops at once.
+    """Return the classifier as a convolutional net that scores every crop of a larger image in one pass.
+
+    The weights are shared, not copied. The net maps (N, 3, H, W), normalised as the classifier expects, to
+    (N, C, h, w) scores; H and W are at least those of the classifier's crop. On a crop (224x224; CaffeNet 227x227)
+    h = w = 1 and the scores are the classifier's. On 500x500, CaffeNet gives the paper's grid of 10x10.
 
     classifier: has `features`, then `classifier` with the linear layers: torchvision's vgg16 and alexnet, and
-        fcn.backbones.alexnet.CaffeNetClassifier. Its weights are shared, not copied.
-    The net takes what the classifier takes, from the size of its crop on: (N, 3, H, W) -> scores (N, C, h, w).
-    On the crop (224x224; CaffeNet 227x227) h = w = 1 and the scores are the classifier's; of 500x500, CaffeNet
-    gives the paper's grid of 10x10. ValueError for a classifier of another form.
+        fcn.backbones.alexnet.CaffeNetClassifier.
+
+    Raises ValueError for a classifier of another form.
     """
     name = type(classifier).__name__
     features, head = getattr(classifier, "features", None), getattr(classifier, "classifier", None)
@@ -32,67 +36,70 @@ def convolutionalize(classifier: nn.Module) -> nn.Sequential:
     first = next(layer for layer in head if isinstance(layer, nn.Linear))
     kernel = isqrt(first.in_features // channels)
     if kernel == 1:
-        raise ValueError(f"{name} cannot be cast: it averages its features, so that no layer has a window")
-    layers = (
-        (
-            key,
-            _as_convolution(layer, kernel if layer is first else 1)
-            if isinstance(layer, nn.Linear)
-            else layer,
-        )
-        for key, layer in head.named_children()
-    )
-    dense = nn.Sequential(OrderedDict(features=features, classifier=nn.Sequential(OrderedDict(layers))))
+        raise ValueError(f"{name} cannot be cast: it averages its features, so no layer has a window")
+    dense_head = nn.Sequential()
+    for key, layer in head.named_children():
+        if isinstance(layer, nn.Linear):
+            layer = _as_convolution(layer, kernel if layer is first else 1)
+        dense_head.add_module(key, layer)
+    dense = nn.Sequential(OrderedDict(features=features, classifier=dense_head))
     return dense.train(classifier.training)
 
 
 def as_kernel(weight: Tensor, size: int) -> Tensor:
-    """A fully connected layer's (O, C * size * size) matrix as the (O, C, size, size) kernel that computes the same.
+    """Return a fully connected layer's weight as the kernel of a convolution that computes the same, without a copy.
 
-    The inputs were flattened in C, H, W order, so it is a flat copy (reference surgery.py).
+    The layer's inputs were flattened in the order C, H, W, so the bytes stay as they are (reference surgery.py).
+
+    weight: (O, C * size * size); the kernel is (O, C, size, size).
+    size: side of the window, in cells.
     """
     out_features, in_features = weight.shape
     channels, rest = divmod(in_features, size * size)
     if rest:
-        raise ValueError(f"{in_features} inputs are no whole number of {size} x {size} windows")
+        raise ValueError(f"{in_features} inputs are not a whole number of {size} x {size} windows")
     return weight.reshape(out_features, channels, size, size)
 
 
 def transplant(finer: FCN, coarser: Mapping[str, Tensor]) -> None:
-    """Copies by name what the coarser net learned into the next finer one, in place: 32s -> 16s -> 8s.
+    """Copy what the coarser net learned into the next finer net, by name and in place: 32s to 16s, 16s to 8s.
 
-    coarser: the state_dict of the net with twice the stride. ValueError unless the layers left over are exactly those
-    this stride adds and drops, and every other one has the same shape: a link that is dead would go unseen in training.
+    finer: the net of stride 16 or 8 to be trained next.
+    coarser: the state_dict of the net with twice the stride.
+
+    Raises ValueError unless the two differ in exactly the layers that this stride adds and drops, and all shared
+    tensors have the same shape. A missing link would otherwise stay unnoticed in training.
     """
     if finer.stride not in NEW:
         raise ValueError(f"a stride-{finer.stride} net starts from a backbone, not from a coarser net")
-    here = finer.state_dict()
-    missing = {name for name in here if _layer(name) not in NEW[finer.stride]} - set(coarser)
-    foreign = {name for name in coarser if _layer(name) not in OLD[finer.stride]} - set(here)
-    foreign |= {name for name in here if _layer(name) in NEW[finer.stride]} & set(coarser)
+    state = finer.state_dict()
+    missing = {name for name in state if _layer(name) not in NEW[finer.stride]} - set(coarser)
+    foreign = {name for name in coarser if _layer(name) not in OLD[finer.stride]} - set(state)
+    foreign |= {name for name in state if _layer(name) in NEW[finer.stride]} & set(coarser)
     if missing or foreign:
         raise ValueError(
-            f"this is no FCN-{2 * finer.stride}s to start FCN-{finer.stride}s from; "
-            f"it lacks {_some(missing)}, and has {_some(foreign)} too many"
+            f"these are not the weights of an FCN-{2 * finer.stride}s, from which FCN-{finer.stride}s starts; "
+            f"missing: {first_names(missing)}; unexpected: {first_names(foreign)}"
         )
-    shared = {name: tensor for name, tensor in coarser.items() if name in here}
-    copy_weights(here, shared)
-
-
-def copy_weights(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copies every tensor of `source` into the one of that name in `target`; ValueError if a shape differs."""
-    for name, tensor in source.items():
-        if tensor.shape != target[name].shape:
+    shared = {name: tensor for name, tensor in coarser.items() if name in state}
+    for name, tensor in shared.items():
+        if tensor.shape != state[name].shape:
             raise ValueError(
-                f"{name} is {tuple(tensor.shape)} in the source, {tuple(target[name].shape)} here"
+                f"{name} is {tuple(tensor.shape)} in the coarser net, {tuple(state[name].shape)} in the finer"
             )
     with torch.no_grad():
-        for name, tensor in source.items():
-            target[name].copy_(tensor)
+        for name, tensor in shared.items():
+            state[name].copy_(tensor)
+
+
+def first_names(names: Collection[str]) -> str:
+    """Return the first names in alphabetical order and how many more there are, or "none"."""
+    rest = len(names) - NUM_NAMED
+    return ", ".join(sorted(names)[:NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "") or "none"
 
 
 def _as_convolution(linear: nn.Linear, size: int) -> nn.Conv2d:
-    """The layer as a convolution that shares its weights."""
+    """Return the layer as a convolution that shares its weights."""
     kernel = as_kernel(linear.weight.detach(), size)
     layer = OneProduct(kernel.shape[1], kernel.shape[0], size, bias=linear.bias is not None, device="meta")
     layer.weight = nn.Parameter(kernel, requires_grad=linear.weight.requires_grad)
@@ -102,8 +109,3 @@ def _as_convolution(linear: nn.Linear, size: int) -> nn.Conv2d:
 
 def _layer(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)[:4]
-    return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "none"

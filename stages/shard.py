@@ -31,7 +31,7 @@ def write_split(profile_name: str, profile: config.Profile, name: str, run: Run)
         checks_published=data.source.sample is None and not data.allow_partial,
         allow_partial=data.allow_partial,
     )
-    folder, away = root / paths.shards(profile_name, name), profile.shards.place(profile_name, name)
+    folder, away = root / paths.shards(profile_name, name), profile.shards.location(profile_name, name)
     write_shards(
         list(split.sources),
         split.load,

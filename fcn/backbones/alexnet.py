@@ -1,23 +1,30 @@
-"""AlexNet as the FCN trunk, in two forms: Caffe's, of the reference release, and torchvision's."""
+"""AlexNet as the FCN trunk, in two forms: that of Caffe and the reference release, and torchvision's."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from fcn.backbones.features import Backbone, Channels, fully_connected, is_tight, scaled
+from fcn.backbones.features import Backbone, Channels, is_tight, scaled
+from fcn.backbones.speed import MemoryLayout
+from fcn.backbones.vgg import FC_CHANNELS, fully_connected
 from fcn.pixels import PixelNormalization
 
-FC_CHANNELS, FC6_KERNEL = 4096, 6
+FC6_KERNEL = 6
 REFERENCE_PADDING = 100  # conv1 (reference voc-fcn-alexnet/net.py)
 TIGHT_PADDING = 36  # 100 = 36 + 2 * 32: with fc6 padded by 2 the score grid lies on the same image positions
 
 
 class Layout(NamedTuple):
-    """Channels of conv1..conv5; groups of conv2, conv4 and conv5; whether pool1 and pool2 are normalised."""
+    """The differences between the two forms.
+
+    channels: of conv1 to conv5.
+    groups: of conv2, conv4 and conv5.
+    is_normalised: whether local response normalisation follows pool1 and pool2.
+    """
 
     channels: tuple[int, int, int, int, int]
     groups: int
@@ -29,9 +36,9 @@ ONE_WEIRD_TRICK = Layout((64, 192, 384, 256, 256), groups=1, is_normalised=False
 
 
 class _AlexNet(Backbone):
-    """What both have in common; pool1 and pool2 lie at strides 8 and 16. See VGG16 for the options.
+    """The common part of both forms; pool1 and pool2 lie at strides 8 and 16. See VGG16 for the options.
 
-    padding: "tight" keeps the score grid; its 36 is the least that a 1-pixel image survives.
+    padding: "tight" keeps the score grid; its 36 is the least padding with which a 1-pixel image leaves a cell.
     """
 
     layout: Layout
@@ -40,16 +47,17 @@ class _AlexNet(Backbone):
         first_padding, fc6_padding = (TIGHT_PADDING, 2) if is_tight(padding) else (REFERENCE_PADDING, 0)
         pool1, pool2, *_, pool5 = _widths(self.layout, width)
         fc7 = scaled(FC_CHANNELS, width)
-        layers = chain(
-            [("pixels", PixelNormalization(pixels))],
-            _trunk(self.layout, width, first_padding),
-            fully_connected(pool5, fc7, FC6_KERNEL, fc6_padding, dropout),
+        layers = (
+            ("pixels", PixelNormalization(pixels)),
+            ("nhwc", MemoryLayout(gpu=torch.channels_last)),
+            *_convolutions(self.layout, width, first_padding),
+            *fully_connected(pool5, fc7, FC6_KERNEL, fc6_padding, dropout),
         )
         super().__init__(layers, ("pool1", "pool2", "drop7"), Channels(pool1, pool2, fc7))
 
 
 class CaffeNet(_AlexNet):
-    """The trunk of the reference release's voc-fcn-alexnet: it holds Caffe's weights."""
+    """The trunk of the reference release's voc-fcn-alexnet, for Caffe's weights."""
 
     layout = CAFFENET
 
@@ -65,7 +73,7 @@ class CaffeNet(_AlexNet):
 
 
 class AlexNet(_AlexNet):
-    """The same with the layers of torchvision's alexnet: it holds torchvision's weights."""
+    """The trunk with the layers of torchvision's alexnet, for torchvision's weights."""
 
     layout = ONE_WEIRD_TRICK
 
@@ -81,15 +89,17 @@ class AlexNet(_AlexNet):
 
 
 class CaffeNetClassifier(nn.Module):
-    """Caffe's bvlc_reference_caffenet: a normalised (N, 3, 227, 227) crop -> (N, num_classes) scores.
+    """Caffe's bvlc_reference_caffenet, in two parts as torchvision's classifiers, which convolutionalize can cast.
 
-    In two parts, as torchvision's classifiers are, for fcn.surgery.convolutionalize to cast.
+    num_classes: the number of classes.
+    width: share of the channels kept.
+    dropout: probability behind fc6 and fc7.
     """
 
     def __init__(self, num_classes: int = 1000, *, width: float = 1.0, dropout: float = 0.5):
         super().__init__()
         fc, pool5 = scaled(FC_CHANNELS, width), _widths(CAFFENET, width)[-1]
-        self.features = nn.Sequential(OrderedDict(_trunk(CAFFENET, width, first_padding=0)))
+        self.features = nn.Sequential(OrderedDict(_convolutions(CAFFENET, width, first_padding=0)))
         self.classifier = nn.Sequential(
             OrderedDict(
                 fc6=nn.Linear(pool5 * FC6_KERNEL**2, fc),
@@ -103,6 +113,7 @@ class CaffeNetClassifier(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return the class scores (N, num_classes) of a normalised crop (N, 3, 227, 227)."""
         return self.classifier(self.features(image).flatten(1))
 
 
@@ -110,8 +121,8 @@ def _widths(layout: Layout, width: float) -> list[int]:
     return [scaled(channels, width, layout.groups) for channels in layout.channels]
 
 
-def _trunk(layout: Layout, width: float, first_padding: int) -> Iterator[tuple[str, nn.Module]]:
-    """conv1 ... pool5, in order."""
+def _convolutions(layout: Layout, width: float, first_padding: int) -> Iterator[tuple[str, nn.Module]]:
+    """Yield conv1 to pool5."""
     one, two, three, four, five = _widths(layout, width)
     pool = partial(nn.MaxPool2d, 3, 2, ceil_mode=True)  # Caffe rounds up
     yield "conv1", nn.Conv2d(3, one, 11, 4, padding=first_padding)

@@ -1,7 +1,7 @@
-"""GoogLeNet as the FCN trunk, under torchvision's names: its weights load.
+"""GoogLeNet as the FCN trunk, under torchvision's names, so that its weights load.
 
-Published weights of the original are Caffe's; torchvision's net departs from it (pytorch/vision issue 906): the
-third branch has 3x3 windows in place of 5x5, pool4 2x2 in place of 3x3, and every convolution batch norm.
+Published weights of the original are Caffe's. torchvision's net departs from the original (pytorch/vision issue 906):
+the third branch has 3x3 windows in place of 5x5, pool4 2x2 in place of 3x3, and batch norm follows every convolution.
 """
 
 from collections import OrderedDict
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn.backbones.features import Backbone, Channels, refuse_tight, scaled
+from fcn.backbones.speed import MemoryLayout
 from fcn.pixels import PixelNormalization
 
-MIN_SIZE = 31  # pixels a side; of fewer, five layers of stride 2 that do not pad leave nothing
+MIN_SIZE = 31  # pixels a side; fewer leave no cell behind five layers of stride 2 without padding
 
 # Channels of the branches: 1x1; 3x3 and its reduction; 5x5 and its reduction; pooling (Szegedy et al., table 1)
 INCEPTIONS = {
@@ -31,10 +32,13 @@ INCEPTIONS = {
 
 
 class GoogLeNet(Backbone):
-    """Up to inception5b, without the average pooling, as the paper has it; 3b and 4e lie at strides 8 and 16.
+    """GoogLeNet up to inception5b, without the average pooling, as in the paper; 3b and 4e lie at strides 8 and 16.
 
-    windows: "torchvision", or "paper" for the original's 5x5 branch and 3x3 pool4. A cell then sees 715 pixels;
-        the 907 of CVPR Table 1 are those of the 7x7 average pooling behind it.
+    padding: "reference", the padding of its own layers.
+    width: share of the channels kept.
+    windows: "torchvision", or "paper" for the original's 5x5 branch and 3x3 pool4. The receptive field is then 715
+        pixels; the 907 of CVPR Table 1 include the 7x7 average pooling behind it.
+    dropout: probability before the score layer.
     pixels: "inception" for torchvision's weights, which come from Google's net.
     """
 
@@ -55,14 +59,19 @@ class GoogLeNet(Backbone):
             for name, (one, _, three, _, five, pool) in INCEPTIONS.items()
         }
         super().__init__(
-            _trunk(width, windows == "paper", dropout, pixels),
+            _layers(width, windows == "paper", dropout, pixels),
             ("inception3b", "inception4e", "dropout"),
             Channels(out["3b"], out["4e"], out["5b"]),
         )
 
 
 class Inception(nn.Module):
-    """Four branches side by side, their channels stacked. widths: as in INCEPTIONS, scaled."""
+    """Four branches side by side, their channels concatenated.
+
+    in_channels: channels of the input.
+    widths: a row of INCEPTIONS, scaled.
+    has_5x5: whether the third branch has 5x5 windows, as in the paper, or 3x3, as in torchvision.
+    """
 
     def __init__(self, in_channels: int, widths: list[int], has_5x5: bool):
         super().__init__()
@@ -81,7 +90,7 @@ class Inception(nn.Module):
 
 
 class AtLeast(nn.Module):
-    """Zeros at the right and below, if the image has fewer than `size` pixels a side."""
+    """Pad a normalised image with zeros on the right and below to at least `size` pixels a side."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -95,7 +104,7 @@ class AtLeast(nn.Module):
 def basic_conv(
     in_channels: int, out_channels: int, kernel: int, padding: int = 0, stride: int = 1
 ) -> nn.Sequential:
-    """A convolution, batch norm and ReLU."""
+    """Return a convolution without bias, batch norm and ReLU."""
     return nn.Sequential(
         OrderedDict(
             conv=nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False),
@@ -105,11 +114,12 @@ def basic_conv(
     )
 
 
-def _trunk(width: float, is_papers: bool, dropout: float, pixels: str) -> Iterator[tuple[str, nn.Module]]:
-    """conv1 ... inception5b, in order."""
+def _layers(width: float, is_papers: bool, dropout: float, pixels: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all layers in order."""
     conv1, conv3 = scaled(64, width), scaled(192, width)
     yield "pixels", PixelNormalization(pixels)
     yield "at_least", AtLeast(MIN_SIZE)
+    yield "nhwc", MemoryLayout(gpu=torch.channels_last)
     yield "conv1", basic_conv(3, conv1, 7, padding=3, stride=2)
     yield "maxpool1", nn.MaxPool2d(3, 2, ceil_mode=True)
     yield "conv2", basic_conv(conv1, conv1, 1)

@@ -1,10 +1,12 @@
-"""MobileNetV1 (Howard et al. 2017) as the FCN trunk: trains on a laptop. The paper's layers, in three stages."""
+"""MobileNetV1 (Howard et al. 2017) as the FCN trunk, in three stages; it trains on a laptop."""
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from fcn.backbones.features import Backbone, Channels, refuse_tight, scaled
+from fcn.backbones.speed import MemoryLayout
 from fcn.pixels import PixelNormalization
 
 # Output channels and stride of each depthwise-separable block, after a 3x3 convolution of stride 2 to FIRST
@@ -18,10 +20,12 @@ SLOPE = 0.1  # of LeakyReLU, which the published weights of width 0.25 were trai
 
 
 class MobileNetV1(Backbone):
-    """The three stages end at strides 8, 16 and 32.
+    """MobileNetV1 without its average pooling; the three stages end at strides 8, 16 and 32.
 
-    width: Howard et al.'s multiplier; at 0.25 the trunk has 0.2 million parameters.
-    dropout: before the score layer.
+    padding: "reference", the padding of its own layers.
+    width: Howard et al.'s multiplier of the channels; with 0.25 the trunk has 0.2 million parameters.
+    dropout: probability before the score layer.
+    pixels: the convention the weights were trained with, a key of fcn.pixels.CONVENTIONS.
     """
 
     def __init__(
@@ -34,11 +38,11 @@ class MobileNetV1(Backbone):
     ):
         refuse_tight(padding, "mobilenet_v1")
         channels = Channels(*(scaled(blocks[-1][0], width) for blocks in STAGES))
-        super().__init__(_trunk(width, dropout, pixels), ("stage1", "stage2", "dropout"), channels)
+        super().__init__(_layers(width, dropout, pixels), ("stage1", "stage2", "dropout"), channels)
 
 
 def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """A 3x3 convolution of each channel by itself, then a 1x1 convolution over all of them."""
+    """Return a 3x3 convolution of each channel (depthwise) and a 1x1 convolution over all channels (pointwise)."""
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
@@ -49,7 +53,7 @@ def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
     )
 
 
-def _trunk(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn.Module]]:
+def _layers(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn.Module]]:
     before = scaled(FIRST, width)
     first = nn.Sequential(
         nn.Conv2d(3, before, 3, 2, padding=1, bias=False),
@@ -57,6 +61,7 @@ def _trunk(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn.
         nn.LeakyReLU(SLOPE, inplace=True),
     )
     yield "pixels", PixelNormalization(pixels)
+    yield "nhwc", MemoryLayout(gpu=torch.channels_last)
     for number, blocks in enumerate(STAGES, start=1):
         stage = nn.Sequential(first) if number == 1 else nn.Sequential()
         for channels, stride in blocks:

@@ -1,20 +1,25 @@
-"""ResNet-50 (He et al. 2016) as the FCN trunk, under torchvision's names: its weights load."""
+"""ResNet-50 (He et al. 2016) as the FCN trunk, under torchvision's names, so that its weights load."""
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from fcn.backbones.features import Backbone, Channels, refuse_tight, scaled
+from fcn.backbones.speed import MemoryLayout
 from fcn.pixels import PixelNormalization
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # inner channels and blocks of layer1..layer4
-EXPANSION = 4  # a block gives this many times its inner channels
+EXPANSION = 4  # output channels of a block, in multiples of its inner channels
 
 
 class ResNet50(Backbone):
-    """Up to layer4, without the average pooling; layer2 and layer3 lie at strides 8 and 16.
+    """ResNet-50 up to layer4, without the average pooling; layer2 and layer3 lie at strides 8 and 16.
 
-    width: share of the channels kept.   dropout: before the score layer; ImageNet's net has none.
+    padding: "reference", the padding of its own layers.
+    width: share of the channels kept.
+    dropout: probability before the score layer; the ImageNet classifier has none.
+    pixels: the convention the weights were trained with, a key of fcn.pixels.CONVENTIONS.
     """
 
     def __init__(
@@ -27,11 +32,11 @@ class ResNet50(Backbone):
     ):
         refuse_tight(padding, "resnet50")
         channels = Channels(*(EXPANSION * scaled(inner, width) for inner, _ in STAGES[1:]))
-        super().__init__(_trunk(width, dropout, pixels), ("layer2", "layer3", "dropout"), channels)
+        super().__init__(_layers(width, dropout, pixels), ("layer2", "layer3", "dropout"), channels)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 one strides, as in torchvision's "v1.5"."""
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 one has the stride, as in torchvision's "v1.5"."""
 
     def __init__(self, in_channels: int, inner: int, stride: int):
         super().__init__()
@@ -57,10 +62,11 @@ class Bottleneck(nn.Module):
         return [[self.conv1, self.conv2, self.conv3], [self.downsample]]
 
 
-def _trunk(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn.Module]]:
-    """conv1 ... layer4, in order."""
+def _layers(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all layers in order."""
     before = scaled(STAGES[0][0], width)
     yield "pixels", PixelNormalization(pixels)
+    yield "nhwc", MemoryLayout(gpu=torch.channels_last)
     yield "conv1", nn.Conv2d(3, before, 7, 2, padding=3, bias=False)
     yield "bn1", nn.BatchNorm2d(before)
     yield "relu", nn.ReLU(inplace=True)

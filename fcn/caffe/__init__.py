@@ -1,1 +1,1 @@
-"""Caffe's files, read and written without Caffe."""
+"""Weights from and for Caffe, without Caffe."""

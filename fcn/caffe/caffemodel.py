@@ -1,8 +1,7 @@
 """Caffe's files without Caffe: a .caffemodel as layers with their blobs and back, and the prototxt beside it.
 
 A .caffemodel is a NetParameter in protobuf's wire format; the field numbers are those of BVLC/caffe
-src/caffe/proto/caffe.proto. Bytes come in and go out: what they mean for a network is in caffe_import.py and
-caffe_export.py.
+src/caffe/proto/caffe.proto. This file converts bytes; read.py and write.py convert layers from and to a network.
 """
 
 import json
@@ -15,14 +14,20 @@ from torch import Tensor
 
 
 class CaffeError(ValueError):
-    """These bytes are no .caffemodel, or this network and Caffe's cannot be written as each other."""
+    """Bytes that are not a .caffemodel, or a network that cannot be converted from or to Caffe's."""
 
 
 class Layer(NamedTuple):
-    """One layer. A .caffemodel gives name, type, blobs and the numbers of PARAMS; the rest is for the prototxt.
+    """One layer of a .caffemodel or a prototxt.
 
-    type: Caffe's name of it, "Convolution".   blobs: float tensors: weight, then bias.
-    params: what else the prototxt says; nested mappings, lists for what repeats, strings for enum words.
+    A .caffemodel gives name, type, blobs and the numbers listed in PARAMS; the rest is for the prototxt.
+
+    name: the layer's name.
+    type: Caffe's name of the type, such as "Convolution".
+    blobs: float tensors: weight, then bias.
+    bottoms: names of the layer's inputs.
+    top: name of the layer's output.
+    params: all other fields of the prototxt: nested mappings, lists for repeated fields, strings for enum members.
     """
 
     name: str
@@ -34,7 +39,7 @@ class Layer(NamedTuple):
 
 
 MAX_BYTES = 2**31 - 1  # of one message: protobuf's own limit
-MAX_LAYERS = 10_000  # what follows keeps a hostile file from becoming many more objects than it has bytes
+MAX_LAYERS = 10_000  # with the next limits: a hostile file cannot become many more objects than it has bytes
 MAX_BLOBS = 100
 MAX_DIMS = 32  # Caffe's kMaxBlobAxes
 
@@ -46,11 +51,11 @@ TYPES_V1 = {
     4: "Convolution",
     14: "InnerProduct",
     39: "Deconvolution",
-}  # the enum's members that hold weights here
+}  # the enum's types that hold weights here
 LEGACY_DIMS = (1, 2, 3, 4)  # num, channels, height, width: every V1 blob has four
 DATA, SHAPE, DOUBLE_DATA = 5, 7, 8
 DIM = 1
-# What is read and written of a layer's parameters: their field in a layer, in one of V1, and the fields in them
+# The parameters of a layer that are read and written: their field in a layer, in a V1 layer, and the fields in them
 PARAMS = {
     "convolution_param": (
         *(106, 10),
@@ -66,9 +71,13 @@ Piece = bytes | bytearray
 
 
 def read_caffemodel(data: bytes | memoryview) -> list[Layer]:
-    """The layers in file order, of the format of 2015 or of V1 before it; blobs are float32 (or float64) copies.
+    """Return the layers in file order; blobs are float32 (or float64) copies.
 
-    CaffeError if the bytes are truncated or none of this: nothing is allocated that the bytes do not hold.
+    No more memory is allocated than the bytes fill.
+
+    data: a .caffemodel in the format of 2015, or in V1 before it.
+
+    Raises CaffeError if the bytes are truncated, damaged or of another format.
     """
     if len(data) > MAX_BYTES:
         raise CaffeError(f"{len(data)} bytes are more than the {MAX_BYTES} that protobuf allows")
@@ -79,12 +88,15 @@ def read_caffemodel(data: bytes | memoryview) -> list[Layer]:
         if len(layers) > MAX_LAYERS:
             raise CaffeError(f"more than {MAX_LAYERS} layers")
     if not any(layer.blobs for layer in layers):
-        raise CaffeError(f"these {len(data)} bytes hold no layer with weights; they are no .caffemodel")
+        raise CaffeError(f"these {len(data)} bytes hold no layer with weights, so they are not a .caffemodel")
     return layers
 
 
 def write_caffemodel(name: str, layers: Iterable[Layer]) -> bytes:
-    """The net as bytes of the format of 2015, blobs as float32; CaffeError if they are more than protobuf allows."""
+    """Return the net as bytes in the format of 2015, blobs as float32.
+
+    Raises CaffeError if there are more bytes than protobuf allows.
+    """
     pieces = _message_field(NET_NAME, [name.encode()])
     for layer in layers:
         inner = _message_field(NAME, [layer.name.encode()]) + _message_field(TYPE, [layer.type.encode()])
@@ -104,7 +116,7 @@ def write_caffemodel(name: str, layers: Iterable[Layer]) -> bytes:
 
 
 def write_prototxt(name: str, layers: Iterable[Layer], comment: str = "") -> str:
-    """The net as protobuf text; comment: a line (or lines) to stand above it."""
+    """Return the net as protobuf text, below the lines of `comment`."""
     lines = [f"# {line}" for line in comment.splitlines()] + [f"name: {json.dumps(name)}"]
     for layer in layers:
         lines += ["layer {", f'  name: "{layer.name}"', f'  type: "{layer.type}"']
@@ -115,13 +127,13 @@ def write_prototxt(name: str, layers: Iterable[Layer], comment: str = "") -> str
 
 def _text(params: Mapping[str, object], indent: str) -> Iterator[str]:
     for key, value in params.items():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Mapping):
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
                 yield f"{indent}{key} {{"
-                yield from _text(one, indent + "  ")
+                yield from _text(item, indent + "  ")
                 yield f"{indent}}}"
             else:
-                yield f"{indent}{key}: {str(one).lower() if isinstance(one, bool) else one}"
+                yield f"{indent}{key}: {str(item).lower() if isinstance(item, bool) else item}"
 
 
 # --- reading
@@ -134,7 +146,7 @@ def _layer(message: memoryview, is_v1: bool, where: str) -> Layer:
     for number, value in _fields(message, where):
         if is_v1 and number == LAYER_V0:
             raise CaffeError(
-                f"{where} is of V0, Caffe before 2014; upgrade_net_proto_binary of Caffe turns it into V1"
+                f"{where} is in V0, the format before 2014; convert it with Caffe's upgrade_net_proto_binary"
             )
         if number == fields[0]:
             name = _string(value, where)
@@ -147,8 +159,8 @@ def _layer(message: memoryview, is_v1: bool, where: str) -> Layer:
                 raise CaffeError(f"{where} has more than {MAX_BLOBS} blobs")
         elif number in params_at:
             key, names = params_at[number]
-            found = _fields(_message(value, where), f"{where}, {key}")
-            params[key] = {names[at]: one for at, one in found if at in names and isinstance(one, int)}
+            fields_of_param = _fields(_message(value, where), f"{where}, {key}")
+            params[key] = {names[n]: v for n, v in fields_of_param if n in names and isinstance(v, int)}
     return Layer(name, kind, tuple(blobs), params=params)
 
 
@@ -161,7 +173,10 @@ def _blob(message: memoryview, where: str) -> Tensor:
             shape = _dims(_message(value, where), where)
         elif number in LEGACY_DIMS:
             legacy[number] = _integer(value, where)
-        elif number in (DATA, DOUBLE_DATA):  # packed; or, as a reader must also accept, one number a field
+        elif number in (
+            DATA,
+            DOUBLE_DATA,
+        ):  # packed, or one number a field, which a reader must accept as well
             raw = floats if number == DATA else doubles
             raw += _message(value, where)
     if shape is None:
@@ -180,9 +195,9 @@ def _dims(message: memoryview, where: str) -> list[int]:
             continue
         if isinstance(value, int):
             dims.append(value)
-        place = 0
-        while isinstance(value, memoryview) and place < len(value) and len(dims) <= MAX_DIMS:
-            dim, place = _varint(value, place, where)
+        position = 0
+        while isinstance(value, memoryview) and position < len(value) and len(dims) <= MAX_DIMS:
+            dim, position = _varint(value, position, where)
             dims.append(dim)
         if len(dims) > MAX_DIMS:
             raise CaffeError(f"{where} has more than {MAX_DIMS} dimensions")
@@ -190,43 +205,41 @@ def _dims(message: memoryview, where: str) -> list[int]:
 
 
 def _fields(message: memoryview, where: str) -> Iterator[tuple[int, Value]]:
-    """(field number, value) in order: an int for a varint, else the bytes."""
-    place = 0
-    while place < len(message):
-        key, place = _varint(message, place, where)
+    """Yield (field number, value) in order; the value of a varint is an int, of all others the bytes."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position, where)
         number, kind = key >> 3, key & 7
         if kind == VARINT:
-            value, place = _varint(message, place, where)
+            value, position = _varint(message, position, where)
             yield number, value
             continue
         if kind == BYTES:
-            size, place = _varint(message, place, where)
+            size, position = _varint(message, position, where)
         elif kind in (BITS32, BITS64):
             size = 4 if kind == BITS32 else 8
         else:
             raise CaffeError(
-                f"{where}: byte {place} begins no protobuf field; this is no .caffemodel, or a damaged one"
+                f"{where}: no protobuf field begins at byte {position}; not a .caffemodel, or damaged"
             )
-        if size > len(message) - place:
-            raise CaffeError(
-                f"{where} ends {size - (len(message) - place)} bytes before its field {number} does; truncated?"
-            )
-        yield number, message[place : place + size]
-        place += size
+        if (num_missing := size - (len(message) - position)) > 0:
+            raise CaffeError(f"{where} ends {num_missing} bytes before its field {number} does; truncated?")
+        yield number, message[position : position + size]
+        position += size
 
 
-def _varint(message: memoryview, place: int, where: str) -> tuple[int, int]:
-    """(the number at `place`, the place behind it): 7 bits a byte, the lowest first, at most 64 in all."""
+def _varint(message: memoryview, position: int, where: str) -> tuple[int, int]:
+    """Return (the number at `position`, the position behind it): 7 bits a byte, the lowest first, at most 64 bits."""
     number = 0
     for shift in range(0, 70, 7):
-        if place >= len(message):
+        if position >= len(message):
             raise CaffeError(f"{where} ends within a number; truncated?")
-        byte = message[place]
-        place += 1
+        byte = message[position]
+        position += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, place
-    raise CaffeError(f"{where}: byte {place} is within a number of more than 64 bits; damaged?")
+            return number, position
+    raise CaffeError(f"{where}: byte {position} is within a number of more than 64 bits; damaged?")
 
 
 def _message(value: Value, where: str) -> memoryview:
@@ -245,14 +258,14 @@ def _string(value: Value, where: str) -> str:
     try:
         return bytes(_message(value, where)).decode()
     except UnicodeDecodeError as error:
-        raise CaffeError(f"{where} has a name that is no UTF-8; damaged?") from error
+        raise CaffeError(f"{where} has a name that is not UTF-8; damaged?") from error
 
 
 # --- writing
 
 
 def _message_field(number: int, pieces: list[Piece]) -> list[Piece]:
-    """A field of bytes, in pieces that are joined only once: a net has half a gigabyte of them."""
+    """Return a field of bytes in pieces, which are joined only once: a net has half a gigabyte of them."""
     return [_encoded(number << 3 | BYTES) + _encoded(sum(map(len, pieces))), *pieces]
 
 
@@ -276,7 +289,7 @@ def _encoded(number: int) -> bytes:
 
 
 def _raw(blob: Tensor) -> bytearray:
-    """The blob's numbers as bytes, by a route that needs no numpy."""
+    """Return the blob's float32 numbers as bytes, without numpy."""
     raw = bytearray(4 * blob.numel())
     torch.frombuffer(raw, dtype=torch.float32).copy_(blob.detach().flatten())
     return raw

@@ -1,7 +1,7 @@
-"""Our networks as Caffe's layers, under the reference release's names: what its deploy.prototxt says, with the weights.
+"""Our networks as Caffe's layers, under the names of the reference release's deploy.prototxt.
 
-Two things take other layers than ours: fixed upsampling, one kernel a class here, is C x C kernels there; and a Crop
-cannot begin before its map does, as it must with tight padding.
+Two things differ: fixed upsampling, one kernel a class here, has C x C kernels in Caffe; and Caffe's Crop cannot begin
+before its map does, as it must with tight padding, so that the map gets a border first.
 """
 
 from collections.abc import Iterator
@@ -10,40 +10,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcn.backbones.speed import MemoryLayout
 from fcn.caffe.caffemodel import CaffeError, Layer
 from fcn.model import AT_ONCE_SCALES, FCN
 from fcn.pixels import PixelNormalization
 
-# A skip's scores end at most BEHIND - offset cells before what they are fused with does: poolings that round up leave
-# 1 cell less of pool4 than fc7's upsampled scores have, and 3 of pool3
-BEHIND = 3
+# A skip's scores end at most MAX_BORDER - offset cells before the scores they are fused with: poolings that round up
+# leave 1 cell less of pool4 than fc7's upsampled scores have, and 3 cells less of pool3
+MAX_BORDER = 3
 
 
 def to_layers(model: FCN, height: int = 500, width: int = 500) -> list[Layer]:
-    """The model's layers as the reference release's deploy.prototxt has them, with their blobs.
+    """Return the model's layers as in the reference release's deploy.prototxt, with their blobs.
 
-    height, width: what the input layer says; Caffe's users reshape it. CaffeError for what Caffe has no layer for.
+    model: the net; its weights are shared, not copied.
+    height, width: of the input layer, in pixels; users of Caffe reshape it.
+
+    Raises CaffeError for a layer that Caffe lacks.
     """
-    here = "data"
+    top = "data"
     shape = {"dim": [1, 3, height, width]}
-    layers = [Layer("input", "Input", top=here, params={"input_param": {"shape": shape}})]
+    layers = [Layer("input", "Input", top=top, params={"input_param": {"shape": shape}})]
     tops = {}
-    for name, module in model.backbone.named_children():  # in order: what every Backbone promises
-        layers += (new := list(_written(name, module, here)))
-        tops[name] = here = new[-1].top if new else here
-    layers += _written("score_fr", model.score_fr, here)
-    here = "score_fr"
+    for name, module in model.backbone.named_children():  # a Backbone runs them in this order
+        layers += (new := list(_as_layers(name, module, top)))
+        tops[name] = top = new[-1].top if new else top
+    layers += _as_layers("score_fr", model.score_fr, top)
+    top = "score_fr"
     skips = (("pool4", "upscore2"), ("pool3", "upscore_pool4"))[: (32, 16, 8).index(model.stride)]
     for (pool, upscore), tap in zip(skips, model.backbone.taps[1::-1], strict=False):
-        layers += _written(upscore, model.get_submodule(upscore), here)
+        layers += _as_layers(upscore, model.get_submodule(upscore), top)
         layers += _skip(model, pool, tops[tap], upscore)
-        here = f"fuse_{pool}"
-    layers += _written(model.last, model.get_submodule(model.last), here)
+        top = f"fuse_{pool}"
+    layers += _as_layers(model.last, model.get_submodule(model.last), top)
     return [*layers, _crop("score", model.last, "data", model.offset_score)]
 
 
 def describe_pixels(model: FCN) -> str:
-    """A sentence for the prototxt, which has no words of its own for what the net expects of its data."""
+    """Return the net's pixel normalisation as a comment for the prototxt, which has no field for it."""
     pixels: Any = model.backbone.pixels
     order = slice(None, None, -1 if pixels.is_bgr else 1)
     mean, std = (values.flatten().tolist()[order] for values in (pixels.mean, pixels.std))
@@ -53,16 +57,16 @@ def describe_pixels(model: FCN) -> str:
 
 
 def _skip(model: FCN, pool: str, bottom: str, upscore: str) -> Iterator[Layer]:
-    """The layers that add to `upscore` what the features `bottom` score."""
+    """Yield the layers that score the features `bottom` and fuse the scores with `upscore`."""
     score: Any = model.get_submodule(f"score_{pool}")
     offset: int = getattr(model, f"offset_{pool}")
     if model.at_once:
         factor, scale = torch.full((score.in_channels,), AT_ONCE_SCALES[pool]), f"scale_{pool}"
         yield Layer(scale, "Scale", (factor,), (bottom,), scale, {"scale_param": {"bias_term": False}})
         bottom = scale
-    yield from _written(f"score_{pool}", score, bottom)
+    yield from _as_layers(f"score_{pool}", score, bottom)
     bottom = f"score_{pool}"
-    if (border := BEHIND - offset) > 0:
+    if (border := MAX_BORDER - offset) > 0:
         if model.fusion == "max":
             raise CaffeError(
                 "Caffe has no layer that pads with -inf, which maximum fusion at tight padding needs"
@@ -75,7 +79,7 @@ def _skip(model: FCN, pool: str, bottom: str, upscore: str) -> Iterator[Layer]:
 
 
 def _border(name: str, bottom: str, num: int, width: int) -> Layer:
-    """Zeros around the scores, as `aligned` puts them: a convolution that changes nothing else."""
+    """Return a layer that pads scores with zeros, as `aligned` does: an identity convolution with padding."""
     param = {"num_output": num, "bias_term": False, "pad": width, "kernel_size": 1, "group": num}
     return Layer(
         name, "Convolution", (torch.ones(num, 1, 1, 1),), (bottom,), name, {"convolution_param": param}
@@ -86,8 +90,8 @@ def _crop(name: str, bottom: str, like: str, offset: int) -> Layer:
     return Layer(name, "Crop", (), (bottom, like), name, {"crop_param": {"axis": 2, "offset": offset}})
 
 
-def _written(name: str, module: nn.Module, bottom: str) -> Iterator[Layer]:
-    """A module as Caffe's layers; none for what does nothing at test time."""
+def _as_layers(name: str, module: nn.Module, bottom: str) -> Iterator[Layer]:
+    """Yield a module as Caffe's layers; none for dropout, memory layouts and pixel normalisation."""
     blobs = [
         tuple(getattr(module, tensor).detach() for tensor in tensors)
         for _, _, tensors in parts_of(name, module)
@@ -113,14 +117,14 @@ def _written(name: str, module: nn.Module, bottom: str) -> Iterator[Layer]:
             yield Layer(name, "LRN", (), (bottom,), name, {"lrn_param": param})
         case nn.ReLU():
             yield Layer(name, "ReLU", (), (bottom,), bottom)
-        case nn.Dropout() | PixelNormalization():
+        case nn.Dropout() | PixelNormalization() | MemoryLayout():
             return
         case _:
             raise CaffeError(f"Caffe has no layer for {name}, {module}")
 
 
 def full_kernels(weight: Tensor) -> Tensor:
-    """(C, 1, k, k) kernels, one a class, as the (C, C, k, k) that do the same."""
+    """Return (C, 1, k, k) kernels, one a class, as the (C, C, k, k) kernels that compute the same."""
     num = weight.shape[0]
     full = weight.new_zeros(num, num, *weight.shape[2:])
     full[torch.arange(num), torch.arange(num)] = weight[:, 0]
@@ -128,7 +132,7 @@ def full_kernels(weight: Tensor) -> Tensor:
 
 
 def parts_of(name: str, module: nn.Module) -> list[tuple[str, str, tuple[str, ...]]]:
-    """(name, type, our tensors) of the Caffe layers that hold a module's weights."""
+    """Return (name, type, names of our tensors) of each Caffe layer that holds weights of a module."""
     match module:
         case nn.Conv2d() | nn.ConvTranspose2d():
             kind = "Convolution" if isinstance(module, nn.Conv2d) else "Deconvolution"
@@ -147,12 +151,8 @@ def _window(module: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, object]:
     window: dict[str, object] = {"num_output": module.out_channels}
     if module.bias is None:
         window["bias_term"] = False
-    for name, value in (
-        ("pad", module.padding),
-        ("kernel_size", module.kernel_size),
-        ("stride", module.stride),
-    ):
-        window[name] = _side(value)
+    window |= {"pad": _side(module.padding), "kernel_size": _side(module.kernel_size)}
+    window["stride"] = _side(module.stride)
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         window["group"] = module.groups
     return window

@@ -16,7 +16,7 @@ def verify(_: argparse.Namespace) -> None:
     for fact in facts():
         all_hold &= fact.holds
         mark = "ok  " if fact.holds else "FAIL"
-        print(f"{mark} {fact.name:44} expected {fact.expected}  found {fact.found}  [{fact.source}]")
+        print(f"{mark} {fact.name:44} expected {fact.expected}  found {fact.actual}  [{fact.source}]")
     if not all_hold:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""params.yaml names a profile; profiles/<name>.yaml holds its values. Read once, validated, frozen."""
+"""The profile: params.yaml names it, profiles/<name>.yaml holds its values. Read once, validated, frozen."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -7,16 +7,17 @@ from pydantic import StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.config.complaints import complaint, sentence
 from pipeline.config.data import Data, Shards
 from pipeline.config.data import Source as Source
 from pipeline.config.data import Splits as Splits
+from pipeline.config.messages import value_message, yaml_message
 from pipeline.config.section import Section
 from pipeline.config.training import Backbone, Evaluate, Model, Net, Nets, Run
 from pipeline.config.training import Exchange as Exchange
 from pipeline.config.training import Train as Train
+from pipeline.config.training import Transforms as Transforms
 from pipeline.errors import ConfigError
-from pipeline.paths import CHAIN as CHAIN  # who reads a recipe wants its order, too
+from pipeline.paths import CHAIN as CHAIN  # the order of the nets' recipes
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
@@ -24,6 +25,8 @@ STRIDE = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
 
 
 class Profile(Section):
+    """All values of a profile; each section's class describes its keys."""
+
     data: Data
     shards: Shards
     model: Model
@@ -42,19 +45,24 @@ class Profile(Section):
         return self
 
     def net(self, name: str) -> Net:
-        """The recipe of one net of CHAIN."""
+        """Return the recipe of one net of CHAIN."""
         return getattr(self.nets, name)
+
+
+class Params(Section):
+    """The content of params.yaml."""
+
+    profile: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 S = TypeVar("S", bound=Section)
 
 
-class Params(Section):
-    profile: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
-
-
 def load(root: Path = Path()) -> tuple[str, Profile]:
-    """(name, values) of the profile that root/params.yaml names. ConfigError says which key is wrong and why."""
+    """Return (name, values) of the profile that root/params.yaml names.
+
+    Raises ConfigError with a line for each mistake: file, key, the values it may have and the value it has.
+    """
     params = _validated(Params, root / PARAMS)
     path = root / PROFILES / f"{params.profile}.yaml"
     if not path.exists():
@@ -69,14 +77,15 @@ def _validated(section: type[S], path: Path) -> S:
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing; run from the project's root, where {PARAMS} lies") from None
+        raise ConfigError(f"{path} is missing; run from the project's root, which holds {PARAMS}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no day of any calendar
-        raise ConfigError(f"{path} is not YAML: {complaint(error)}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
+        raise ConfigError(f"{path} is not YAML: {yaml_message(error)}") from None
     if values is None:
         raise ConfigError(f"{path} is empty; it must give {', '.join(section.model_fields)}")
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(sentence(section, path, detail) for detail in error.errors())) from None
+        messages = [value_message(section, path, detail) for detail in error.errors()]
+        raise ConfigError("\n".join(messages)) from None

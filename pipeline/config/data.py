@@ -1,4 +1,4 @@
-"""The sections of a profile about images: where they come from, who is in which split, how they are stored."""
+"""The sections of a profile about images: their source, the splits, and the shards they are stored in."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from pipeline.config.section import PositiveFloat, PositiveInt, Section, Seed
+from pipeline.config.section import PositiveInt, Section, Seed
 
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 SplitName = Annotated[str, StringConstraints(pattern=r"^(voc20(07|11|12)|sbd|own)/[A-Za-z0-9_-]+$")]
@@ -17,7 +17,13 @@ _SECRET = re.compile(r"[?&][^=&]*(token|sig|secret|passw|credential|key)[^=&]*="
 
 
 class Drawing(Section):
-    """The sample data set: so many images of image_size x image_size pixels, drawn from a seed."""
+    """The sample data set: images of simple shapes, drawn from a seed.
+
+    num_train: images of the training split.
+    num_val: images of the validation split.
+    image_size: height and width of an image, in pixels.
+    seed: of the drawings.
+    """
 
     num_train: PositiveInt
     num_val: PositiveInt
@@ -26,7 +32,7 @@ class Drawing(Section):
 
 
 def _checked_url(url: str) -> str:
-    """A profile's values end up in dvc.lock and MLflow, so no secret must be among them."""
+    """Refuse secrets: a profile's values end up in dvc.lock and MLflow."""
     if "@" in url or url.partition("://")[0] not in URL_KINDS:
         raise ValueError(f"must be a URL of {', '.join(URL_KINDS)}, without user:password@")
     if _SECRET.search(url):
@@ -47,21 +53,24 @@ Url = Annotated[str, AfterValidator(_checked_url)]
 
 
 class Archive(Section):
-    """A published archive: mirrors in the order to try, and a checksum "md5:..." or "sha256:...".
+    """A published file.
 
-    allowed_hosts: other hosts a mirror may redirect to.
+    urls: mirrors, in the order in which they are tried.
+    checksum: "md5:..." or "sha256:..." of the file.
+    allowed_hosts: other hosts that a mirror may redirect to.
     """
 
     urls: Annotated[list[Url], Field(min_length=1)]
     checksum: Annotated[str, StringConstraints(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64})$")]
-    max_size_gb: PositiveFloat = 4.0
     allowed_hosts: list[str] = []
 
 
 class Split(Section):
-    """Ids of the listed splits in order, the first with an id gives its label; then without those of `exclude`.
+    """The images of one split.
 
-    count: how many there must be, where a number is published; not held with allow_partial.
+    include: published lists of ids, in order. The first list with an id gives its label.
+    exclude: lists whose ids are left out.
+    count: the published number of images, for a check that allow_partial skips; None: no check.
     """
 
     include: Annotated[list[SplitName], Field(min_length=1)]
@@ -70,15 +79,20 @@ class Split(Section):
 
 
 class Splits(Section):
+    """The training and the validation split."""
+
     train: Split
     val: Split
 
 
 class Source(Section):
-    """Where the images come from: exactly one of the four.
+    """The source of the images: exactly one of these keys.
 
-    local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack, or with the archives, or an archive.
-    own: a folder with images/, masks/, splits/ and classes.txt, as docs/own-data.md describes it.
+    sample: the sample data set, drawn by this project.
+    archives: published archives by name.
+    local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack, a folder with the archives, or an
+        archive.
+    own: a folder with images/, masks/, splits/ and classes.txt; see docs/own-data.md.
     """
 
     sample: Drawing | None = None
@@ -90,15 +104,17 @@ class Source(Section):
     def _is_one(self) -> "Source":
         given = [name for name in ("sample", "archives", "local", "own") if getattr(self, name)]
         if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise ValueError(f"exactly one of sample, archives, local and own must be given, found {found}")
+            raise ValueError(
+                "exactly one of sample, archives, local and own must be given, "
+                f"found {' and '.join(given) or 'none'}"
+            )
         names = [_file_name(archive.urls[0]) for archive in self.archives.values()]
         if len(set(names)) != len(names):
             raise ValueError(f"archives: {', '.join(names)}: the first URLs must end in different file names")
         return self
 
 
-def _refuse_no_reason(text: str) -> str:
+def _checked_reason(text: str) -> str:
     if len(text.split()) < 3:
         raise ValueError(
             f"must be a sentence that says why images may be trained and evaluated on, got {text!r}"
@@ -106,14 +122,17 @@ def _refuse_no_reason(text: str) -> str:
     return " ".join(text.split())
 
 
-Reason = Annotated[str, AfterValidator(_refuse_no_reason)]
+Reason = Annotated[str, AfterValidator(_checked_reason)]
 
 
 class Data(Section):
-    """classes: names in label order, background first.
+    """The data set.
 
-    allow_partial: use those ids of a list whose files are there, instead of refusing an incomplete data set.
-    allow_leak: why images may be both trained and evaluated on, a sentence or more; none: they may not.
+    source: where the images come from.
+    allow_partial: whether ids whose files are missing are skipped. Otherwise an incomplete data set is refused.
+    allow_leak: sentences that say why an image may be both trained and evaluated on; empty: it may not.
+    classes: names in the order of the label values, background first.
+    splits: the images of the training and of the validation split.
     """
 
     source: Source
@@ -129,7 +148,7 @@ class Data(Section):
         return self
 
 
-def _refuse_other_stores(destination: str) -> str:
+def _checked_destination(destination: str) -> str:
     if "://" in destination and not re.fullmatch(r"s3://[a-z0-9.-]{3,63}(/[A-Za-z0-9._/-]*)?", destination):
         raise ValueError(
             "must be a folder or s3://bucket/prefix; keys and endpoint come from the environment (AWS_...)"
@@ -138,17 +157,19 @@ def _refuse_other_stores(destination: str) -> str:
 
 
 class Shards(Section):
-    """samples_per_shard images in a tar; seed: of the order they are written in.
+    """The shards: tar files of samples.
 
-    destination: a folder or s3://bucket/prefix for the shards, below which <profile>/<split> is made; data/ if None.
+    samples_per_shard: images in one tar.
+    seed: of the order in which images are written.
+    destination: a folder or s3://bucket/prefix, below which <profile>/<split> is written; None: data/.
     """
 
     samples_per_shard: PositiveInt
     seed: Seed
-    destination: Annotated[str, AfterValidator(_refuse_other_stores)] | None = None
+    destination: Annotated[str, AfterValidator(_checked_destination)] | None = None
 
-    def place(self, profile: str, split: str) -> Path | str | None:
-        """Where else than in data/ a split's shards go: a folder, absolute, or s3://..."""
+    def location(self, profile: str, split: str) -> Path | str | None:
+        """Return where a split's shards go: an absolute folder, or s3://...; None: data/."""
         if self.destination is None:
             return None
         if self.destination.startswith("s3://"):

@@ -1,4 +1,4 @@
-"""What all sections of a profile are: frozen, strict, without keys that nobody knows."""
+"""The base of all sections of a profile: frozen, strictly typed, without unknown keys."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and numpy both take
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range that torch and numpy both accept
 
 
 class Section(BaseModel):

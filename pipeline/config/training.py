@@ -1,4 +1,4 @@
-"""The sections of a profile about networks: what they are, how they learn, how they are scored."""
+"""The sections of a profile about networks: the model, how it is trained, how a run behaves, how it is evaluated."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,10 @@ Strength = Annotated[float, Field(ge=0, le=1)]
 
 
 class Model(Section):
-    """What fcn.FCN takes besides num_classes and stride; those from `width` on are options some backbones have."""
+    """The arguments of fcn.FCN besides num_classes and stride; see there.
+
+    The keys from `width` on are options of some backbones; without them the backbone's own defaults hold.
+    """
 
     backbone: str
     padding: Literal["reference", "tight"] = "reference"
@@ -29,36 +32,46 @@ class Model(Section):
     pixels: Literal["caffe", "torchvision", "inception"] | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """FCN's keyword arguments: an option that is not given is the backbone's own default."""
+        """Return FCN's keyword arguments, without the options that are not given."""
         return self.model_dump(exclude_none=True)
 
 
 class Backbone(Section):
-    """What the chain begins from: published weights, or, without them, random ones from the seed."""
+    """The weights that the chain starts from.
+
+    weights: the published file; None: random weights.
+    seed: of the random weights.
+    """
 
     weights: Archive | None = None
     seed: Seed = 0
 
 
 class Optimizer(Section):
-    """How parameters move.
+    """The optimizer.
 
-    trunk_lr_factor: of the backbone's rate, beside that of the score layers: what is learned already moves less.
+    name: "sgd" or "adamw".
+    momentum: of sgd.
+    weight_decay: of weights; biases and the vectors of batch norm do not decay.
+    trunk_lr_factor: factor of the backbone's learning rate, below 1 where it is pretrained.
     """
 
     name: Literal["sgd", "adamw"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)]
-    trunk_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    trunk_lr_factor: PositiveFloat = 1.0
 
 
 class Transforms(Section):
-    """What is drawn anew for every image a step takes; without this section, nothing, as in the paper.
+    """The random changes of each training image; the defaults change nothing, as in the paper.
 
-    mirror: every second image, left for right.   jitter: shift by up to so many pixels each way (the paper tried 32).
-    scale: least and greatest factor of the sides, uniform in its logarithm.   crop: height and width of a window
-    anywhere in the (scaled) image; where the image is smaller, black with a void label.   brightness, contrast,
-    saturation: s for factors from 1 - s to 1 + s.   hue: shift by up to this part of the circle; costs the most time.
+    mirror: whether every second image, on average, is mirrored left to right.
+    jitter: largest shift in each direction, in pixels (the paper tried 32).
+    scale: least and greatest factor of height and width; uniform in its logarithm.
+    crop: height and width of a window anywhere in the scaled image, in pixels. Beyond a smaller image the window is
+        black, and void in the label.
+    brightness, contrast, saturation: s for a factor of 1 - s to 1 + s.
+    hue: largest shift, as a part of the circle; the slowest of the transforms.
     """
 
     mirror: bool = False
@@ -73,7 +86,7 @@ class Transforms(Section):
     @model_validator(mode="before")
     @classmethod
     def _has_pairs(cls, values: Any) -> Any:
-        """YAML knows lists only."""
+        """Turn YAML's lists into tuples, which strict types require."""
         if not isinstance(values, dict):
             return values
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -87,31 +100,38 @@ class Transforms(Section):
 
 
 class Exchange(Section):
-    """How workers average gradients; what they send is nothing but time, unless compression rounds it.
+    """The exchange of gradients between workers.
 
-    compression: of what is sent; "powersgd" to two matrices of powersgd_rank a weight, after powersgd_after steps.
-    bucket_mb: how much is sent at a time.
+    compression: "none", or "bf16", which rounds each gradient to 8 significant bits to halve the bytes sent.
+    bucket_mb: MiB of gradients sent at a time; affects speed alone.
     """
 
-    compression: Literal["none", "bf16", "powersgd"] = "none"
+    compression: Literal["none", "bf16"] = "none"
     bucket_mb: PositiveInt = 25
-    powersgd_rank: PositiveInt = 2
-    powersgd_after: Annotated[int, Field(ge=2)] = 1000
 
 
 class Train(Section):
-    """What the nets of a chain share.
+    """The part of the recipe that all nets of a chain share.
 
-    batch_size: images a step over all workers.   accumulation: inner steps it is taken in, to save memory (iter_size).
-    loss: "sum" over pixels, as the reference, "mean" over the step's valid ones, or "image_mean": over each image's.
-    batch_rule: lr, momentum and iterations are those of one image a step; follow that run with batch_size images.
-    sampling: "epochs" shuffles, "replacement" draws uniformly as the reference does.   schedule: of lr over the run.
-    size_buckets: a step takes images of one size, so that none is padded; sizes rarer than batch_size share a bucket.
-    num_workers: processes, a GPU each if use_gpu.   precision: of the forward pass; bfloat16 wants hardware for it,
-    "auto" takes it on a GPU that has it.   batch_norm: statistics of each worker's images ("local"), of all workers'
-    ("sync"), or those the net came with ("frozen").
-    class_balancing: weigh each class's pixels inversely to its share.   sample_pixels: the share of pixels, drawn anew
-    each step, that the loss counts. The paper tried both and found no gain.
+    num_workers: worker processes.
+    use_gpu: whether each worker has a GPU.
+    batch_size: images a step, over all workers.
+    accumulation: inner steps that a step's images are split into, to save memory (Caffe's iter_size).
+    batch_rule: lr, momentum and iterations are those of one image a step; they are converted for batch_size images.
+    loss: "sum" over pixels as in the reference release, "mean" over the step's valid pixels, or "image_mean": over each
+        image's valid pixels, then over images.
+    optimizer: the optimizer.
+    schedule: of the learning rate, "fixed" or "poly"; see fcn.optim.learning_rate.
+    sampling: "epochs" shuffles; "replacement" draws uniformly, as the reference does.
+    size_buckets: a step takes images of one size, so that none is padded. Sizes rarer than batch_size share a bucket.
+    transforms: random changes of the images.
+    precision: of the forward pass. "bfloat16" needs hardware for it; "auto" uses it on GPUs that have it.
+    batch_norm: the images whose statistics normalise: each worker's ("local"), all workers' ("sync", on GPUs), or
+        those the net started with ("frozen").
+    class_balancing: whether each class's pixels are weighted inversely to its share. The paper found no gain.
+    sample_pixels: the share of pixels, drawn in every step, that the loss counts. The paper found no gain.
+    exchange: the exchange of gradients.
+    seed: of every random draw in training.
     """
 
     num_workers: PositiveInt
@@ -133,42 +153,43 @@ class Train(Section):
     seed: Seed
 
     @model_validator(mode="after")
-    def _divides_evenly(self) -> "Train":
+    def _fits_together(self) -> "Train":
         if self.batch_size % (self.num_workers * self.accumulation):
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of num_workers {self.num_workers} times "
                 f"accumulation {self.accumulation}, so that every worker takes as many images at a time"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_rule_to_follow(self) -> "Train":
         if self.batch_rule and self.optimizer.name != "sgd":
-            raise ValueError(
-                f"batch_rule is one of sgd with momentum; optimizer.name is {self.optimizer.name}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _has_buckets_for_a_reason(self) -> "Train":
+            raise ValueError(f"batch_rule is for optimizer.name sgd, got {self.optimizer.name}")
         if self.size_buckets and (self.transforms.crop or self.transforms.scale != (1.0, 1.0)):
             raise ValueError(
-                "size_buckets are of no use with transforms.crop, which makes all sizes one, or with "
-                "transforms.scale, which makes them all differ; leave out one of them"
+                "size_buckets has no effect with transforms.crop, which makes all sizes equal, or with "
+                "transforms.scale, which makes all sizes differ; leave out one of them"
+            )
+        if self.batch_norm == "sync" and not self.use_gpu:
+            raise ValueError(
+                "batch_norm sync needs use_gpu true, because torch synchronises batch norm on GPUs only; "
+                "set batch_norm to local or frozen"
             )
         return self
 
 
 class Run(Section):
-    """How it runs, without a say in the result: a change of these does nothing anew.
+    """The behaviour of a run. These keys do not affect results; changing them reruns nothing.
 
-    min_workers: with how many of train.num_workers training begins, and goes on, while a cluster has no room for all.
-    loader_workers: processes that read ahead for each worker.   max_failures: how often a run starts again from its
-    last checkpoint after a worker died.   log_every, checkpoint_every, validate_every: in iterations; of a point of
-    the curves, a checkpoint, and scores on the first validate_images of the validation split (0: never).
+    cpus_per_worker: CPUs that each worker reserves.
+    min_workers: the number of workers with which training starts and continues while a cluster lacks room for all of
+        train.num_workers; None: all.
+    loader_workers: processes that load images ahead for each worker.
+    log_every: iterations between two points of the curves.
     log_every_s: seconds between two lines on the terminal.
-    shard_workers: processes that write shards; 1: without Ray, whose start costs seconds.
-    verify_shards: before the first step, "full" reads every byte, "cached" only what was not found whole before.
+    checkpoint_every: iterations between two checkpoints.
+    validate_every: iterations between two scores on validation images; 0: never.
+    validate_images: the number of these images, the first of the validation split.
+    max_failures: how often a run restarts from its last checkpoint after a worker died.
+    shard_workers: processes that write shards; 1: this process, without Ray, whose start takes seconds.
+    verify_shards: before the first step, "full" reads every byte of the shards, "cached" only of shards that changed
+        since they were last verified.
     """
 
     cpus_per_worker: PositiveInt = 1
@@ -185,31 +206,43 @@ class Run(Section):
 
 
 class Net(Section):
+    """The recipe of one net.
+
+    lr: learning rate of weights in the first step.
+    iterations: the number of steps.
+    """
+
     lr: PositiveFloat
     iterations: PositiveInt
 
 
 class Nets(Section):
+    """The recipes of the chain."""
+
     fcn32s: Net
     fcn16s: Net
     fcn8s: Net
 
 
-def _refuse_repeated(numbers: list[float]) -> list[float]:
+def _checked_distinct(numbers: list[float]) -> list[float]:
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"must differ from each other, got {numbers}")
     return numbers
 
 
 class Evaluate(Section):
-    """num_figures: images drawn beside label and prediction: so many spread over the split, as many worst and best.
-    num_gallery: images that the report's page shows, of all nets, with confidence and error.
+    """The evaluation.
 
-    num_workers: Ray workers that share the images, a GPU each if use_gpu; 1: this process alone, without Ray.
-    border_width: pixels on either side of a border that are scored by themselves, too.
-    scales, flip: average the probabilities over these sizes of each image, and over its mirror image too, as published
-    tables with "MS" and "flip" do; by default each image is scored once, at its own size, as in the paper.
-    num_resamples, level, seed: of the interval that the bootstrap over images gives with a score.
+    num_figures: images drawn beside label and prediction, for each of: spread over the split, worst, best.
+    num_gallery: images that the report's page shows, for all nets, with confidence and error.
+    num_workers: Ray workers that share the images; 1: this process, without Ray.
+    use_gpu: whether each worker has a GPU.
+    border_width: pixels on either side of a border that are scored separately.
+    scales: factors of the image's height and width whose probabilities are averaged ("MS" in published tables).
+    flip: whether the mirror image is averaged as well. The paper scores each image once, at its own size.
+    num_resamples: of the bootstrap over images that gives each score's interval.
+    level: share of the resamples within the interval.
+    seed: of the resamples.
     """
 
     num_figures: Annotated[int, Field(gt=0, le=100)] = 6
@@ -217,7 +250,7 @@ class Evaluate(Section):
     num_workers: PositiveInt = 1
     use_gpu: bool = False
     border_width: Annotated[int, Field(gt=0, le=100)] = 5
-    scales: Annotated[list[Scale], Field(min_length=1, max_length=16), AfterValidator(_refuse_repeated)] = [
+    scales: Annotated[list[Scale], Field(min_length=1, max_length=16), AfterValidator(_checked_distinct)] = [
         1.0
     ]
     flip: bool = False

@@ -12,7 +12,7 @@ from torch import nn
 
 from fcn.loss import balancing_weights
 from fcn.model import FCN
-from fcn.optim import parameter_groups, without_compiler
+from fcn.optim import learning_rate, parameter_groups
 from fcn.surgery import transplant
 from pipeline.config.job import Job
 from pipeline.distributed.batch_norm import across_workers, set_training
@@ -32,7 +32,6 @@ from pipeline.training.step import backward
 
 FINAL = "final.pt"
 BEST = "best.pt"
-POLY_POWER = 0.9  # Chen et al., DeepLab
 PATIENCE_S = 120  # the workers of a killed driver need seconds to end
 PACKAGES = ("torch", "numpy", "pillow")  # their versions decide the last bits of a result
 
@@ -129,19 +128,13 @@ def make_optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
     settings = job.train.optimizer
     groups = parameter_groups(model, job.recipe.lr, settings.weight_decay, settings.trunk_lr_factor)
     if settings.name == "adamw":
-        return without_compiler(torch.optim.AdamW)(groups, fused=True)
-    return without_compiler(torch.optim.SGD)(groups, momentum=settings.momentum, fused=True)
-
-
-def learning_rate(job: Job, step: int) -> float:
-    """Return the learning rate of weights at a step, 0 <= step < iterations; biases have a factor on top."""
-    share_left = 1 - step / job.recipe.iterations
-    return job.recipe.lr * share_left**POLY_POWER if job.train.schedule == "poly" else job.recipe.lr
+        return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.SGD(groups, momentum=settings.momentum, fused=True)
 
 
 def set_learning_rate(job: Job, optimizer: torch.optim.Optimizer, step: int) -> float:
     """Set every group's learning rate for a step; return that of weights."""
-    lr = learning_rate(job, step)
+    lr = learning_rate(job.recipe.lr, job.train.schedule, step, job.recipe.iterations)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
     return lr

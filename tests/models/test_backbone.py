@@ -69,8 +69,8 @@ def test_published_weights_become_the_trunk(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "complaint"),
     [
-        ({}, "lacking classifier.0.weight"),
-        ([1, 2], "lacking classifier.0.weight"),
+        ({}, "missing: classifier.0.weight"),
+        ([1, 2], "missing: classifier.0.weight"),
         (3, "not iterable"),
         (published() | {"features.0.weight": torch.zeros(1)}, "conv1_1.weight"),
         (published() | {"classifier.0.weight": 7}, "'int'"),

@@ -31,7 +31,7 @@ from pipeline.monitoring.meter import STOP
 from pipeline.monitoring.validation import validate
 from pipeline.shards.read import open_shards
 from pipeline.training import loop
-from pipeline.training.loop import learning_rate, start_model, train_worker
+from pipeline.training.loop import start_model, train_worker
 from tests.gloo import run_in_processes
 from tests.jobs import TINY, changed
 from tests.training.conftest import write
@@ -204,14 +204,11 @@ def test_the_steps_of_sgd_are_those_of_the_formula(make_job, loss, lr, schedule)
     assert curve(job, "loss") == pytest.approx(losses, rel=1e-9)
 
 
-def test_the_schedules_give_the_rates_worked_by_hand(make_job):
+def test_the_schedule_gives_the_rates_worked_by_hand(make_job):
     poly = make_job("poly", schedule="poly", lr=0.1, iterations=4)
     train_worker(poly, SINGLE)
     # 0.1 times 1, 0.75, 0.5, 0.25 to the power 0.9
     assert curve(poly, "lr") == pytest.approx([0.1, 0.0771890, 0.0535887, 0.0287175], rel=1e-5)
-    assert [learning_rate(poly, step) for step in range(4)] == curve(poly, "lr")
-    fixed = make_job("fixed", lr=0.1, iterations=4)
-    assert [learning_rate(fixed, step) for step in range(4)] == [0.1] * 4
 
 
 def test_adamws_rate_follows_the_schedule_in_both_groups(make_job, monkeypatch):
@@ -566,9 +563,9 @@ def test_a_backbone_of_another_kind_is_refused_naming_the_file(make_job, trunk):
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
-        ({"num_classes": 7}, r"score_fr.weight is \(5, 64, 1, 1\) in the source, \(7, 64, 1, 1\) here"),
-        ({"width": 1 / 32}, r"is \(1, 3, 3, 3\) in the source, \(2, 3, 3, 3\) here"),
-        ({"stride": 8}, "this is no FCN-16s to start FCN-8s from"),
+        ({"num_classes": 7}, r"score_fr.weight is \(5, 64, 1, 1\) .*\(7, 64, 1, 1\)"),
+        ({"width": 1 / 32}, r"is \(1, 3, 3, 3\) .*\(2, 3, 3, 3\)"),
+        ({"stride": 8}, "FCN-16s, from which FCN-8s starts"),
     ],
 )
 def test_a_parent_net_that_does_not_fit_is_refused_naming_the_file(make_job, model, complaint):

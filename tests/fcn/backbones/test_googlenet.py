@@ -17,7 +17,7 @@ def test_without_batch_norm_the_papers_net_has_the_papers_6_million_parameters()
     with torch.device("meta"):
         net = GoogLeNet(windows="paper")
     convs = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
-    found = sum(c.weight.numel() + c.out_channels for c in convs)
+    num_parameters = sum(c.weight.numel() + c.out_channels for c in convs)
     before, by_hand = 192, (7 * 7 * 3 + 1) * 64 + (64 + 1) * 64 + (9 * 64 + 1) * 192
     table = """
         64 96 128 16 32 32, 128 128 192 32 96 64, 192 96 208 16 48 64, 160 112 224 24 64 64, 128 128 256 24 64 64,
@@ -27,8 +27,8 @@ def test_without_batch_norm_the_papers_net_has_the_papers_6_million_parameters()
         by_hand += (before + 1) * (one + reduce3 + reduce5 + pool)
         by_hand += (9 * reduce3 + 1) * three + (25 * reduce5 + 1) * five
         before = one + three + five + pool
-    assert found == by_hand
-    assert round(found / 1e6) == 6
+    assert num_parameters == by_hand
+    assert round(num_parameters / 1e6) == 6
 
 
 @pytest.mark.parametrize("windows", ["torchvision", "paper"])
