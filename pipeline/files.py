@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,14 +49,29 @@ def whole(path: Path, *, is_shared: bool = False) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder that replaces `path` when the block ends, and only if it ends without an error."""
+    """Give an empty folder that replaces `path` when the block ends, and only if it ends without an error.
+
+    The folder is `.<name>.partial` beside `path`. One that a killed process left there is removed first.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replace_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(finished: Path, path: Path) -> None:
+    """Rename a finished folder to `path`, which is on the same disk; an older folder there is removed."""
+    old = finished.with_name(f"{finished.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        folder = Path(scratch, path.name)
-        folder.mkdir()
-        yield folder
-        shutil.rmtree(path, ignore_errors=True)
-        folder.rename(path)
+    if path.exists():
+        path.rename(old)
+    finished.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Brings the profile's images to data/<profile>/raw: drawn, unpacked from published archives, or copied."""
+"""Bring the profile's images to data/<profile>/raw: drawn, unpacked from published archives, or copied."""
 
 import shutil
 from pathlib import Path
@@ -7,8 +7,8 @@ from pipeline import config, paths
 from pipeline.datasets import local, own, published, synthetic
 from pipeline.datasets.copying import refuse_within
 from pipeline.download.fetch import fetch_published
-from pipeline.download.part import only_one
 from pipeline.errors import exit_cleanly
+from pipeline.files import lock
 
 
 def main() -> None:
@@ -17,8 +17,8 @@ def main() -> None:
     for key, given in (("local", source.local), ("own", source.own)):
         if given:
             refuse_within(Path(given).expanduser(), raw.parent, f"data.source.{key}")
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    with only_one(raw.with_name(".raw.lock")):  # a stage whose `dvc repro` was killed may still be at it
+    # The stage of a killed `dvc repro` may still be running
+    with lock(raw.with_name(".raw.lock"), "downloads the same data set"):
         shutil.rmtree(raw, ignore_errors=True)
         fill(raw, source, profile.data.classes)
 

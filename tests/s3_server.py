@@ -63,7 +63,7 @@ def point_to(endpoint: str, patch: pytest.MonkeyPatch) -> None:
 def forget() -> None:
     """Lets go of connections to a server that was."""
     storage.system.cache_clear()
-    storage._kept_open.cache_clear()
+    storage._open_cached.cache_clear()
 
 
 def environment() -> dict[str, str]:
