@@ -184,7 +184,8 @@ def _write_samples(
     rows: list[dict[str, Any]] = []
     refused: list[tuple[str, str]] = []
     # No time, owner or permission of this machine, so that the bytes are the same on every one
-    with TarWriter(tar, encoder=False, user="", group="", mode=0o644, mtime=0) as writer:
+    options = {"encoder": False, "user": "", "group": "", "mode": 0o644, "mtime": 0}
+    with TarWriter(tar, **options) as writer:  # pyright: ignore[reportArgumentType]  # it only calls write
         for key in keys:
             try:
                 sample = plan.load(key)
