@@ -26,8 +26,8 @@ NUM_SPARE = 2  # images of SBD val and of VOC train, which the archives list and
 
 _SPLITS = ("sbd_train", "sbd_val", "voc_train", "voc_val")  # a split's index is part of each image's seed
 _COLOURS = np.array([[0, 0, 0], [190, 70, 60], [60, 150, 70], [70, 90, 190], [190, 170, 60]])  # by class
-# Instead of scipy's header, which holds the date
-_MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn by pipeline/datasets/synthetic.py".ljust(116)
+# Instead of scipy's header, which holds the date. The name of this module's first days stays: it is part of the bytes
+_MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn by pipeline/datasets/sample.py".ljust(116)
 
 
 def draw(raw: Path, *, num_train: int, num_val: int, image_size: int, seed: int) -> None:

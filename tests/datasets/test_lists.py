@@ -48,9 +48,9 @@ def test_an_unknown_list_is_refused_and_the_known_ones_named(tmp_path: Path, spl
     (tmp_path / "lists").mkdir()
     for name in ("train.txt", "lists/val.txt", "lists/seg11valid.txt"):
         (tmp_path / name).write_text("a\n")
-    with pytest.raises(DatasetError, match=re.escape(f"no list {split!r}") + ".*: seg11valid, val$"):
+    with pytest.raises(DatasetError, match=re.escape(f"no list {split!r}") + r".*: seg11valid, val$"):
         read_ids(tmp_path / "lists", split, "voc")
-    with pytest.raises(DatasetError, match="none$"):
+    with pytest.raises(DatasetError, match=r"none$"):
         read_ids(tmp_path / "nowhere", split, "voc")
 
 
