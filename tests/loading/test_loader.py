@@ -276,12 +276,8 @@ def test_a_sample_damaged_while_training_ends_it_with_one_sentence(tmp_path: Pat
     damaged = next(n for n in itertools.count() if stream.keys(n) == [shards.keys[0]])
     given = loader(stream, [in_second_shard, damaged, damaged], num_workers)
     assert next(given).keys == (shards.keys[4],)
-    with pytest.raises(ShardError) as caught:
+    with pytest.raises(ShardError, match=f"^{path}: {shards.keys[0]}.jpg .*`dvc repro -f shard`"):
         next(given)
-    assert str(caught.value) == (
-        f"{path}: {shards.keys[0]}.jpg is not what the manifest recorded; "
-        "run `dvc repro -f shard` to write it again"
-    )
 
 
 # --- real processes
