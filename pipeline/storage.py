@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyarrow import fs
 
@@ -23,13 +23,6 @@ S3 = "s3://"
 BLOCK_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
-
-
-class Entry(NamedTuple):
-    """A file in a listing: its size in bytes, and its time of change."""
-
-    size: int
-    mtime_ns: int | None
 
 
 @dataclass(frozen=True)
@@ -49,12 +42,11 @@ class Folder:
         """Return the full path or URL of a file in it."""
         return f"{self.where.rstrip('/')}/{file}"
 
-    def list(self) -> dict[str, Entry]:
-        """Return the files directly in it by name; none if it does not exist."""
+    def list(self) -> dict[str, fs.FileInfo]:
+        """Return the files directly in it by name, with `size` in bytes and `mtime_ns`; none if it does not exist."""
         with _named(self.where, "listed"):
             selector = fs.FileSelector(_path(self.where), allow_not_found=True)
-            files = system(self.is_remote).get_file_info(selector)
-        return {file.base_name: Entry(file.size or 0, file.mtime_ns) for file in files}
+            return {file.base_name: file for file in system(self.is_remote).get_file_info(selector)}
 
     def read(self, file: str, offset: int = 0, size: int | None = None) -> bytes:
         """Return a file's bytes from an offset on.

@@ -19,8 +19,11 @@ def new_folder(raw: Path) -> Iterator[Path]:
     """Give a folder that appears as `raw` once it is complete; refuse to replace anything but an empty folder."""
     if raw.exists() and (not raw.is_dir() or any(raw.iterdir())):
         raise DatasetError(f"{raw} is not empty; remove it, so that it can be filled again")
-    with whole_folder(raw) as folder:
-        yield folder
+    try:
+        with whole_folder(raw) as folder:
+            yield folder
+    except OSError as error:
+        raise DatasetError(f"{raw} cannot be filled: {error}") from error
 
 
 def copy(sources: Mapping[str, Path], raw: Path, key: str) -> None:
@@ -32,28 +35,28 @@ def copy(sources: Mapping[str, Path], raw: Path, key: str) -> None:
     num_files = sum(
         len(files) for path in sources.values() for _, _, files in os.walk(path, followlinks=True)
     )
-    try:
-        with new_folder(raw) as folder, bar(num_files, f"copy to {raw}", "file") as progress:
+    with new_folder(raw) as folder, bar(num_files, f"copy to {raw}", "file") as progress:
 
-            def copy_file(source: Any, target: Any) -> None:
-                shutil.copy2(source, target)
-                progress.update()
+        def copy_file(source: Any, target: Any) -> None:
+            shutil.copy2(source, target)
+            progress.update()
 
-            for name, source in sources.items():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
+        for name, source in sources.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 if source.is_dir():
                     ignore = shutil.ignore_patterns(*UNUSED)
                     shutil.copytree(source, target, ignore=ignore, copy_function=copy_file)
                 else:
                     shutil.copy2(source, target)
-    except shutil.Error as error:  # its argument lists (source, target, reason) of each file that failed
-        failures = error.args[0]
-        raise DatasetError(
-            f"{key}: {len(failures)} files cannot be copied to {raw}, the first because: {failures[0][2]}"
-        ) from error
-    except OSError as error:
-        raise DatasetError(f"{key}: cannot be copied to {raw}: {error}") from error
+            except (
+                shutil.Error
+            ) as error:  # its argument lists (source, target, reason) of each file that failed
+                failures = error.args[0]
+                raise DatasetError(
+                    f"{key}: {len(failures)} files cannot be copied to {raw}, the first because: {failures[0][2]}"
+                ) from error
 
 
 def refuse_within(source: Path, outs: Path, key: str) -> None:

@@ -43,11 +43,8 @@ class Shards:
 
     @cached_property
     def keys(self) -> list[str]:
-        """All keys, in the shards' order; `key` returns one without making the list."""
+        """All keys, in the shards' order."""
         return self.table["key"].to_pylist()
-
-    def key(self, index: int) -> str:
-        return self.table["key"][index].as_py()
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -80,7 +77,7 @@ class Shards:
             offset = row[f"{kind}_offset"] - start
             member = data[offset : offset + row[f"{kind}_size"]]
             if hashlib.sha256(member).digest() != row[f"{kind}_sha256"]:
-                name = f"{folder.name(row['shard'])}: {self.key(index)}.{kind}"
+                name = f"{folder.name(row['shard'])}: {self.keys[index]}.{kind}"
                 raise ShardError(f"{name} differs from the manifest; {REMEDY}")
             members.append(member)
         return members[0], members[1]

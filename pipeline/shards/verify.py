@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.files import and_more, write_json
 from pipeline.progress import bar
 from pipeline.shards.manifest import MANIFEST, MEMBERS, Table
-from pipeline.storage import Entry, Folder
+from pipeline.storage import Folder
 
 QUIET_S = 3.0  # a shorter check shows no progress bar
 
@@ -49,9 +49,9 @@ def find_damage(
     intact: dict[str, list[Any]] = {}
     with bar(len(names), f"verify {folder.where}", unit="shard", delay_s=QUIET_S) as progress:
         for name in names:
-            shard, entry = listed[name], present[name]
-            state = [entry.size, entry.mtime_ns, shard["sha256"]]
-            if remembered.get(name) == state or not (message := _difference(folder, shard, entry)):
+            shard, file = listed[name], present[name]
+            state = [file.size, file.mtime_ns, shard["sha256"]]
+            if remembered.get(name) == state or not (message := _difference(folder, shard, file.size)):
                 intact[name] = state
             else:
                 yield Damage(message, name)
@@ -60,10 +60,10 @@ def find_damage(
         write_json(cache_file, intact, indent=None, is_shared=True)
 
 
-def _difference(folder: Folder, shard: Mapping[str, Any], entry: Entry) -> str | None:
+def _difference(folder: Folder, shard: Mapping[str, Any], size: int) -> str | None:
     name = shard["name"]
-    if entry.size != shard["bytes"]:
-        return f"{folder.name(name)}: {entry.size} bytes, expected {shard['bytes']}"
+    if size != shard["bytes"]:
+        return f"{folder.name(name)}: {size} bytes, expected {shard['bytes']}"
     if (digest := folder.sha256(name)) != shard["sha256"]:
         return f"{folder.name(name)}: sha256 {digest}, expected {shard['sha256']}"
     return None
