@@ -33,14 +33,14 @@ def unpack(archives: Sequence[Path], raw: Path) -> None:
 def unpack_local(archives: Sequence[Path], raw: Path) -> None:
     """Unpack a user's own copies; one under a published name must have the published checksum."""
     for archive in archives:
-        found = digests(archive)
+        actual = digests(archive)
         if archive.name not in CHECKSUMS:
-            print(f"{archive}: no checksum is published for that name; sha256 {found['sha256']}", flush=True)
+            print(f"{archive}: no checksum is published for that name; sha256 {actual['sha256']}", flush=True)
             continue
         expected = Checksum.parse(CHECKSUMS[archive.name])
-        if not expected.fits(found):
+        if not expected.fits(actual):
             raise ArchiveError(
-                f"{archive}: expected {expected} as published, found {found[expected.algorithm]}; fetch it again, "
+                f"{archive}: expected {expected} as published, found {actual[expected.algorithm]}; fetch it again, "
                 "or give an archive of your own another name"
             )
     unpack(archives, raw)

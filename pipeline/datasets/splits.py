@@ -102,7 +102,7 @@ def resolve(
     allow_partial: keep only ids whose files exist, print their number, and accept any count of at least one.
     """
     sources = _combined(raw, include, exclude, checks_published)
-    what = " + ".join(include) + "".join(f" - {name}" for name in exclude)
+    wanted = " + ".join(include) + "".join(f" - {name}" for name in exclude)
     if allow_partial:
         num_listed = len(sources)
         sources = {
@@ -111,15 +111,16 @@ def resolve(
             if all(path.is_file() for path in _files(raw, source, key))
         }
         print(
-            f"{what}: {len(sources)} of {num_listed} listed images are there (data.allow_partial)", flush=True
+            f"{wanted}: {len(sources)} of {num_listed} listed images are there (data.allow_partial)",
+            flush=True,
         )
     if not sources:
-        raise DatasetError(f"{what}: no image left in {raw}; {REMEDY}")
+        raise DatasetError(f"{wanted}: no image left in {raw}; {REMEDY}")
     for name in set(include) & set(UNLABELLED):
         _require_labels(raw, name)
     if count is not None and not allow_partial and len(sources) != count:
         raise DatasetError(
-            f"{what}: expected {count} images, found {len(sources)} in {raw}; "
+            f"{wanted}: expected {count} images, found {len(sources)} in {raw}; "
             "run `dvc repro -f download`, correct data.splits in the profile, or set data.allow_partial"
         )
     return Split(raw, sources, num_classes)

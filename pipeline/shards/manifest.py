@@ -51,7 +51,7 @@ def write(path: Path, table: Table, header: dict[str, Any]) -> None:
     """Write a sealed manifest, whole or not at all; the same content gives the same bytes.
 
     table: of SCHEMA.
-    header: format, split, classes, shards and refused; what else it holds is kept.
+    header: format, split, classes, shards and refused; other keys are kept.
     """
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(

@@ -90,7 +90,7 @@ def _cache_file(cache: Path, folder: Folder) -> Path:
 
 
 def _read_cache(path: Path) -> dict[str, list[Any]]:
-    """Return what the file remembers; nothing if it is missing or damaged, because then shards are read again."""
+    """Return the remembered shards; none if the file is missing or damaged, so that they are read again."""
     try:
         remembered = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
