@@ -24,7 +24,7 @@ from bench.loader import SIZE, find_pairs, write
 from fcn.model import FCN
 from pipeline.distributed.rank import Rank
 from pipeline.evaluation import scoring
-from pipeline.shards.dataset import Samples
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
 BORDER_WIDTH = 5  # the profiles' default
@@ -64,7 +64,7 @@ def now() -> float:
 
 
 def contestants(model: FCN, shards: Shards, device: torch.device) -> dict[str, Callable[[], object]]:
-    samples = Samples(shards)
+    samples = Dataset(shards)
     images = [samples[index].image.to(device) for index in range(len(shards))]
     rank = Rank(0, 1, device)
     return {

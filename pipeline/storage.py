@@ -1,4 +1,4 @@
-"""Files of a folder on this machine or in an S3 bucket, by the same few verbs. No other module knows which it is.
+"""Files of a folder on this machine or in an S3 bucket, behind one interface; no other module distinguishes them.
 
 Keys, region and endpoint of S3 come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
 AWS_ENDPOINT_URL) or an instance's role, never from a profile.
@@ -12,28 +12,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyarrow import fs
 
 from pipeline.errors import ShardError
+from pipeline.files import replace_folder
 
 S3 = "s3://"
-BLOCK = 2**20
+BLOCK_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 
 
-class Entry(NamedTuple):
-    """What a listing says of a file: its size in bytes, and when it last changed."""
-
-    size: int
-    mtime_ns: int | None
-
-
 @dataclass(frozen=True)
 class Folder:
-    """A flat folder: a path, or s3://bucket/prefix. Errors are ShardErrors that name file and reason."""
+    """A flat folder of files. Errors are ShardErrors that name file and reason.
+
+    where: a path, or s3://bucket/prefix.
+    """
 
     where: str
 
@@ -42,46 +39,47 @@ class Folder:
         return self.where.startswith(S3)
 
     def name(self, file: str) -> str:
-        """The whole name of a file in it, for messages and for `_path`."""
+        """Return the full path or URL of a file in it."""
         return f"{self.where.rstrip('/')}/{file}"
 
-    def list(self) -> dict[str, Entry]:
-        """Whatever lies directly in it; nothing if it is not there."""
-        store, path = system(self.is_remote), _path(self.where)
+    def list(self) -> dict[str, fs.FileInfo]:
+        """Return the files directly in it by name, with `size` in bytes and `mtime_ns`; none if it does not exist."""
         with _named(self.where, "listed"):
-            found = store.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return {info.base_name: Entry(info.size or 0, info.mtime_ns) for info in found}
+            selector = fs.FileSelector(_path(self.where), allow_not_found=True)
+            return {file.base_name: file for file in system(self.is_remote).get_file_info(selector)}
 
     def read(self, file: str, offset: int = 0, size: int | None = None) -> bytes:
-        """The bytes of a file from an offset on: `size` of them, fewer if it ends there, or all."""
+        """Return a file's bytes from an offset on.
+
+        size: bytes to read, fewer if the file ends before; all if None.
+        """
         with _named(self.name(file), "read"):
             if size is None:
-                with _opened(self.name(file)) as opened:
+                with _open(self.name(file)) as opened:
                     return opened.read_at(opened.size() - offset, offset)
-            opened = (_kept_open if self.is_remote else _opened)(self.name(file))
+            opened = (_open_cached if self.is_remote else _open)(self.name(file))
             return opened.read_at(size, offset)
 
     def sha256(self, file: str) -> str:
+        """Return the sha256 of a file's bytes, 64 hex digits."""
         digest = hashlib.sha256()
-        with _named(self.name(file), "read"), _opened(self.name(file)) as opened:
-            while block := opened.read(BLOCK):
+        with _named(self.name(file), "read"), _open(self.name(file)) as opened:
+            while block := opened.read(BLOCK_BYTES):
                 digest.update(block)
         return digest.hexdigest()
 
     def put(self, finished: Path, file: str) -> None:
-        """Moves a finished local file, which must be on the same disk if the folder is local, into this folder."""
+        """Move a finished local file into this folder; if the folder is local, both are on the same disk."""
         with _named(self.name(file), "written"):
             if self.is_remote:
                 with (
                     finished.open("rb") as source,
                     system(True).open_output_stream(_path(self.name(file))) as dest,
                 ):
-                    shutil.copyfileobj(source, dest, BLOCK)
+                    shutil.copyfileobj(source, dest, BLOCK_BYTES)
                 finished.unlink()
             else:
                 Path(self.where).mkdir(parents=True, exist_ok=True)
-                with finished.open("rb") as source:
-                    os.fsync(source.fileno())
                 finished.replace(self.name(file))
 
     def remove(self, file: str) -> None:
@@ -89,14 +87,14 @@ class Folder:
             system(self.is_remote).delete_file(_path(self.name(file)))
 
     def become(self, dest: "Folder", last: str) -> None:
-        """Replaces dest by this folder, which is gone then. The file `last` leaves dest first and comes last.
+        """Replace `dest` by this folder, which is then gone.
 
-        On this machine by a rename. A bucket has none: the files are copied there one by one, each whole or not at
-        all, and whoever looks for `last` first never sees half.
+        A local folder is renamed. In a bucket, files are copied one by one, each whole or not at all. The file `last`
+        leaves dest first and arrives last, so a reader that looks for it first never sees a mixture.
         """
         with _named(dest.where, "written"):
             if not dest.is_remote:
-                _swap(Path(self.where), Path(dest.where))
+                replace_folder(Path(self.where), Path(dest.where))
                 return
             store, names = system(True), sorted(self.list(), key=lambda name: (name == last, name))
             for name in sorted(dest.list(), key=lambda name: (name != last, name)):
@@ -106,19 +104,9 @@ class Folder:
             store.delete_dir(_path(self.where))
 
 
-def _swap(new: Path, dest: Path) -> None:
-    old = new.with_name(f"{new.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    if dest.exists():
-        dest.rename(old)
-    new.rename(dest)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @lru_cache(maxsize=2)
 def system(is_remote: bool) -> fs.FileSystem:
-    """pyarrow's, of this machine or of S3."""
+    """Return pyarrow's file system of this machine or of S3."""
     if not is_remote:
         return fs.LocalFileSystem()
     return fs.S3FileSystem(
@@ -133,23 +121,23 @@ def _path(where: str) -> str:
     return where.removeprefix(S3)
 
 
-def _opened(name: str) -> Any:
+def _open(name: str) -> Any:
     return system(name.startswith(S3)).open_input_file(_path(name))
 
 
-# To open an object is a request of its own; a shard is read many times, and never changes under its manifest. Such a
+# Opening an object costs a request of its own. A shard is read many times and never changes under its manifest. Such a
 # file may be used after a fork
-_kept_open = lru_cache(maxsize=256)(_opened)
+_open_cached = lru_cache(maxsize=256)(_open)
 
 
 @contextmanager
-def _named(name: str, what: str) -> Iterator[None]:
-    """Turns whatever goes wrong with a file into one sentence."""
+def _named(name: str, action: str) -> Iterator[None]:
+    """Turn an error of the file system into a ShardError: "<name> cannot be <action>: <reason>"."""
     try:
         yield
     except ShardError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else " ".join(str(error).split())
-        raise ShardError(f"{name} cannot be {what}: {reason}") from error
+        raise ShardError(f"{name} cannot be {action}: {reason}") from error

@@ -40,7 +40,7 @@ def main() -> None:
         paths.shards(profile_name, "val"),
         split="val",
         cache=paths.VERIFIED,
-        anew=profile.run.verify_shards == "full",
+        verify_all=profile.run.verify_shards == "full",
     )
     model, about, digest = scoring.load_model(paths.model(profile_name, net), device)
     val, reasons = leaks.Images.of_shards("val", shards), profile.data.allow_leak

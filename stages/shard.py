@@ -1,6 +1,6 @@
-"""Writes each split of the profile to data/<profile>/shards/<split>: WebDataset tars and a manifest.
+"""Write each split of the profile to data/<profile>/shards/<split>: WebDataset tars and a manifest.
 
-With shards.destination the tars go there, and the folder holds the manifest and where they are.
+With shards.destination the tars go there, and the folder holds the manifest and their location.
 """
 
 from collections.abc import Iterator
@@ -21,41 +21,41 @@ def main() -> None:
 
 
 def write_split(profile_name: str, profile: config.Profile, name: str, run: Run) -> None:
-    data, wanted, root = profile.data, getattr(profile.data.splits, name), Path.cwd()
+    data, lists, root = profile.data, getattr(profile.data.splits, name), Path.cwd()
     split = splits.resolve(
         root / paths.raw(profile_name),
-        wanted.include,
-        wanted.exclude,
+        lists.include,
+        lists.exclude,
         num_classes=len(data.classes),
-        count=wanted.count,
+        count=lists.count,
         checks_published=data.source.sample is None and not data.allow_partial,
         allow_partial=data.allow_partial,
     )
-    folder, away = root / paths.shards(profile_name, name), profile.shards.location(profile_name, name)
+    folder, destination = root / paths.shards(profile_name, name), profile.shards.location(profile_name, name)
     write_shards(
         list(split.sources),
         split.load,
-        away or folder,
+        destination or folder,
         split=name,
         classes=data.classes,
         samples_per_shard=profile.shards.samples_per_shard,
         seed=profile.shards.seed,
         stamp=split.stamp,
         allow_partial=data.allow_partial,
-        work=None if isinstance(away, Path) else root / paths.sharding(profile_name, name),
+        work=None if isinstance(destination, Path) else root / paths.sharding(profile_name, name),
         run=run,
     )
-    if away:
-        link_shards(str(away), folder)
+    if destination:
+        link_shards(str(destination), folder)
 
 
 @contextmanager
 def workers(number: int) -> Iterator[Run]:
-    """What runs a function on many items: this process alone, or Ray."""
+    """Give a function like map that runs in this process, or on so many Ray workers."""
     if number == 1:
         yield map
     else:
-        from pipeline.cluster import ray_workers  # seconds of imports that the sample does without
+        from pipeline.cluster import ray_workers  # takes seconds to import
 
         with ray_workers.tasks(number) as run:
             yield run

@@ -1,4 +1,4 @@
-"""Shards of small drawn images, for tests of what looks at whole splits."""
+"""Shards of small drawn images, for tests of code that reads whole splits."""
 
 import io
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ CLASSES = ("background", "cat", "dog")
 
 
 def photo(content: int, mode: str = "RGB") -> bytes:
-    """The JPEG of a number: the same number, the same pixels."""
+    """Return a JPEG whose pixels depend on the number alone."""
     file = io.BytesIO()
     colours = np.random.default_rng(content).integers(0, 256, (6, 8, 3), np.uint8)
     Image.fromarray(colours).convert(mode).save(file, "JPEG")
@@ -28,12 +28,15 @@ def shards_of(
     split: str = "train",
     samples: Mapping[str, Sample] | None = None,
 ) -> Shards:
-    """contents: by key, the number that decides the pixels.   samples: by key, in place of a drawn one."""
+    """Write shards and open them.
+
+    contents: by key, the number that decides the pixels.
+    samples: by key, more samples.
+    """
 
     def load(key: str) -> Sample:
-        if samples and key in samples:
-            return samples[key]
-        return Sample.checked(key, photo(contents[key]), np.zeros((6, 8), np.uint8))
+        given = (samples or {}).get(key)
+        return given or Sample.checked(key, photo(contents[key]), np.zeros((6, 8), np.uint8))
 
     keys = [*contents, *(samples or {})]
     write_shards(keys, load, dest, split=split, classes=CLASSES, samples_per_shard=4, seed=0)

@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback, and the environment that leads to it."""
+"""An S3-compatible server on loopback, and the environment that points to it."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Runs moto's server with an empty BUCKET; gives its s3:// URL. Objects live in its memory."""
+    """Run moto's server with an empty BUCKET and give its s3:// URL. Objects live in its memory."""
     port = free_port()
     moto = str(Path(sys.executable).with_name("moto_server"))
     process = subprocess.Popen(
@@ -61,9 +61,9 @@ def point_to(endpoint: str, patch: pytest.MonkeyPatch) -> None:
 
 
 def forget() -> None:
-    """Lets go of connections to a server that was."""
+    """Drop the connections to an earlier server."""
     storage.system.cache_clear()
-    storage._kept_open.cache_clear()
+    storage._open_cached.cache_clear()
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Shards of a handful of samples, for the tests that read, write and damage them."""
+"""Shards of seven samples, for tests that read, write and damage them."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ PER_SHARD = 3  # of 7: two full shards and one sample in the third
 
 
 def draw(key: str) -> Sample:
-    """A photo and label of a size and content of the key's own; the label has every class and void."""
+    """Return a noisy photo and its label, whose size and content depend on the key."""
     random = np.random.default_rng(int(key[-6:]))
     height, width = (int(side) for side in random.integers(4, 12, 2))
     file = io.BytesIO()

@@ -24,6 +24,15 @@ def write_profile(root: Path, values: dict[str, Any]) -> None:
         yaml.dump(values, file)
 
 
+def edit_profile(root: Path, *keys: str, value: object) -> None:
+    """Set one value, found by its keys, in the profile of the project in `root`."""
+    profile = section = yaml.load((root / "profiles" / f"{NAME}.yaml").read_text("utf-8"))
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    write_profile(root, profile)
+
+
 def run_stage(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """What becomes of `python -m stages.<...>` there."""
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""pipeline/storage.py: the same verbs on a folder and on a bucket of a real S3 server."""
+"""pipeline/storage.py: the same methods on a local folder and on a bucket of a real S3 server."""
 
 import hashlib
 import os
@@ -18,10 +18,10 @@ def bucket() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["here", "s3"])
+@pytest.fixture(params=["local", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """An empty one, of a name of its own."""
-    if request.param == "here":
+    """A folder that does not exist yet."""
+    if request.param == "local":
         return Folder(str(tmp_path / "folder"))
     return Folder(f"{request.getfixturevalue('bucket')}/{tmp_path.name}/folder")
 
@@ -32,7 +32,7 @@ def put(folder: Folder, name: str, data: bytes, tmp_path: Path) -> None:
     assert not (tmp_path / "finished").exists()
 
 
-def test_what_is_put_is_listed_read_hashed_and_removed(folder: Folder, tmp_path: Path):
+def test_a_file_that_is_put_is_listed_read_hashed_and_removed(folder: Folder, tmp_path: Path):
     assert folder.list() == {}
     data = os.urandom(3_000_000)
     put(folder, "a.tar", data, tmp_path)
@@ -46,7 +46,7 @@ def test_what_is_put_is_listed_read_hashed_and_removed(folder: Folder, tmp_path:
     assert list(folder.list()) == ["a.tar"]
 
 
-def test_a_folder_becomes_another_and_nothing_of_the_older_stays(folder: Folder, tmp_path: Path):
+def test_a_folder_replaces_another_and_leaves_nothing_of_it(folder: Folder, tmp_path: Path):
     new = Folder(f"{folder.where}.new")
     for name in ("a", "old", "manifest"):
         put(folder, name, b"old", tmp_path)
@@ -59,10 +59,10 @@ def test_a_folder_becomes_another_and_nothing_of_the_older_stays(folder: Folder,
     assert new.list() == {}
 
 
-def test_in_a_bucket_what_is_looked_for_first_leaves_first_and_comes_last(
+def test_in_a_bucket_the_file_that_readers_look_for_first_leaves_first_and_comes_last(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """So a reader finds all of the old, or is told that nothing is there, or finds all of the new."""
+    """So a reader finds all of the old files, or no such file, or all of the new ones."""
     dest, new = Folder(f"{bucket}/order/dest"), Folder(f"{bucket}/order/new")
     for folder, data in ((dest, b"old"), (new, b"new")):
         for name in ("a", "manifest", "z"):
@@ -82,23 +82,22 @@ def test_in_a_bucket_what_is_looked_for_first_leaves_first_and_comes_last(
     assert {name: dest.read(name) for name in dest.list()} == dict.fromkeys(("a", "manifest", "z"), b"new")
 
 
-def test_a_missing_file_is_named_with_the_reason(folder: Folder, tmp_path: Path):
+@pytest.mark.parametrize("method", [Folder.read, Folder.sha256])
+def test_a_missing_file_is_named_with_the_reason(folder: Folder, tmp_path: Path, method):
     put(folder, "a", b"a", tmp_path)
-    for ask in (lambda: folder.read("none"), lambda: folder.sha256("none")):
-        with pytest.raises(ShardError) as caught:
-            ask()
-        assert str(caught.value) == f"{folder.where}/none cannot be read: No such file or directory"
+    with pytest.raises(ShardError, match=f"^{folder.where}/none cannot be read: No such file or directory$"):
+        method(folder, "none")
 
 
 @pytest.mark.usefixtures("bucket")
-def test_a_bucket_that_is_not_there_is_named(tmp_path: Path):
+def test_a_missing_bucket_is_named_and_the_file_stays(tmp_path: Path):
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(ShardError, match=r"s3://nowhere/p/x cannot be written: .*[Bb]ucket"):
         Folder("s3://nowhere/p").put(tmp_path / "x", "x")
     assert (tmp_path / "x").exists()
 
 
-def test_a_server_that_is_down_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_is_down_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         s3_server.point_to("http://127.0.0.1:9", patch)
         with pytest.raises(ShardError, match=r"s3://shelf/p cannot be listed: .*connect"):
@@ -106,6 +105,6 @@ def test_a_server_that_is_down_is_said_in_seconds(monkeypatch: pytest.MonkeyPatc
     s3_server.forget()
 
 
-def test_a_name_no_system_knows_is_an_error_of_the_same_kind(tmp_path: Path):
+def test_a_name_that_no_file_can_have_is_an_error_of_the_same_kind(tmp_path: Path):
     with pytest.raises(ShardError, match="cannot be read"):
         Folder(f"{tmp_path}/a\0b").read("x")

@@ -1,59 +1,71 @@
-"""A user's folders, copied to where the pipeline reads them, so that a later change of theirs changes no result."""
+"""Copies of a user's folders for the pipeline to read, so that later changes of the originals change no result."""
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DatasetError
+from pipeline.files import whole_folder
 from pipeline.progress import bar
 
 UNUSED = ("Annotations", "SegmentationObject", "inst")  # most of a VOCdevkit's files; segmentation reads none
 
 
-def copy(sources: Mapping[str, Path], raw: Path, key: str) -> None:
-    """Copies files and folders to raw under the names given, without what segmentation never reads; all or nothing.
+@contextmanager
+def new_folder(raw: Path) -> Iterator[Path]:
+    """Give a folder that appears as `raw` once it is complete; refuse to replace anything but an empty folder."""
+    if raw.exists() and (not raw.is_dir() or any(raw.iterdir())):
+        raise DatasetError(f"{raw} is not empty; remove it, so that it can be filled again")
+    try:
+        with whole_folder(raw) as folder:
+            yield folder
+    except OSError as error:
+        raise DatasetError(f"{raw} cannot be filled: {error}") from error
 
-    key: the profile's, for messages.
+
+def copy(sources: Mapping[str, Path], raw: Path, key: str) -> None:
+    """Copy files and folders into the new folder `raw`, without the folders that segmentation never reads.
+
+    sources: by name below `raw`.
+    key: the profile's key that names the source, for messages.
     """
-    if raw.is_dir() and any(raw.iterdir()):
-        raise DatasetError(f"{key}: {raw} is not empty; remove it, its content is copied anew")
-    building = raw.with_name(f".{raw.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
     num_files = sum(
         len(files) for path in sources.values() for _, _, files in os.walk(path, followlinks=True)
     )
-    try:
-        with bar(num_files, f"copy to {raw}", "file") as progress:
+    with new_folder(raw) as folder, bar(num_files, f"copy to {raw}", "file") as progress:
 
-            def copy_file(source: Any, target: Any) -> None:
-                shutil.copy2(source, target)
-                progress.update()
+        def copy_file(source: Any, target: Any) -> None:
+            shutil.copy2(source, target)
+            progress.update()
 
-            for name, source in sources.items():
-                target = building / name
-                target.parent.mkdir(parents=True, exist_ok=True)
+        for name, source in sources.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 if source.is_dir():
-                    ignored = shutil.ignore_patterns(*UNUSED)
-                    shutil.copytree(source, target, ignore=ignored, copy_function=copy_file)
+                    ignore = shutil.ignore_patterns(*UNUSED)
+                    shutil.copytree(source, target, ignore=ignore, copy_function=copy_file)
                 else:
                     shutil.copy2(source, target)
-        os.replace(building, raw)
-    except shutil.Error as error:  # holds (from, to, why) of each file that failed
-        faults = error.args[0]
-        raise DatasetError(
-            f"{key}: {len(faults)} files cannot be copied to {raw}, the first for this reason: {faults[0][2]}"
-        ) from error
-    except OSError as error:
-        raise DatasetError(f"{key}: cannot be copied to {raw}: {error}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+            except (
+                shutil.Error
+            ) as error:  # its argument lists (source, target, reason) of each file that failed
+                failures = error.args[0]
+                raise DatasetError(
+                    f"{key}: {len(failures)} files cannot be copied to {raw}, the first because: {failures[0][2]}"
+                ) from error
 
 
 def refuse_within(source: Path, outs: Path, key: str) -> None:
-    """Refuses a source that lies where this profile's results go, which are emptied before they are made anew."""
+    """Refuse a source below the profile's results, which are emptied before they are written again.
+
+    outs: the folder of the results.
+    key: the profile's key that names the source, for messages.
+    """
     if source.resolve().is_relative_to(outs.resolve()):
         raise DatasetError(
-            f"{key}: {source} lies in {outs}, whose content is removed before it is made anew; move it elsewhere"
+            f"{key}: {source} lies in {outs}, whose content this stage removes; move it elsewhere"
         )

@@ -1,4 +1,4 @@
-"""Where a data set keeps its lists, images and labels: what data sets differ in, and how all of them are read."""
+"""The layout of a data set on disk: where its lists, photos and labels lie, and how a label file is decoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,20 +7,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.labels import (
-    check_key,
-    read_bytes,
-    read_ids,
-    require_folder,
-)
+from pipeline.datasets.lists import check_key, read_bytes, read_ids
+from pipeline.errors import DatasetError
+from pipeline.shards.images import REMEDY
 from pipeline.shards.sample import Sample
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names below a data set's folder: <lists>/<split>.txt, <images>/<id>.jpg, <labels>/<id><suffix>.
+    """Paths below a data set's folder: <lists>/<split>.txt, <images>/<id>.jpg and <labels>/<id><suffix>.
 
-    name: for messages.   decode: a label file's bytes -> (H, W) uint8; told where they are from, for its errors.
+    name: the data set's, for messages.
+    decode: decodes a label file's bytes to (H, W) uint8; its second argument is the file's name in messages.
     """
 
     name: str
@@ -31,20 +29,24 @@ class Layout:
     decode: Callable[[bytes, str], NDArray[np.uint8]]
 
     def ids(self, root: Path, split: str) -> list[str]:
-        """The ids of a list, in its order."""
-        require_folder(root, self.name)
+        """Return the ids of a list, in its order."""
+        self._require(root)
         return read_ids(root / self.lists, split, self.name)
 
     def files(self, root: Path, key: str) -> tuple[Path, Path]:
-        """Where an id's image and label lie; not checked to exist."""
+        """Return the paths of an id's photo and label, whether they exist or not."""
         return root / self.images / f"{key}.jpg", root / self.labels / f"{key}{self.suffix}"
 
     def sample(self, root: Path, key: str, num_classes: int) -> Sample:
-        """One image and its label, both decoded in full and found to fit each other; DatasetError if not."""
-        require_folder(root, self.name)
+        """Return one photo with its label, both decoded in full and checked against each other."""
+        self._require(root)
         check_key(key, self.name)
-        image, mask = self.files(root, key)
+        photo_path, label_path = self.files(root, key)
         where = f"{self.name} {key}"
-        jpeg, truth = read_bytes(image, where), read_bytes(mask, where)
-        label, names = self.decode(truth, f"{where}: {mask}"), (f"{where}: {image}", f"{where}: {mask}")
-        return Sample.checked(key, jpeg, label, num_classes, names, truth)
+        jpeg, mask = read_bytes(photo_path, where), read_bytes(label_path, where)
+        names = (f"{where}: {photo_path}", f"{where}: {label_path}")
+        return Sample.checked(key, jpeg, self.decode(mask, names[1]), num_classes, names, mask)
+
+    def _require(self, root: Path) -> None:
+        if not root.is_dir():
+            raise DatasetError(f"{self.name}: no data folder {root}; {REMEDY}")

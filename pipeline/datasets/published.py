@@ -1,10 +1,11 @@
-"""Data sets in the archives they are published as."""
+"""The archives that VOC and SBD are published as: their checksums, and unpacking them side by side."""
 
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.datasets.copying import new_folder
 from pipeline.download.archive import extract
 from pipeline.download.checksum import Checksum, digests
 from pipeline.errors import ArchiveError
@@ -21,39 +22,33 @@ CHECKSUMS = {
 
 
 def unpack(archives: Sequence[Path], raw: Path) -> None:
-    """Unpacks the archives beside each other into raw, which must be empty or not there; all or nothing."""
-    building = raw.with_name(f".{raw.name}.unpacking")
-    shutil.rmtree(building, ignore_errors=True)  # of a run that was killed
-    try:
-        for number, archive in enumerate(archives):
-            extract(archive, building / str(number))
-            merge(building / str(number), building / "merged")
-        os.replace(building / "merged", raw)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    """Unpack archives into the new folder `raw`, all of them or none. A later archive's files replace earlier ones."""
+    with new_folder(raw) as folder:
+        for archive in archives:
+            unpacked = folder / ".unpacked"
+            extract(archive, unpacked)
+            _merge(unpacked, folder)
 
 
 def unpack_local(archives: Sequence[Path], raw: Path) -> None:
-    """Unpacks a user's own copies, once those with a published name are found to be as published."""
+    """Unpack a user's own copies; one under a published name must have the published checksum."""
     for archive in archives:
-        found = digests(archive)
+        actual = digests(archive)
         if archive.name not in CHECKSUMS:
-            print(f"{archive}: no checksum is published for that name; sha256 {found['sha256']}", flush=True)
+            print(f"{archive}: no checksum is published for that name; sha256 {actual['sha256']}", flush=True)
             continue
         expected = Checksum.parse(CHECKSUMS[archive.name])
-        if not expected.fits(found):
+        if not expected.fits(actual):
             raise ArchiveError(
-                f"{archive}: expected {expected} as published, found {found[expected.algorithm]}; fetch it again, "
+                f"{archive}: expected {expected} as published, found {actual[expected.algorithm]}; fetch it again, "
                 "or give an archive of your own another name"
             )
     unpack(archives, raw)
 
 
-def merge(unpacked: Path, raw: Path) -> None:
-    """Moves an unpacked archive's folders into raw, beside those of other archives."""
-    raw.mkdir(parents=True, exist_ok=True)
+def _merge(unpacked: Path, folder: Path) -> None:
     for path in sorted(unpacked.rglob("*")):
-        target = raw / path.relative_to(unpacked)
+        target = folder / path.relative_to(unpacked)
         if path.is_dir():
             target.mkdir(parents=True, exist_ok=True)
         else:

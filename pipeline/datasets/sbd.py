@@ -1,7 +1,7 @@
 """The Semantic Boundaries Dataset in its published layout: benchmark_RELEASE/dataset/{img,cls,*.txt}.
 
-Hariharan et al., ICCV 2011: VOC's classes on 11355 of VOC's images. A label is the MATLAB struct field
-GTcls.Segmentation; as published it has no void.
+Hariharan et al., ICCV 2011: VOC's classes on 11355 of VOC's images. A label is the field GTcls.Segmentation of a
+MATLAB struct; the published labels have no void.
 """
 
 import math
@@ -16,30 +16,30 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
-from pipeline.shards.labels import MAX_BYTES, REMEDY
+from pipeline.shards.images import MAX_BYTES, REMEDY
 
 # train_noval holds none of VOC2012's val; train and val overlap it
 PUBLISHED_COUNTS = {"sbd/train": 8498, "sbd/val": 2857, "sbd/train_noval": 5623}
 
-# Types of data elements (mi) and classes of arrays (mx), from "MAT-File Format", the MathWorks.
+# Types of data elements (mi) and classes of arrays (mx) of "MAT-File Format" by The MathWorks
 _MI_UINT8, _MI_MATRIX, _MI_COMPRESSED = 2, 14, 15
 _MX_STRUCT, _MX_UINT8 = 2, 9
-_HDF5 = b"\x89HDF\r\n\x1a\n"  # begins the body of a MATLAB 7.3 file
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of a MATLAB 7.3 file's body
 
 
 def root(raw: Path) -> Path:
-    """The folder that holds img and cls, where the archive unpacks it; not checked to exist."""
+    """Return the folder of img and cls where the archive unpacks it, whether it exists or not."""
     return raw / "benchmark_RELEASE" / "dataset"
 
 
 def decode_mat(mat: bytes, where: str = "label") -> NDArray[np.uint8]:
-    """(H, W) uint8: GTcls.Segmentation of a MATLAB 5 file's bytes, deflated or not.
+    """Return GTcls.Segmentation of a MATLAB 5 file, compressed or not, as (H, W) uint8.
 
-    Read here, and only what leads to that field: scipy's loadmat (1.17) ends the process with a segmentation
-    fault on some damaged files, and its whosmat does not see how large the fields of a struct are.
+    This parser reads only the path to that field. scipy's loadmat (1.17) ends the process with a segmentation fault
+    on some damaged files, and its whosmat does not report the sizes of a struct's fields.
     """
     if mat.startswith(b"MATLAB 7.3") or _HDF5 in mat[:1024]:
-        raise DatasetError(f"{where}: a MATLAB 7.3 file (HDF5), not readable here; save it with -v7")
+        raise DatasetError(f"{where}: a MATLAB 7.3 file (HDF5), which is not supported; save it with -v7")
     order = {b"IM": "<", b"MI": ">"}.get(mat[126:128])
     if order is None:
         raise DatasetError(f"{where}: not a MATLAB 5 file, it begins with {mat[:8]!r}; {REMEDY}")
@@ -64,7 +64,7 @@ LAYOUT = Layout("sbd", lists="", images="img", labels="cls", suffix=".mat", deco
 
 
 class _Matrix(NamedTuple):
-    """One MATLAB array: what it says of itself, and its remaining elements."""
+    """One MATLAB array: its header, and an iterator over the elements behind it."""
 
     kind: int
     shape: tuple[int, ...]
@@ -80,8 +80,8 @@ def _matrix(data: bytes, order: str) -> _Matrix:
 
 
 def _variable(data: bytes, name: str, order: str) -> _Matrix:
-    """The variable of that name among the file's, unpacked; ValueError if there is none."""
-    found = []
+    """Return the file's variable of that name, decompressed; ValueError if there is none."""
+    names = []
     for kind, content in _elements(data, order):
         if kind == _MI_COMPRESSED:
             kind, content = next(_elements(_inflated(content), order))
@@ -89,12 +89,12 @@ def _variable(data: bytes, name: str, order: str) -> _Matrix:
             matrix = _matrix(content, order)
             if matrix.name == name:
                 return matrix
-            found.append(matrix.name)
-    raise ValueError(f"no variable {name}, found {found}")
+            names.append(matrix.name)
+    raise ValueError(f"no variable {name}, found {names}")
 
 
 def _field(matrix: _Matrix, name: str, order: str) -> _Matrix:
-    """A field of a 1x1 struct; ValueError if it is another array or has no such field."""
+    """Return a field of a 1x1 struct; ValueError if it is another array or has no such field."""
     if matrix.kind != _MX_STRUCT or matrix.shape != (1, 1):
         raise ValueError(
             f"{matrix.name} has MATLAB class {matrix.kind}, shape {matrix.shape}; expected a 1x1 struct"
@@ -112,7 +112,7 @@ def _field(matrix: _Matrix, name: str, order: str) -> _Matrix:
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """(type, content) of each data element; one that claims more than there is ends in ValueError."""
+    """Yield type and content of each data element; ValueError if one claims more bytes than there are."""
     start = 0
     while start < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, start)

@@ -1,7 +1,7 @@
-"""Training and validation splits put together from the lists of data sets."""
+"""Training and validation splits, combined from the lists of data sets."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import NamedTuple
 from pipeline.datasets import own, sbd, voc
 from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
-from pipeline.shards.labels import REMEDY
+from pipeline.shards.images import REMEDY
 from pipeline.shards.sample import Sample
 
-# name in a profile: (how it is laid out, where its files lie under the raw folder)
+# By the name in a profile: the layout, and the function that finds its folder below the raw folder
 DATASETS: dict[str, tuple[Layout, Callable[[Path], Path]]] = {
     "voc2007": (voc.LAYOUT, partial(voc.root, year=2007)),
     "voc2011": (voc.LAYOUT, partial(voc.root, year=2011)),
@@ -22,18 +22,24 @@ DATASETS: dict[str, tuple[Layout, Callable[[Path], Path]]] = {
     "own": (own.LAYOUT, own.root),
 }
 PUBLISHED_COUNTS = voc.PUBLISHED_COUNTS | sbd.PUBLISHED_COUNTS
-UNLABELLED = ("voc2011/test", "voc2012/test")  # scored by VOC's own server alone
+UNLABELLED = ("voc2011/test", "voc2012/test")  # only VOC's own server can score these
+
+# VOC's lists of all images instead of the segmented ones; derived lists need them, profiles cannot name them
+_MAIN = {"voc2012-main": (replace(voc.LAYOUT, lists="ImageSets/Main"), voc.root)}
 
 
 class Derived(NamedTuple):
-    """A list that is not in the archives but follows from theirs; sha256: of its ids, sorted, one a line."""
+    """A list that the archives do not hold but that follows from theirs: the union of some without others.
+
+    sha256: of its ids, sorted, one a line.
+    """
 
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     sha256: str
 
 
-# A list file of the same name in the data set's folder goes first, and must agree
+# A list file of the same name in the data set's folder takes precedence, and must hold the same ids
 DERIVED = {
     "voc2012/trainaug": Derived(
         ("voc2012/train", "sbd/train", "sbd/val"),
@@ -44,33 +50,35 @@ DERIVED = {
     "voc2011/seg11valid": Derived(
         ("voc2011/val",), ("sbd/train",), "4ca991bd72c251fd2485eaa9e29536502ea3800d1b1c17c151fd6a04bcfbc2cc"
     ),
-    # SBD's own page has it, and torchvision its md5; ImageSets/Main splits all of VOC's images, not the segmented only
+    # SBD's own page has it, and torchvision its md5
     "sbd/train_noval": Derived(
         ("sbd/train", "sbd/val"),
         ("voc2012-main/val",),
         "0b2068f7a359d2907431803e1cd63bf6162da37d7d503b589d3b08c6fd0c2432",
     ),
 }
-_MAIN = {"voc2012-main": (replace(voc.LAYOUT, lists="ImageSets/Main"), voc.root)}
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which ids a split holds, and from which data set each takes image and label."""
+    """The ids of a split, and the data set that each takes photo and label from.
+
+    raw: the folder of all data sets.
+    sources: by id, a name in DATASETS.
+    """
 
     raw: Path
-    sources: dict[str, str]  # id: name in DATASETS
+    sources: dict[str, str]
     num_classes: int
 
     def load(self, key: str) -> Sample:
-        """The sample of an id; DatasetError names the file that is missing or unusable."""
-        layout, root = DATASETS[self.sources[key]]
-        return layout.sample(root(self.raw), key, self.num_classes)
+        """Return the sample of an id; DatasetError names the file that is missing or unusable."""
+        layout, root = _located(self.raw, self.sources[key])
+        return layout.sample(root, key, self.num_classes)
 
     def stamp(self, key: str) -> str:
-        """Changes when a file of the id does: their sizes and times."""
-        layout, root = DATASETS[self.sources[key]]
-        files = [path.stat() for path in layout.files(root(self.raw), key) if path.exists()]
+        """Return the sizes and times of an id's files, which change when a file does."""
+        files = [path.stat() for path in _files(self.raw, self.sources[key], key) if path.exists()]
         return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
 
 
@@ -84,33 +92,46 @@ def resolve(
     checks_published: bool,
     allow_partial: bool,
 ) -> Split:
-    """The ids of the `include` lists without those of the `exclude` lists, e.g. ["voc2012/train", "sbd/train"].
+    """Return the ids of some lists without those of others. An id in several lists belongs to the first.
 
-    An id in several lists takes image and label from the first.   count: how many ids there must be.
-    checks_published: hold every list against its published length, derived ones against their content too.
-    allow_partial: keep the ids whose files are there, and say how many are not, instead of refusing the rest later
-    or holding their number against `count`.
+    include: lists as <data set>/<list>, such as "voc2012/train".
+    exclude: lists in the same form.
+    num_classes: label values from this number on are refused, except void.
+    count: the number of ids expected, None for any.
+    checks_published: compare every list with its published length, and derived lists with their published content.
+    allow_partial: keep only ids whose files exist, print their number, and accept any count of at least one.
     """
     sources = _combined(raw, include, exclude, checks_published)
-    what = " + ".join(include) + "".join(f" - {name}" for name in exclude)
+    wanted = " + ".join(include) + "".join(f" - {name}" for name in exclude)
     if allow_partial:
-        listed = len(sources)
-        sources = {key: source for key, source in sources.items() if _is_there(raw, source, key)}
-        print(f"{what}: {len(sources)} of {listed} listed images are there (data.allow_partial)", flush=True)
+        num_listed = len(sources)
+        sources = {
+            key: source
+            for key, source in sources.items()
+            if all(path.is_file() for path in _files(raw, source, key))
+        }
+        print(
+            f"{wanted}: {len(sources)} of {num_listed} listed images are there (data.allow_partial)",
+            flush=True,
+        )
     if not sources:
-        raise DatasetError(f"{what}: no image left in {raw}; {REMEDY}")
+        raise DatasetError(f"{wanted}: no image left in {raw}; {REMEDY}")
     for name in set(include) & set(UNLABELLED):
         _require_labels(raw, name)
     if count is not None and not allow_partial and len(sources) != count:
         raise DatasetError(
-            f"{what}: expected {count} images, found {len(sources)} in {raw}; "
-            "run `dvc repro -f download`, mend data.splits in the profile, or set data.allow_partial"
+            f"{wanted}: expected {count} images, found {len(sources)} in {raw}; "
+            "run `dvc repro -f download`, correct data.splits in the profile, or set data.allow_partial"
         )
     return Split(raw, sources, num_classes)
 
 
+def listed(raw: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the ids of each list, whether their files exist or not."""
+    return {name: list(_ids(raw, name, checks_published=False)) for name in names}
+
+
 def _combined(raw: Path, include: Sequence[str], exclude: Sequence[str], checks: bool) -> dict[str, str]:
-    """id: data set, for the ids of some lists without those of others."""
     sources: dict[str, str] = {}
     for name in include:
         sources |= {key: source for key, source in _ids(raw, name, checks).items() if key not in sources}
@@ -121,15 +142,15 @@ def _combined(raw: Path, include: Sequence[str], exclude: Sequence[str], checks:
 
 
 def _ids(raw: Path, name: str, checks_published: bool) -> dict[str, str]:
-    """id: data set, for the ids of one list, in its order."""
+    """Return the data set of each id of a list, in the list's order."""
     dataset, _, split = name.partition("/")
-    layout, root = (DATASETS | _MAIN)[dataset]
-    derived, folder = DERIVED.get(name), root(raw)
-    if derived and not (folder / layout.lists / f"{split}.txt").is_file():
+    layout, root = _located(raw, dataset)
+    derived = DERIVED.get(name)
+    if derived and not (root / layout.lists / f"{split}.txt").is_file():
         ids = _combined(raw, derived.include, derived.exclude, checks_published)
         where = f"{raw} ({' + '.join(derived.include)} - {' - '.join(derived.exclude)})"
     else:
-        ids, where = dict.fromkeys(layout.ids(folder, split), dataset), folder
+        ids, where = dict.fromkeys(layout.ids(root, split), dataset), root
     expected = PUBLISHED_COUNTS.get(name, len(ids))
     if checks_published and len(ids) != expected:
         raise DatasetError(
@@ -144,27 +165,27 @@ def _ids(raw: Path, name: str, checks_published: bool) -> dict[str, str]:
     return ids
 
 
-def _digest(ids: dict[str, str]) -> str:
+def _digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{key}\n" for key in sorted(ids)).encode()).hexdigest()
 
 
-def _is_there(raw: Path, dataset: str, key: str) -> bool:
-    layout, root = DATASETS[dataset]
-    return all(path.is_file() for path in layout.files(root(raw), key))
+def _located(raw: Path, dataset: str) -> tuple[Layout, Path]:
+    layout, root = (DATASETS | _MAIN)[dataset]
+    return layout, root(raw)
+
+
+def _files(raw: Path, dataset: str, key: str) -> tuple[Path, Path]:
+    layout, root = _located(raw, dataset)
+    return layout.files(root, key)
 
 
 def _require_labels(raw: Path, name: str) -> None:
-    """Refuses a test list whose labels nobody has published, instead of calling them missing files."""
+    """Refuse a test list without published labels, instead of reporting each label as missing."""
     dataset, _, split = name.partition("/")
-    layout, root = DATASETS[dataset]
-    first = layout.ids(root(raw), split)[0]
-    if not layout.files(root(raw), first)[1].exists():
+    layout, root = _located(raw, dataset)
+    _, first_label = layout.files(root, layout.ids(root, split)[0])
+    if not first_label.exists():
         raise DatasetError(
-            f"{name}: VOC has published no labels of these images, so nothing can be trained or scored on them "
-            "here; its evaluation server scores predictions"
+            f"{name}: VOC has published no labels of these images, so they can be neither trained nor scored on "
+            "here; VOC's evaluation server scores predictions"
         )
-
-
-def listed(raw: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """The ids of each list, whether their files are there or not."""
-    return {name: list(_ids(raw, name, checks_published=False)) for name in names}

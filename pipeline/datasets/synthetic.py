@@ -1,14 +1,12 @@
-"""A data set drawn on the spot, without a network: SBD for training, VOC for validation, in true layout.
+"""A data set that is drawn on the spot, without a network: SBD for training and VOC for validation, in their layouts.
 
-Discs, squares, triangles and crosses on a textured ground, small enough that the stride of the score shows.
-The same seed gives the same bytes on every machine: drawing is integer arithmetic, JPEG (libjpeg's integer
-DCT, no chroma subsampling) and PNG are coded with fixed settings, and the .mat header holds no date.
+Discs, squares, triangles and crosses on a textured ground, so small that a net's stride shows in its scores. The same
+seed gives the same bytes on every machine: drawing is integer arithmetic, JPEG (libjpeg's integer DCT, no chroma
+subsampling) and PNG are encoded with fixed settings, and the .mat header holds no date.
 """
 
 import io
-import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,47 +16,58 @@ from scipy.io import savemat
 
 from fcn import IGNORE_LABEL
 from pipeline.datasets import sbd, voc
-from pipeline.errors import DatasetError
+from pipeline.datasets.copying import new_folder
+from pipeline.datasets.layout import Layout
 from pipeline.progress import bar
 from pipeline.shards.labels import encode_label
 
 CLASSES = ("background", "disc", "square", "triangle", "cross")
-NUM_SPARE = 2  # images of SBD val and of VOC train, which nothing trains on: the archives have these lists
+NUM_SPARE = 2  # images of SBD val and of VOC train, which the archives list and the sample does not train on
 
-_SPLITS = ("sbd_train", "sbd_val", "voc_train", "voc_val")  # the place in it is part of each image's seed
+_SPLITS = ("sbd_train", "sbd_val", "voc_train", "voc_val")  # a split's index is part of each image's seed
 _COLOURS = np.array([[0, 0, 0], [190, 70, 60], [60, 150, 70], [70, 90, 190], [190, 170, 60]])  # by class
-_MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn by pipeline/datasets/synthetic.py".ljust(
-    116
-)  # scipy's has the date
+# Instead of scipy's header, which holds the date. The name of this module's first days stays: it is part of the bytes
+_MAT_HEADER = b"MATLAB 5.0 MAT-file, drawn by pipeline/datasets/sample.py".ljust(116)
 
 
 def draw(raw: Path, *, num_train: int, num_val: int, image_size: int, seed: int) -> None:
-    """Writes raw/benchmark_RELEASE (SBD, num_train in train) and raw/VOCdevkit (VOC2012, num_val in val).
+    """Write the new folder `raw` with benchmark_RELEASE (SBD) and VOCdevkit (VOC2012).
 
-    Listed as seg11valid too is all of VOC val. Unlike the published SBD, these labels have void borders.
-    All or nothing: the folder appears when it is complete. An image depends on the seed, its split, its
-    number in it and image_size alone, so a larger set begins with the smaller one.
+    VOC's val is listed as seg11valid too. Unlike the published SBD, these labels have void borders. An image depends
+    on the seed, its split, its number in the split and image_size alone, so a larger set starts with the smaller one.
+
+    num_train: images of SBD's train list.
+    num_val: images of VOC's val list.
+    image_size: height and width of all images, at least 16; smaller shapes would have no inside.
     """
     assert min(num_train, num_val) >= 1, (num_train, num_val)
-    assert image_size >= 16, image_size  # in smaller ones a shape has no inside
+    assert image_size >= 16, image_size
     assert seed >= 0, seed
-    if raw.exists() and (not raw.is_dir() or any(raw.iterdir())):
-        raise DatasetError(f"sample: {raw} is not empty; remove it or name another folder to draw into")
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{raw.name}.", dir=raw.parent) as scratch:
-        unfinished = Path(scratch) / raw.name
-        _write_sbd(sbd.root(unfinished), num_train, image_size, seed)
-        _write_voc(voc.root(unfinished), num_val, image_size, seed)
-        os.replace(unfinished, raw)
+    with new_folder(raw) as folder:
+        for layout, root, encode, num_images in (
+            (sbd.LAYOUT, sbd.root(folder), _mat, {"train": num_train, "val": NUM_SPARE}),
+            (voc.LAYOUT, voc.root(folder), encode_label, {"train": NUM_SPARE, "val": num_val}),
+        ):
+            for name in (layout.lists, layout.images, layout.labels):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            for split, num in num_images.items():
+                _write_split(layout, root, encode, split, num, image_size, seed)
+        lists = voc.root(folder) / voc.LAYOUT.lists
+        train, val = ((lists / f"{split}.txt").read_bytes() for split in ("train", "val"))
+        (lists / "trainval.txt").write_bytes(train + val)
+        (lists / "seg11valid.txt").write_bytes(val)
 
 
 def picture(
     split: str, number: int, image_size: int, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Image (H, W, 3) uint8 RGB and label (H, W) uint8, 0..4 of CLASSES or IGNORE_LABEL; H = W = image_size.
+    """Return an image, (H, W, 3) uint8 RGB, and its label, (H, W) uint8: 0..4 of CLASSES or IGNORE_LABEL.
 
-    Four to eight shapes, of 14..40 pixels in an image of 128 and in proportion otherwise; later ones may
-    cover earlier ones. Around each is a void border one pixel wide, as VOC has it (there about five).
+    The image shows four to eight shapes, which later ones may cover. At 128 pixels a shape measures 14 to 40 pixels,
+    otherwise in proportion. Around each is a void border one pixel wide, as VOC has one of about five.
+
+    split: sbd_train, sbd_val, voc_train or voc_val.
+    image_size: H and W.
     """
     random = np.random.Generator(np.random.PCG64([seed, _SPLITS.index(split), number]))
     image = _ground(random, image_size)
@@ -75,7 +84,7 @@ def picture(
 
 
 def _ground(random: np.random.Generator, image_size: int) -> NDArray[np.int64]:
-    """(H, W, 3): a grey of its own for each image, with tinted patches of 16 and of 4 pixels."""
+    """Return (H, W, 3): the image's own grey, with tinted patches of 16 and of 4 pixels."""
     image = np.full((image_size, image_size, 3), random.integers(70, 180))
     for cell, contrast in ((16, 24), (4, 20)):
         num_cells = image_size // cell + 2
@@ -87,7 +96,7 @@ def _ground(random: np.random.Generator, image_size: int) -> NDArray[np.int64]:
 
 
 def _shape(random: np.random.Generator, name: str, image_size: int) -> NDArray[np.bool_]:
-    """(H, W), True inside one shape, whose centre lies in the image."""
+    """Return (H, W), True inside one shape, whose centre lies in the image."""
     size = int(random.integers(14 * image_size // 128, 40 * image_size // 128 + 1))
     centre_y, centre_x = random.integers(0, image_size, 2)
     pointing = 2 * int(random.integers(0, 2)) - 1  # triangles up or down
@@ -105,51 +114,31 @@ def _shape(random: np.random.Generator, name: str, image_size: int) -> NDArray[n
 
 
 def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and its eight-fold neighbours."""
+    """Return the mask and its eight-fold neighbours."""
     padded = np.pad(mask, 1)
     rows = padded[:-2] | padded[1:-1] | padded[2:]
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
-def _write_sbd(root: Path, num_train: int, image_size: int, seed: int) -> None:
-    (root / "img").mkdir(parents=True)
-    (root / "cls").mkdir()
-    for split, num_images in (("train", num_train), ("val", NUM_SPARE)):
-        keys = []
-        for key, image, label in _pictures(f"sbd_{split}", num_images, image_size, seed):
-            (root / "img" / f"{key}.jpg").write_bytes(_jpeg(image))
-            (root / "cls" / f"{key}.mat").write_bytes(_mat(label))
-            keys.append(key)
-        _write_list(root / f"{split}.txt", keys)
-
-
-def _write_voc(root: Path, num_val: int, image_size: int, seed: int) -> None:
-    lists = root / "ImageSets" / "Segmentation"
-    for folder in (root / "JPEGImages", root / "SegmentationClass", lists):
-        folder.mkdir(parents=True)
-    keys: dict[str, list[str]] = {"train": [], "val": []}
-    for split, num_images in (("train", NUM_SPARE), ("val", num_val)):
-        for key, image, label in _pictures(f"voc_{split}", num_images, image_size, seed):
-            (root / "JPEGImages" / f"{key}.jpg").write_bytes(_jpeg(image))
-            (root / "SegmentationClass" / f"{key}.png").write_bytes(encode_label(label))
-            keys[split].append(key)
-        _write_list(lists / f"{split}.txt", keys[split])
-    _write_list(lists / "trainval.txt", keys["train"] + keys["val"])
-    _write_list(lists / "seg11valid.txt", keys["val"])
-
-
-def _pictures(
-    split: str, num_images: int, image_size: int, seed: int
-) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Key, image and label of each picture of a split."""
-    with bar(num_images, f"draw {split}") as progress:
-        for number in range(num_images):
-            yield f"{split}_{number:06d}", *picture(split, number, image_size, seed)
+def _write_split(
+    layout: Layout,
+    root: Path,
+    encode: Callable[[NDArray[np.uint8]], bytes],
+    split: str,
+    num_images: int,
+    image_size: int,
+    seed: int,
+) -> None:
+    name = f"{layout.name}_{split}"
+    keys = [f"{name}_{number:06d}" for number in range(num_images)]
+    (root / layout.lists / f"{split}.txt").write_bytes("".join(f"{key}\n" for key in keys).encode())
+    with bar(num_images, f"draw {name}") as progress:
+        for number, key in enumerate(keys):
+            image, label = picture(name, number, image_size, seed)
+            photo_path, label_path = layout.files(root, key)
+            photo_path.write_bytes(_jpeg(image))
+            label_path.write_bytes(encode(label))
             progress.update()
-
-
-def _write_list(path: Path, keys: list[str]) -> None:
-    path.write_bytes("".join(f"{key}\n" for key in keys).encode())  # not as text: Windows would add \r
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:
@@ -159,7 +148,7 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def _mat(label: NDArray[np.uint8]) -> bytes:
-    """The label as SBD's struct, in a MATLAB 5 file that is not deflated."""
+    """Return the label as SBD's struct, in an uncompressed MATLAB 5 file."""
     file = io.BytesIO()
     savemat(file, {"GTcls": {"Segmentation": label}}, do_compression=False)
     return _MAT_HEADER + file.getvalue()[len(_MAT_HEADER) :]

@@ -1,7 +1,7 @@
 """PASCAL VOC segmentation in its published layout: JPEGImages, SegmentationClass, ImageSets/Segmentation.
 
-http://host.robots.ox.ac.uk/pascal/VOC/voc2012/. Labels are palette PNGs whose indices are the classes and
-255 the void border around each object. A list of your own beside the published ones is one more split.
+http://host.robots.ox.ac.uk/pascal/VOC/voc2012/. Labels are palette PNGs: an index is a class, and 255 the void border
+around each object. A user's own list beside the published ones is one more split.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ LAYOUT = Layout(
     decode=decode_label,
 )
 
-# By year, as the development kits tabulate them; those with letters are derived, see splits.py
+# By year, as the development kits tabulate them; trainaug and seg11valid are derived, see splits.py
 PUBLISHED_COUNTS = {
     "voc2007/train": 209,
     "voc2007/val": 213,
@@ -38,7 +38,7 @@ PUBLISHED_COUNTS = {
 
 
 def root(raw: Path, year: int = 2012) -> Path:
-    """The folder that holds JPEGImages, where the archive of that year unpacks it; not checked to exist."""
+    """Return the folder of JPEGImages where the year's archive unpacks it, whether it exists or not."""
     folder = raw / "VOCdevkit" / f"VOC{year}"
-    quirk = raw / "TrainVal" / folder.relative_to(raw)  # so does VOCtrainval_25-May-2011.tar
-    return quirk if quirk.is_dir() and not folder.is_dir() else folder
+    below_trainval = raw / "TrainVal" / folder.relative_to(raw)  # as VOCtrainval_25-May-2011.tar unpacks
+    return below_trainval if below_trainval.is_dir() and not folder.is_dir() else folder

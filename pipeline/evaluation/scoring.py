@@ -3,8 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline.evaluation.bootstrap import Bootstrap, interval, mean_iu, pixel_ac
 from pipeline.evaluation.per_image import PerImage, digest_of_keys
 from pipeline.models.model_file import load_model
 from pipeline.progress import bar
-from pipeline.shards.dataset import Batch, Samples
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards, open_shards
 
 ONCE = Averaging()  # as the paper: each image once, at its own size
@@ -64,9 +63,9 @@ def score_split(
     confusion = ConfusionMatrix(model.num_classes, rank.device)
     # On the device, so that no image waits for the one before it to be counted
     images = torch.zeros(len(shards), 2, 3, model.num_classes, dtype=torch.int64, device=rank.device)
-    samples, share = Samples(shards), range(rank.number, len(shards), rank.world_size)
+    dataset, share = Dataset(shards), range(rank.number, len(shards), rank.world_size)
     with bar(len(share), "evaluate") if rank.is_first else nullcontext() as progress:
-        for index, (image, label, _) in zip(share, _read_ahead(samples, share), strict=True):
+        for index, (image, label, _) in zip(share, dataset.read_ahead(share), strict=True):
             prediction, label = predict(model, image.to(rank.device), averaging), label.to(rank.device)
             for part, pixels in enumerate((label, trimap(label, border_width))):
                 counted = ConfusionMatrix(model.num_classes, rank.device).update(prediction, pixels)
@@ -77,19 +76,6 @@ def score_split(
                 progress.update()
     total = ConfusionMatrix(model.num_classes, rank.device).merge(rank.all_reduce(confusion.hist))
     return Counts(total, rank.all_reduce(images))
-
-
-def _read_ahead(samples: Samples, indices: Iterable[int]) -> Iterator[Batch]:
-    """The samples in this order, the next one read and decoded by another thread while this one is worked on."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = None
-        for index in indices:
-            following = thread.submit(samples.__getitem__, index)
-            if waiting:
-                yield waiting.result()
-            waiting = following
-        if waiting:
-            yield waiting.result()
 
 
 @dataclass(frozen=True)

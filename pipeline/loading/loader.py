@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils import data
 
 from fcn import IGNORE_LABEL
 from pipeline.config.training import Transforms
 from pipeline.errors import UserError
 from pipeline.loading.sampler import Buckets, Order
 from pipeline.loading.transforms import Change, apply, draw, largest
-from pipeline.shards.dataset import Batch, Samples
+from pipeline.shards.dataset import Batch, Dataset
 from pipeline.shards.read import Shards
 
 PREFETCH = 4  # batches that each loader process reads ahead; with 2 the loop waited now and then
@@ -70,8 +70,8 @@ class Stream:
         return np.stack([self.shards.table[side].to_numpy() for side in ("height", "width")], axis=1)
 
     @cached_property
-    def _samples(self) -> Samples:
-        return Samples(self.shards)
+    def _samples(self) -> Dataset:
+        return Dataset(self.shards)
 
     def keys(self, step: int) -> list[str]:
         """Return the keys of the images that all workers together take at a step, in order."""
@@ -147,7 +147,7 @@ def loader(
     # half as long as decoding it. A batch is copied out before the next is requested, so one slot more than there are
     # batches on their way is enough.
     slots = [_shared_memory(stream.max_bytes) for _ in range(PREFETCH * num_workers + 1)]
-    batches = DataLoader(
+    batches = data.DataLoader(
         _IntoSlots(stream, slots),
         sampler=((number, turn % len(slots)) for turn, number in enumerate(numbers)),  # pyright: ignore[reportArgumentType]
         batch_size=None,
@@ -175,7 +175,7 @@ def _shared_memory(num_bytes: int) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
 
 
-class _IntoSlots(Dataset[tuple[tuple[int, int], tuple[str, ...]] | UserError]):
+class _IntoSlots(data.Dataset[tuple[tuple[int, int], tuple[str, ...]] | UserError]):
     """Reads a batch into a slot; an item is the batch's (height, width) and keys.
 
     A UserError is returned, because torch would put the loader process's stack into its message.

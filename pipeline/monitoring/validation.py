@@ -9,7 +9,7 @@ from fcn.model import FCN
 from pipeline.config.job import Job
 from pipeline.distributed.batch_norm import set_training
 from pipeline.distributed.rank import Rank
-from pipeline.shards.dataset import Samples
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
 
@@ -24,8 +24,7 @@ def validate(job: Job, model: FCN, shards: Shards, rank: Rank) -> dict[str, floa
     mine = range(rank.number, min(job.run.validate_images, len(shards)), rank.world_size)
     rank.broadcast(model.buffers())
     model.eval()
-    samples = Samples(shards)
-    for image, label, _ in (samples[index] for index in mine):
+    for image, label, _ in Dataset(shards).read_ahead(mine):
         confusion.update(model(image.to(rank.device)).argmax(1), label.to(rank.device))
     set_training(model, job.train.batch_norm)
     total = ConfusionMatrix(model.num_classes, rank.device).merge(rank.all_reduce(confusion.hist))

@@ -9,7 +9,7 @@ from typing import IO
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, UserError
-from pipeline.shards.labels import MAX_PIXELS
+from pipeline.shards.images import MAX_PIXELS
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # no EPS and the like, which start other programs
 SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # what of a folder is a photo

@@ -13,9 +13,11 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from pipeline.datasets import voc
+from pipeline.datasets.lists import read_bytes
 from pipeline.errors import DatasetError, UserError
+from pipeline.files import and_more
 from pipeline.prediction.predict import predict_photos, write_whole
-from pipeline.shards.labels import decode_label, read_bytes, some, voc_palette
+from pipeline.shards.labels import decode_label, voc_palette
 
 # comp5: trained on VOC's own images alone; comp6: on any others but the test set's
 COMPETITIONS = ("comp5", "comp6")
@@ -39,7 +41,7 @@ def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str
             photos = [voc.LAYOUT.files(root, key)[0] for key in keys]
             if failed := predict_photos(source, photos, Path(folder), side=side):
                 raise DatasetError(
-                    f"{len(failed)} of {len(keys)} images of {split} cannot be read: {some(failed)}"
+                    f"{len(failed)} of {len(keys)} images of {split} cannot be read: {and_more(failed)}"
                 )
             pngs = checked(Path(folder), root, keys)
     else:
@@ -59,7 +61,7 @@ def checked(folder: Path, root: Path, keys: Sequence[str]) -> dict[str, bytes]:
     for key, png in pngs.items():
         if fault := _fault(png, voc.LAYOUT.files(root, key)[0]):
             faults[fault].append(key)
-    said = "; ".join(f"{fault}: {some(wrong)}" for fault, wrong in faults.items() if wrong)
+    said = "; ".join(f"{fault}: {and_more(wrong)}" for fault, wrong in faults.items() if wrong)
     if said:
         raise UserError(
             f"{folder} cannot be submitted; {said}. `fcn predict` of the list's images makes what can be"

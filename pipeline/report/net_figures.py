@@ -17,7 +17,7 @@ from pipeline.evaluation.bootstrap import in_words, mean_iu
 from pipeline.evaluation.per_image import PerImage
 from pipeline.report import gallery, plots
 from pipeline.report.gallery import Seen
-from pipeline.shards.dataset import Samples
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
 Probability = Callable[
@@ -115,7 +115,7 @@ def worst_and_best(images: PerImage, num: int) -> tuple[list[tuple[str, float]],
 @torch.inference_mode()
 def look(probability: Probability, shards: Shards, indices: Iterable[int]) -> Iterator[Seen]:
     """The samples at these places of the shards, one after the other, at their own size."""
-    samples = Samples(shards)
+    samples = Dataset(shards)
     for index in indices:
         image, label, (key,) = samples[index]
         confidence, prediction = (best[0].cpu() for best in probability(image).max(1))

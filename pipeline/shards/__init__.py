@@ -1,1 +1,1 @@
-"""Samples and the WebDataset tars that hold them."""
+"""Samples, and the WebDataset tars that hold them."""

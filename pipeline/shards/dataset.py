@@ -1,11 +1,13 @@
-"""The samples of a folder of shards, read and decoded one by one."""
+"""The samples of a split, read from its shards and decoded one by one."""
 
 import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401  # brings torch.ops.image
+import torchvision  # noqa: F401  # registers torch.ops.image
 from PIL import Image
 from torch import Tensor
 
@@ -16,15 +18,20 @@ RGB = 3  # torchvision's number for it
 
 
 class Batch(NamedTuple):
-    """image: (N, 3, H, W) uint8 RGB.   label: (N, H, W) uint8.   keys: the N samples' names."""
+    """Photos with their labels.
+
+    image: (N, 3, H, W) uint8 RGB.
+    label: (N, H, W) uint8.
+    keys: the N samples' keys.
+    """
 
     image: Tensor
     label: Tensor
     keys: tuple[str, ...]
 
 
-class Samples:
-    """Decoded samples of a folder of shards by index, each a Batch of one."""
+class Dataset:
+    """The decoded samples of a split by index, each a Batch of one at the photo's own size."""
 
     def __init__(self, shards: Shards):
         self.shards = shards
@@ -38,13 +45,26 @@ class Samples:
         label = torch.from_numpy(decode_label(bytes(png), key))
         return Batch(decode_jpeg(jpeg)[None], label[None], (key,))
 
+    def read_ahead(self, indices: Iterable[int]) -> Iterator[Batch]:
+        """Yield samples in the order of the indices; a thread decodes the next one while the caller uses this one."""
+        with ThreadPoolExecutor(1) as thread:
+            following = None
+            for index in indices:
+                current, following = following, thread.submit(self.__getitem__, index)
+                if current:
+                    yield current.result()
+            if following:
+                yield following.result()
+
 
 def decode_jpeg(jpeg: memoryview | bytearray) -> Tensor:
-    """(3, H, W) uint8 RGB, the pixels that Pillow gives and that the manifest describes; jpeg is not written to.
+    """Return a photo's pixels, (3, H, W) uint8 RGB, equal to those of Pillow that the manifest describes.
 
-    By torchvision, which is a quarter faster, gives the same pixels and, unlike its PNG decoder, was never seen to
-    crash (tests/shards/test_dataset.py). It refuses some damaged files that Pillow took when the shards were written.
-    torchvision calls it deprecated: should it go, Pillow's lines below do.
+    torchvision's decoder takes a quarter less time than Pillow and, unlike its PNG decoder, was never seen to crash
+    (tests/shards/test_dataset.py). Pillow decodes the damaged files that torchvision refuses. Should torchvision drop
+    its decoder, which it calls deprecated, Pillow's lines suffice.
+
+    jpeg: the file's bytes in writable memory, which is not written to.
     """
     try:
         return torch.ops.image.decode_jpeg(torch.frombuffer(jpeg, dtype=torch.uint8), RGB, False)

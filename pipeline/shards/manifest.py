@@ -1,12 +1,11 @@
-"""The manifest of a set of shards: a Parquet table with a row a sample, and a header that says what each shard is.
+"""The manifest of a split's shards: a Parquet table with a row a sample, and a header that lists the shards.
 
-It is sealed: it holds the sha256 of its own bytes, since Parquet's checksums leave out the part that says what the
-rest means. Columns stay Arrow's from here on: a million rows are a few hundred MB, as Python objects many times that.
+A manifest is sealed: it contains the sha256 of its own bytes, because Parquet's checksums do not cover its metadata.
+Columns stay in Arrow: a million rows take a few hundred MB, and many times that as Python objects.
 """
 
 import hashlib
 import json
-import mmap
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ import pyarrow.parquet as pq
 from pyarrow import Table
 
 from pipeline.errors import ShardError
+from pipeline.files import whole
 
 MANIFEST = "manifest.parquet"
-LOCATION = "location"  # beside a manifest whose shards lie elsewhere: where
+LOCATION = "location"  # the file beside a manifest that names the folder of its shards, where that is another
 FORMAT = "fcn-shards/1"
 MEMBERS = ("jpg", "png")
 SCHEMA = pa.schema(
@@ -32,46 +32,55 @@ SCHEMA = pa.schema(
 )
 
 _REPETITIVE = ["split", "shard", "mode"]  # columns of few values: an index a row, in the file and in memory
-_SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")  # nothing that leads elsewhere or that a shell would run
-_BLANK = b'"seal": "' + b"0" * 64 + b'"'  # how the seal reads in the header while the digest is taken
+_SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")  # neither a path that leads elsewhere nor a command
+_BLANK = b'"seal": "' + b"0" * 64 + b'"'  # the seal in the header while the digest is taken
 _SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"')
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows of one shard; a million of them are better put together column by column."""
+    """Return the table of one shard's rows."""
     return Table.from_pylist(list(rows), SCHEMA)
 
 
 def joined(tables: Sequence[Table]) -> Table:
+    """Return the rows of all tables; without a copy, so that a million samples fit."""
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
 
 
 def write(path: Path, table: Table, header: dict[str, Any]) -> None:
-    """Writes the table of SCHEMA and the header to path; the same content gives the same bytes."""
-    # Without Arrow's own schema, which would repeat the header in another coding: the seal is to be there once
+    """Write a sealed manifest, whole or not at all; the same content gives the same bytes.
+
+    table: of SCHEMA.
+    header: format, split, classes, shards and refused; other keys are kept.
+    """
+    buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(
-        path,
+        buffer,
         SCHEMA,
         compression="zstd",
         write_page_checksum=True,
-        store_schema=False,
-        use_dictionary=_REPETITIVE,  # pyright: ignore[reportArgumentType]  # its stub knows only true and false
+        store_schema=False,  # Arrow's own schema would repeat the header, and with it the seal
+        use_dictionary=_REPETITIVE,  # pyright: ignore[reportArgumentType]  # its stub accepts only a bool
     ) as file:
         file.write_table(table.cast(SCHEMA))
         file.add_key_value_metadata({"fcn": json.dumps(header | {"seal": "0" * 64}, sort_keys=True)})
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-        place = data.rfind(_BLANK)
-        assert place == data.find(_BLANK) >= 0
-        data[place : place + len(_BLANK)] = b'"seal": "' + hashlib.sha256(data).hexdigest().encode() + b'"'
+    content = buffer.getvalue().to_pybytes()
+    assert content.count(_BLANK) == 1
+    seal = f'"seal": "{hashlib.sha256(content).hexdigest()}"'
+    with whole(path, is_shared=True) as file:
+        file.write(content.replace(_BLANK, seal.encode()))
 
 
 def parse(manifest: bytes, where: str) -> tuple[Table, dict[str, Any]]:
-    """(table, header) of a manifest's bytes; ShardError, which begins with `where`, unless they are those written."""
-    if not is_sealed(manifest):  # before a parser sees it
+    """Return table and header of a manifest's bytes; ShardError unless they are sealed and consistent.
+
+    where: the manifest's name in messages.
+    """
+    if not is_sealed(manifest):  # checked before any parser reads the bytes
         raise ShardError(f"{where} is damaged: its bytes do not match the sha256 in it")
     try:
         file = pq.ParquetFile(pa.BufferReader(manifest), read_dictionary=_REPETITIVE)
-        table = file.read(use_threads=False)  # which cost a small table more than they give a large one
+        table = file.read(use_threads=False)  # threads cost a small table more than they save a large one
         header = json.loads((table.schema.metadata or {})[b"fcn"])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ShardError(f"{where} is damaged ({error})") from error
@@ -83,7 +92,7 @@ def parse(manifest: bytes, where: str) -> tuple[Table, dict[str, Any]]:
 
 
 def is_sealed(manifest: bytes | bytearray) -> bool:
-    """Whether a manifest's bytes are those that were written."""
+    """Return whether a manifest's bytes match the sha256 in it."""
     seals, content = list(_SEAL.finditer(manifest)), memoryview(manifest)
     if len(seals) != 1:
         return False
@@ -94,7 +103,7 @@ def is_sealed(manifest: bytes | bytearray) -> bool:
 
 
 def _contradiction(table: Table, header: dict[str, Any]) -> str | None:
-    """What cannot be in a manifest that was written here, whatever its seal says."""
+    """Return the first inconsistency that no manifest written here can have, whatever its seal."""
     if table.schema.names != SCHEMA.names:
         return f"columns {', '.join(table.schema.names)}"
     size_of = {shard["name"]: shard["bytes"] for shard in header["shards"]}
@@ -105,8 +114,8 @@ def _contradiction(table: Table, header: dict[str, Any]) -> str | None:
         return "the shards of its rows are not those of its header"
     if set(table["split"].unique().to_pylist()) - {header["split"]}:
         return f"rows of other splits than {header['split']!r}"
-    if (distinct := len(table["key"].unique())) != table.num_rows:
-        return f"{distinct} keys for {table.num_rows} samples"
+    if (num_keys := len(table["key"].unique())) != table.num_rows:
+        return f"{num_keys} keys for {table.num_rows} samples"
     column = table["shard"].unify_dictionaries().combine_chunks()
     limit = np.array([size_of[name] for name in column.dictionary.to_pylist()])[column.indices.to_numpy()]
     for kind in MEMBERS:

@@ -1,7 +1,7 @@
-"""WebDataset tars with a Parquet manifest, read from any sample on: in a folder of this machine, or from S3.
+"""Shards opened and verified, and read from any sample on, in a folder of this machine or in S3.
 
-A shard holds <key>.jpg and <key>.png for each sample, one after the other. manifest.parquet has a row a sample, in
-the shards' order, and in its header what every shard must weigh and hash to. pipeline/shards/write.py writes them.
+A shard is a WebDataset tar with <key>.jpg and <key>.png of each sample, one after the other. manifest.parquet has a row
+a sample, in the shards' order, and in its header the size and sha256 of every shard. shards/write.py writes both.
 """
 
 import hashlib
@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import ShardError
 from pipeline.shards import manifest
@@ -25,9 +26,11 @@ REMEDY = "run `dvc repro -f shard` to write it again"
 
 @dataclass(frozen=True)
 class Shards:
-    """Verified shards: the manifest in memory, the samples a read away. Safe to use after a fork.
+    """The shards of a split: the manifest in memory, the samples a read away. It may be used after a fork.
 
     folder: where the shards lie, a path or s3://bucket/prefix.
+    table: a row a sample, as manifest.SCHEMA.
+    header: the manifest's header.
     """
 
     folder: Path | str
@@ -40,106 +43,100 @@ class Shards:
 
     @cached_property
     def keys(self) -> list[str]:
-        """All of them in the shards' order; for one, `key` makes no list."""
+        """All keys, in the shards' order."""
         return self.table["key"].to_pylist()
-
-    def key(self, index: int) -> str:
-        return self.table["key"][index].as_py()
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     @property
-    def class_pixels(self) -> torch.Tensor:
-        """(num_classes,) int64: how many pixels of all labels are of each class."""
-        counts = self.table["class_pixels"].combine_chunks().flatten()
-        return torch.from_numpy(counts.to_numpy().reshape(len(self), len(self.classes)).sum(0))
+    def class_pixels(self) -> NDArray[np.int64]:
+        """The pixels of each class in all labels, (num_classes,) int64."""
+        counts = self.table["class_pixels"].combine_chunks().flatten().to_numpy()
+        return counts.reshape(len(self), len(self.classes)).sum(0)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the manifest's content, and so of every image and label in it."""
+        """The sha256 of classes and shards, and so of every photo and label in them."""
         shards = [(shard["name"], shard["sha256"]) for shard in self.header["shards"]]
         return hashlib.sha256(json.dumps([self.classes, shards]).encode()).hexdigest()
 
     def read(self, index: int) -> tuple[memoryview, memoryview]:
-        """(jpg, png) bytes of sample `index`, read at once; ShardError if they are not those that were written."""
-        row = {name: column[index].as_py() for name, column in self._places.items()}
+        """Return the bytes of a sample's jpg and png; ShardError if they differ from the manifest."""
+        row = {name: column[index].as_py() for name, column in self._members.items()}
         folder = Folder(str(self.folder))
         start = min(row[f"{kind}_offset"] for kind in MEMBERS)
         end = max(row[f"{kind}_offset"] + row[f"{kind}_size"] for kind in MEMBERS)
         try:
-            # One copy, which torch may take for a tensor's memory; the two files are parts of it
+            # One copy, which torch may use as a tensor's memory; both members are views of it
             data = memoryview(bytearray(folder.read(row["shard"], start, end - start)))
         except ShardError as error:
             raise ShardError(f"{error}; {REMEDY}") from error
-        parts = []
+        members = []
         for kind in MEMBERS:
             offset = row[f"{kind}_offset"] - start
-            part = data[offset : offset + row[f"{kind}_size"]]
-            if hashlib.sha256(part).digest() != row[f"{kind}_sha256"]:
-                name = f"{folder.name(row['shard'])}: {self.key(index)}.{kind}"
-                raise ShardError(f"{name} is not what the manifest recorded; {REMEDY}")
-            parts.append(part)
-        return parts[0], parts[1]
+            member = data[offset : offset + row[f"{kind}_size"]]
+            if hashlib.sha256(member).digest() != row[f"{kind}_sha256"]:
+                name = f"{folder.name(row['shard'])}: {self.keys[index]}.{kind}"
+                raise ShardError(f"{name} differs from the manifest; {REMEDY}")
+            members.append(member)
+        return members[0], members[1]
 
     @cached_property
-    def _places(self) -> dict[str, Any]:
-        """The columns that say where samples lie, each in one piece: a value of it is found ten times as fast."""
+    def _members(self) -> dict[str, Any]:
+        """The columns that locate samples, each in one chunk, where a value is found ten times as fast."""
         names = ["shard"] + [f"{kind}_{what}" for kind in MEMBERS for what in ("offset", "size", "sha256")]
         return {name: self.table[name].combine_chunks() for name in names}
 
 
 def open_shards(
-    where: Path | str, *, split: str | None = None, cache: Path | None = None, anew: bool = False
+    where: Path | str, *, split: str | None = None, cache: Path | None = None, verify_all: bool = False
 ) -> Shards:
-    """Opens a folder of shards, checking that every one is there with its size and sha256; ShardError if not.
+    """Open a folder of shards; ShardError unless every shard is there with its size and sha256.
 
-    where: what write_shards made, a path or s3://bucket/prefix, or the folder that link_shards left in its place.
-    split: what it must hold, any if None.   cache: a folder that keeps which shards were found whole, so that they
-    are read once and not at every start; `anew`: read them all whatever it keeps.
+    where: a folder of write_shards, a path or s3://bucket/prefix, or one of link_shards.
+    split: the split that it must hold, any if None.
+    cache: a folder that remembers intact shards, so that they are not read at every start.
+    verify_all: read every shard, whatever the cache holds.
     """
-    opened = _opened(where)
-    if split is not None and opened.header["split"] != split:
-        found = opened.header["split"]
-        raise ShardError(f"{where} holds the split {found!r}, expected {split!r}; {REMEDY}")
-    for damage in find_damage(Folder(str(opened.folder)), opened.header, cache, anew):
-        raise ShardError(f"{damage.what}; {REMEDY}")
-    return opened
+    shards = _open(where)
+    if split is not None and shards.header["split"] != split:
+        raise ShardError(f"{where} holds the split {shards.header['split']!r}, expected {split!r}; {REMEDY}")
+    for damage in find_damage(Folder(str(shards.folder)), shards.header, cache, verify_all=verify_all):
+        raise ShardError(f"{damage.message}; {REMEDY}")
+    return shards
 
 
 def all_damage(where: Path | str) -> Iterator[str]:
-    """A sentence for everything that is wrong with a folder of shards, each byte of which is read; none if all is well.
-
-    UserError if there is no such folder.
-    """
+    """Read every byte of a folder of shards and yield a line for each damage; ShardError if it has no files."""
     if not Folder(str(where)).list():
         raise ShardError(f"{where}: no files there; give the folder of one split, with its {MANIFEST}")
     try:
-        opened = _opened(where)
+        shards = _open(where)
     except ShardError as error:
         yield str(error)
         return
-    folder = Folder(str(opened.folder))
-    for damage in find_damage(folder, opened.header, None, anew=True):
-        yield damage.what
+    folder = Folder(str(shards.folder))
+    for damage in find_damage(folder, shards.header):
+        yield damage.message
         if damage.shard:
-            yield f"  {damaged_samples(folder, opened.table, damage.shard)}"
+            yield f"  {damaged_samples(folder, shards.table, damage.shard)}"
 
 
-def _opened(where: Path | str) -> Shards:
-    """The manifest read and checked, the shards not yet."""
+def _open(where: Path | str) -> Shards:
+    """Return the shards with their manifest checked, not yet their bytes."""
     folder = Folder(str(where))
-    there = folder.list()
-    if MANIFEST not in there:
+    files = folder.list()
+    if MANIFEST not in files:
         raise ShardError(f"{folder.name(MANIFEST)} is missing; run `dvc repro shard` first")
     content = folder.read(MANIFEST)
     try:
         table, header = manifest.parse(content, folder.name(MANIFEST))
     except ShardError as error:
         raise ShardError(f"{error}; {REMEDY}") from error
-    if LOCATION not in there:
+    if LOCATION not in files:
         return Shards(where, table, header)
     location = Folder(folder.read(LOCATION).decode("utf-8", "replace"))
     if location.read(MANIFEST) != content:
-        raise ShardError(f"{location.where} holds other shards than {where} speaks of; {REMEDY}")
+        raise ShardError(f"{location.where} holds other shards than the manifest of {where} lists; {REMEDY}")
     return Shards(location.where if location.is_remote else Path(location.where), table, header)

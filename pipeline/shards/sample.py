@@ -1,4 +1,4 @@
-"""One image with its ground truth: what a shard holds of it."""
+"""A sample: a photo, its label, and the counts that a manifest records of both."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcn import IGNORE_LABEL
-from pipeline.shards.labels import Photo, check_label, encode_label, examine, is_label_png
+from pipeline.shards.images import Photo, check_photo
+from pipeline.shards.labels import check_label, encode_label, is_label_png
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its ground truth, and what was learned when both were checked.
+    """One photo with its ground truth, both checked.
 
-    key: unique in the data set, no '.' and no '/'.   jpeg: the image file's bytes, untouched.
-    label: (H, W) uint8, 0..num_classes-1 or fcn.IGNORE_LABEL, the size of the decoded image.
-    png: the label as encode_label writes it, or the label file's bytes, untouched, if that is such a PNG already.
-    photo: of the JPEG.   counts: (256,) int64, the label's pixels of each value.
+    key: unique in the data set, without '.' and '/'.
+    jpeg: the photo file's bytes, unchanged.
+    label: (H, W) uint8, 0..num_classes-1 or fcn.IGNORE_LABEL, of the photo's size.
+    png: the label as encode_label writes it, or the label file's own bytes where they already are such a PNG.
+    photo: the photo's size, mode and pixel hash.
+    counts: (256,) int64, the label's pixels of each value.
     """
 
     key: str
@@ -36,11 +39,12 @@ class Sample:
         where: tuple[str, str] = ("image", "label"),
         mask: bytes = b"",
     ) -> "Sample":
-        """DatasetError, which names `where` of the two, if the image cannot be decoded or the label does not fit it.
+        """Return a sample; DatasetError if the photo cannot be decoded or the label does not fit it.
 
-        mask: the file that the label was decoded from.
+        where: the names of photo and label in messages.
+        mask: the bytes of the file that the label was decoded from, if it was one.
         """
-        photo = examine(jpeg, where[0])
+        photo = check_photo(jpeg, where[0])
         counts = check_label(label, photo.size, num_classes, where[1])
         png = mask if is_label_png(mask) else encode_label(label)
         return cls(key, jpeg, label, png, photo, counts)

@@ -1,4 +1,4 @@
-"""Whether shards are what their manifest recorded: all of them, every byte, before anything is learned from them."""
+"""Verification: a folder's shards, every byte of them, against their manifest, before anything is trained on them."""
 
 import hashlib
 import json
@@ -9,97 +9,90 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.files import and_more, write_json
 from pipeline.progress import bar
 from pipeline.shards.manifest import MANIFEST, MEMBERS, Table
-from pipeline.storage import Entry, Folder
+from pipeline.storage import Folder
 
-NAMED = 8  # of many damaged samples, how many are named
-QUIET_S = 3.0  # a check that takes no longer shows no bar
+QUIET_S = 3.0  # a shorter check shows no progress bar
 
 
 class Damage(NamedTuple):
-    """What is wrong, in a sentence; `shard`: the one that is there with other bytes."""
+    """A difference between a folder and its manifest.
 
-    what: str
+    message: names file and difference.
+    shard: the shard's name if it is there with other bytes, else None.
+    """
+
+    message: str
     shard: str | None = None
 
 
 def find_damage(
-    folder: Folder, header: Mapping[str, Any], cache: Path | None, anew: bool
+    folder: Folder, header: Mapping[str, Any], cache: Path | None = None, *, verify_all: bool = False
 ) -> Iterator[Damage]:
-    """Every shard that is missing, too many or not what the header says.
+    """Yield every shard that is missing, unlisted or different from the manifest's header.
 
-    cache: a folder that keeps, by size and time of change, which shards were found whole; those are not read again
-    unless `anew`.
+    cache: a folder that remembers intact shards by size and time of change, so that they are not read again.
+    verify_all: read every shard, whatever the cache holds.
     """
-    there = folder.list()
-    there.pop(MANIFEST, None)
-    expected = {shard["name"]: shard for shard in header["shards"]}
-    if lacking := sorted(expected.keys() - there.keys()):
-        yield Damage(f"{folder.where}: shards missing: {', '.join(lacking)}")
-    if extra := sorted(there.keys() - expected.keys()):
-        yield Damage(f"{folder.where}: not in the manifest: {', '.join(extra)}")
-    found = {name: there[name] for name in expected if name in there}
-    remembered = {} if anew else _recall(cache, folder)
-    whole: dict[str, list[Any]] = {}
-    with bar(len(found), f"verify {folder.where}", unit="shard", delay_s=QUIET_S) as progress:
-        for name, entry in found.items():
-            shard = expected[name]
-            mark = [entry.size, entry.mtime_ns, shard["sha256"]]
-            if remembered.get(name) == mark or not (damage := _damage(folder, shard, entry)):
-                whole[name] = mark
+    present = folder.list()
+    present.pop(MANIFEST, None)
+    listed = {shard["name"]: shard for shard in header["shards"]}
+    if missing := sorted(listed.keys() - present.keys()):
+        yield Damage(f"{folder.where}: shards missing: {and_more(missing)}")
+    if unlisted := sorted(present.keys() - listed.keys()):
+        yield Damage(f"{folder.where}: not in the manifest: {and_more(unlisted)}")
+    names = [name for name in listed if name in present]
+    cache_file = cache and _cache_file(cache, folder)
+    remembered = _read_cache(cache_file) if cache_file and not verify_all else {}
+    intact: dict[str, list[Any]] = {}
+    with bar(len(names), f"verify {folder.where}", unit="shard", delay_s=QUIET_S) as progress:
+        for name in names:
+            shard, file = listed[name], present[name]
+            state = [file.size, file.mtime_ns, shard["sha256"]]
+            if remembered.get(name) == state or not (message := _difference(folder, shard, file.size)):
+                intact[name] = state
             else:
-                yield Damage(damage, name)
+                yield Damage(message, name)
             progress.update()
-    if whole != remembered:
-        _remember(cache, folder, whole)
+    if cache_file and intact != remembered:
+        write_json(cache_file, intact, indent=None, is_shared=True)
 
 
-def _damage(folder: Folder, shard: Mapping[str, Any], entry: Entry) -> str | None:
-    if entry.size != shard["bytes"]:
-        return f"{folder.name(shard['name'])}: {entry.size} bytes, expected {shard['bytes']}"
-    if (found := folder.sha256(shard["name"])) != shard["sha256"]:
-        return f"{folder.name(shard['name'])}: sha256 {found}, expected {shard['sha256']}"
+def _difference(folder: Folder, shard: Mapping[str, Any], size: int) -> str | None:
+    name = shard["name"]
+    if size != shard["bytes"]:
+        return f"{folder.name(name)}: {size} bytes, expected {shard['bytes']}"
+    if (digest := folder.sha256(name)) != shard["sha256"]:
+        return f"{folder.name(name)}: sha256 {digest}, expected {shard['sha256']}"
     return None
 
 
 def damaged_samples(folder: Folder, table: Table, shard: str) -> str:
-    """Which samples of a damaged shard are hurt: their number, and the names of the first members."""
+    """Return how many samples of a damaged shard are damaged, and the names of the first members."""
     rows = np.flatnonzero(np.asarray(table["shard"].to_numpy()) == shard).tolist()
-    hurt, members = 0, []
-    for row in table.take(rows).to_pylist():
-        bad = []
-        for kind in MEMBERS:
-            data = folder.read(shard, row[f"{kind}_offset"], row[f"{kind}_size"])
-            if hashlib.sha256(data).digest() != row[f"{kind}_sha256"]:
-                bad.append(f"{row['key']}.{kind}")
-        hurt += bool(bad)
-        members += bad
-    more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
-    return f"{hurt} of {len(rows)} samples damaged" + (
-        f": {', '.join(members[:NAMED])}{more}" if hurt else ""
-    )
-
-
-def _recall(cache: Path | None, folder: Folder) -> dict[str, list[Any]]:
-    """What is remembered of a folder's shards; nothing, if the file is not there or is not ours."""
-    try:
-        found = json.loads(_cache_file(cache, folder).read_text(encoding="utf-8")) if cache else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(cache: Path | None, folder: Folder, whole: Mapping[str, list[Any]]) -> None:
-    if cache is None:
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    path = _cache_file(cache, folder)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")  # every worker may write it, each the same
-    partial.write_text(json.dumps(whole), encoding="utf-8")
-    partial.replace(path)
+    members = [
+        (row["key"], kind)
+        for row in table.take(rows).to_pylist()
+        for kind in MEMBERS
+        if hashlib.sha256(folder.read(shard, row[f"{kind}_offset"], row[f"{kind}_size"])).digest()
+        != row[f"{kind}_sha256"]
+    ]
+    num_samples = len({key for key, _ in members})
+    names = and_more([f"{key}.{kind}" for key, kind in members])
+    return f"{num_samples} of {len(rows)} samples damaged" + (f": {names}" if names else "")
 
 
 def _cache_file(cache: Path, folder: Folder) -> Path:
     where = folder.where if folder.is_remote else os.path.abspath(folder.where)
     return cache / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}.json"
+
+
+def _read_cache(path: Path) -> dict[str, list[Any]]:
+    """Return the remembered shards; none if the file is missing or damaged, so that they are read again."""
+    try:
+        remembered = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return remembered if isinstance(remembered, dict) else {}

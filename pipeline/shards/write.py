@@ -1,38 +1,36 @@
-"""Writes shards, byte for byte the same each time, on one process or many, and goes on where it was stopped.
+"""Write a split as shards: the same bytes each time, by one process or many, resumed after a stop.
 
-Which sample lies in which shard follows from keys and seed alone. Every finished shard leaves a record, a manifest of
-its own, in a working folder; a record is kept as long as nothing that decides its shard's bytes has changed. The whole
-becomes visible at the end, at once.
+Keys and seed alone decide which sample lies in which shard. Every finished shard has a record, a manifest of its own,
+in a working folder. A record is valid until something that decides its shard's bytes changes. The finished split
+replaces an older one at once.
 """
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
-import sys
-import tempfile
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from webdataset.writer import TarWriter
 
 from fcn import IGNORE_LABEL
-from pipeline.errors import DatasetError, ShardError
+from pipeline.errors import DatasetError, ShardError, UserError
+from pipeline.files import NUM_NAMED, code_digest, lock, whole, whole_folder, write_text
 from pipeline.progress import bar
 from pipeline.shards import manifest
-from pipeline.shards.hashed_tar import HashedTar
 from pipeline.shards.manifest import LOCATION, MANIFEST, MEMBERS
 from pipeline.shards.sample import Sample
 from pipeline.storage import S3, Folder
 
-NAMED = 8  # of many refused images, how many are named
-CODERS = ("pillow", "pyarrow")  # another version of them may write other bytes
+CODE = ("pipeline/shards", "pipeline/datasets")  # another version of these may write other bytes,
+PACKAGES = ("pillow", "pyarrow", "webdataset")  # and so may another version of these
 
 Part = tuple[int, Sequence[str]]  # a shard's number, and its keys in order
 Run = Callable[[Callable[[Part], int], Iterable[Part]], Iterator[int]]
@@ -40,29 +38,32 @@ Run = Callable[[Callable[[Part], int], Iterable[Part]], Iterator[int]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What the shards of a split share; sent to whoever writes one of them, so its paths are absolute."""
+    """Everything that the shards of a split share. It is sent to other processes, so its paths are absolute.
+
+    load: returns the sample of a key.
+    stamp: returns a text that changes when a key's source files do.
+    work: the folder of records and unfinished shards.
+    staging: the folder, a path or s3://..., of finished shards until all are there.
+    root: a prefix that refusals leave out of paths, so that a manifest does not depend on the project's folder.
+    code: digest of the code that decides a shard's bytes.
+    """
 
     load: Callable[[str], Sample]
     stamp: Callable[[str], str]
     split: str
     classes: tuple[str, ...]
     work: Path
-    staging: str  # where finished shards wait for the others
-    root: str  # what reasons leave out of paths, so that a manifest does not depend on where the project lies
+    staging: str
+    root: str
     code: str
 
     def record(self, number: int) -> Path:
         return self.work / "records" / f"{number:06d}.parquet"
 
     def digest(self, keys: Sequence[str]) -> str:
-        """Of everything that decides a shard's bytes."""
-        decides = [
-            self.split,
-            self.classes,
-            self.staging,
-            self.code,
-            [(key, self.stamp(key)) for key in keys],
-        ]
+        """Return the digest of everything that decides a shard's bytes."""
+        stamps = [(key, self.stamp(key)) for key in keys]
+        decides = [self.split, self.classes, self.staging, self.code, stamps]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
@@ -80,16 +81,19 @@ def write_shards(
     work: Path | None = None,
     run: Run = map,
 ) -> None:
-    """Writes the samples of `keys`, in an order shuffled by `seed`, to dest/shard-000000.tar ... and the manifest.
+    """Write dest/shard-000000.tar ... and the manifest. The same keys, samples and seed give the same bytes.
 
-    load: gives the sample of a key; DatasetError refuses it.   dest: a path or s3://bucket/prefix.
-    stamp: gives what changes when a key's files do.   allow_partial: leave refused images out, and record them, instead
-    of refusing all.   work: a folder for unfinished shards, on dest's disk; beside dest if None.
-    run: like map, in any order; where the work is done. The same keys, samples and seed give the same bytes.
+    load: returns the sample of a key; a DatasetError refuses the key.
+    dest: a path or s3://bucket/prefix.
+    seed: shuffles the keys.
+    stamp: returns a text that changes when a key's source files do.
+    allow_partial: leave refused keys out and record them, instead of refusing the split.
+    work: a folder for unfinished shards, on dest's disk; beside dest if None.
+    run: a function like map, in any order; it decides which processes do the work.
     """
     assert len(set(keys)) == len(keys) > 0, len(keys)
     if str(dest).startswith(S3):
-        assert work is not None, "a bucket has no place for work"
+        assert work is not None, "shards in a bucket need a working folder on this machine"
         staging = f"{str(dest).rstrip('/')}.partial"
     else:
         dest = Path(dest).absolute()
@@ -103,43 +107,44 @@ def write_shards(
     ordered = [keys[i] for i in order]
     starts = range(0, len(ordered), samples_per_shard)
     parts = [(n, ordered[start : start + samples_per_shard]) for n, start in enumerate(starts)]
-    with _explained(work), _only_one(work):
-        for unfinished in work.glob("unfinished.*"):  # of a process that was killed
-            shutil.rmtree(unfinished)
-        with bar(len(ordered), f"shard {split}") as progress:
-            for num_done in run(partial(finish_shard, plan), parts):
-                progress.update(num_done)
-        publish(plan, Folder(str(dest)), len(parts), allow_partial)
-        shutil.rmtree(work)
+    try:
+        with lock(work.with_name(f"{work.name}.lock"), "writes the same shards"):
+            for partial_tar in work.glob(".shard-*"):  # of a process that was killed
+                partial_tar.unlink()
+            with bar(len(ordered), f"shard {split}") as progress:
+                for num_done in run(partial(finish_shard, plan), parts):
+                    progress.update(num_done)
+            publish(plan, Folder(str(dest)), len(parts), allow_partial)
+            shutil.rmtree(work)
+    except DatasetError:
+        raise
+    except (OSError, UserError) as error:  # a full disk, a store that is down, ...
+        raise ShardError(
+            f"{error}; finished shards are kept in {work}: run the same command again to go on"
+        ) from error
 
 
 def finish_shard(plan: Plan, part: Part) -> int:
-    """Writes one shard and its record, unless both are there; how many keys that deals with."""
+    """Write one shard and its record, unless both are valid already; return its number of keys."""
     number, keys = part
     digest = plan.digest(keys)
     if _is_finished(plan, number, digest):
         return len(keys)
-    with (
-        _explained(plan.work),
-        tempfile.TemporaryDirectory(prefix="unfinished.", dir=plan.work) as scratch,
-    ):
-        path = Path(scratch, f"shard-{number:06d}.tar")
-        with path.open("wb") as file:
-            tar = HashedTar(file)
-            rows, refused = _write_samples(plan, tar, path.name, keys)
-            tar.finish()
-        shards = []
-        if rows:
-            shards = [{"name": path.name, "bytes": tar.size, "sha256": tar.sha256.hexdigest()}]
-            Folder(plan.staging).put(path, path.name)
-        record = Path(scratch, plan.record(number).name)
-        manifest.write(record, manifest.table_of(rows), _header(plan, shards, refused) | {"plan": digest})
-        Folder(str(plan.record(number).parent)).put(record, record.name)
+    name = f"shard-{number:06d}.tar"
+    finished = plan.work / name
+    with whole(finished, is_shared=True) as file:
+        tar = _HashingFile(file)
+        rows, refused = _write_samples(plan, tar, name, keys)
+    shards = []
+    if rows:
+        shards = [{"name": name, "bytes": tar.size, "sha256": tar.sha256.hexdigest()}]
+        Folder(plan.staging).put(finished, name)
+    header = _header(plan, shards, refused) | {"plan": digest}
+    manifest.write(plan.record(number), manifest.table_of(rows), header)
     return len(keys)
 
 
 def _is_finished(plan: Plan, number: int, digest: str) -> bool:
-    """Whether a shard and its record are there and whole, and would be written the same again."""
     try:
         header = _read_record(plan, number)[1]
         staging = Folder(plan.staging)
@@ -155,32 +160,55 @@ def _read_record(plan: Plan, number: int) -> tuple[manifest.Table, dict[str, Any
     return manifest.parse(Folder(str(path.parent)).read(path.name), str(path))
 
 
+class _HashingFile:
+    """A file to write to that counts and hashes the bytes, so that a finished shard is not read back.
+
+    size: bytes so far.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.size += len(data)
+        self.sha256.update(data)
+        return self._file.write(data)
+
+
 def _write_samples(
-    plan: Plan, tar: HashedTar, shard: str, keys: Sequence[str]
+    plan: Plan, tar: _HashingFile, shard: str, keys: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """(the manifest's rows, key and reason of each image that was refused)."""
+    """Write the samples' members; return the manifest's rows, and key and reason of each refused key."""
     rows: list[dict[str, Any]] = []
     refused: list[tuple[str, str]] = []
-    for key in keys:
-        try:
-            sample = plan.load(key)
-        except DatasetError as error:
-            refused.append((key, str(error).replace(plan.root, "")))
-            continue
-        height, width = sample.photo.size
-        row = {"key": key, "split": plan.split, "shard": shard, "height": height, "width": width}
-        row |= {"mode": sample.photo.mode, "pixel_sha256": sample.photo.pixel_sha256}
-        row |= {"class_pixels": sample.counts[: len(plan.classes)]}
-        row |= {"void_pixels": int(sample.counts[IGNORE_LABEL])}
-        for kind, data in zip(MEMBERS, (sample.jpeg, sample.png), strict=True):
-            row[f"{kind}_offset"], row[f"{kind}_size"] = tar.add(f"{key}.{kind}", data), len(data)
-            row[f"{kind}_sha256"] = hashlib.sha256(data).digest()
-        rows.append(row)
+    # No time, owner or permission of this machine, so that the bytes are the same on every one
+    options = {"encoder": False, "user": "", "group": "", "mode": 0o644, "mtime": 0}
+    with TarWriter(tar, **options) as writer:  # pyright: ignore[reportArgumentType]  # it only calls write
+        for key in keys:
+            try:
+                sample = plan.load(key)
+            except DatasetError as error:
+                refused.append((key, str(error).replace(plan.root, "")))
+                continue
+            height, width = sample.photo.size
+            row = {"key": key, "split": plan.split, "shard": shard, "height": height, "width": width}
+            row |= {"mode": sample.photo.mode, "pixel_sha256": sample.photo.pixel_sha256}
+            row |= {"class_pixels": sample.counts[: len(plan.classes)]}
+            row |= {"void_pixels": int(sample.counts[IGNORE_LABEL])}
+            for kind, data in zip(MEMBERS, (sample.jpeg, sample.png), strict=True):
+                writer.write({"__key__": key, kind: data})
+                padded_size = len(data) + -len(data) % tarfile.BLOCKSIZE
+                row[f"{kind}_offset"] = writer.tarstream.offset - padded_size
+                row[f"{kind}_size"] = len(data)
+                row[f"{kind}_sha256"] = hashlib.sha256(data).digest()
+            rows.append(row)
     return rows, refused
 
 
 def publish(plan: Plan, dest: Folder, num_parts: int, allow_partial: bool) -> None:
-    """Puts the finished shards under one manifest and in dest's place."""
+    """Join the records to one manifest and replace `dest` by the finished shards."""
     tables, shards, refused = [], [], []
     for number in range(num_parts):
         table, header = _read_record(plan, number)
@@ -188,7 +216,7 @@ def publish(plan: Plan, dest: Folder, num_parts: int, allow_partial: bool) -> No
         shards += header["shards"]
         refused += header["refused"]
     if refused:
-        _tell_refused(plan.split, refused, nothing_left=not shards, allow_partial=allow_partial)
+        _report_refused(plan.split, refused, allow_partial=allow_partial, is_empty=not shards)
     staging = Folder(plan.staging)
     for stale in staging.list().keys() - {shard["name"] for shard in shards}:  # of another plan
         staging.remove(stale)
@@ -199,14 +227,12 @@ def publish(plan: Plan, dest: Folder, num_parts: int, allow_partial: bool) -> No
 
 
 def link_shards(location: str, folder: Path) -> None:
-    """Leaves in `folder` what leads to shards elsewhere: their manifest, a change of which DVC sees, and the place."""
-    building = folder.with_name(f".{folder.name}.link")
-    with _explained(building):
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        (building / MANIFEST).write_bytes(Folder(location).read(MANIFEST))
-        (building / LOCATION).write_text(location, encoding="utf-8")
-    Folder(str(building)).become(Folder(str(folder)), last=MANIFEST)
+    """Write a folder that leads to shards elsewhere: a copy of their manifest, which DVC tracks, and the location."""
+    content = Folder(location).read(MANIFEST)
+    with whole_folder(folder) as building:
+        with whole(building / MANIFEST) as file:
+            file.write(content)
+        write_text(building / LOCATION, location)
 
 
 def _header(plan: Plan, shards: list[dict[str, Any]], refused: list[tuple[str, str]]) -> dict[str, Any]:
@@ -219,57 +245,19 @@ def _header(plan: Plan, shards: list[dict[str, Any]], refused: list[tuple[str, s
     }
 
 
-def _tell_refused(
-    split: str, refused: Sequence[tuple[str, str]], nothing_left: bool, allow_partial: bool
+def _report_refused(
+    split: str, refused: Sequence[tuple[str, str]], *, allow_partial: bool, is_empty: bool
 ) -> None:
-    """Says which images cannot be used and why; DatasetError unless the others may do."""
-    reasons = "".join(f"\n  {reason}" for _, reason in refused[:NAMED])
-    more = f"\n  and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
-    if allow_partial and not nothing_left:
-        print(
-            f"{split}: {len(refused)} images refused and left out (data.allow_partial):{reasons}{more}",
-            flush=True,
-        )
+    """Print the refused images where they may be left out, else raise DatasetError with the first reasons."""
+    reasons = "".join(f"\n  {reason}" for _, reason in refused[:NUM_NAMED])
+    reasons += "\n  ..." * (len(refused) > NUM_NAMED)
+    if allow_partial and not is_empty:
+        print(f"{split}: {len(refused)} images left out (data.allow_partial):{reasons}", flush=True)
         return
-    remedy = "mend or replace them" + (", or set data.allow_partial to leave them out" * (not nothing_left))
-    raise DatasetError(f"{split}: {len(refused)} images cannot be used; {remedy}:{reasons}{more}")
-
-
-@contextmanager
-def _only_one(work: Path) -> Iterator[None]:
-    """Makes the working folder, and waits until no other process writes in it. The system frees a killed one's lock."""
-    path = work / "lock"
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"another process writes the same shards, waiting for it ({path})", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(
-                os.fstat(file.fileno()), path.stat()
-            ):  # not one just removed
-                yield
-                return
-
-
-@contextmanager
-def _explained(work: Path) -> Iterator[None]:
-    """Turns a full disk and its like into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ShardError(
-            f"{work}: {reason}; finished shards are kept there: make room and run the same again"
-        ) from error
+    remedy = "correct or replace them" + ", or set data.allow_partial to leave them out" * (not is_empty)
+    raise DatasetError(f"{split}: {len(refused)} images cannot be used; {remedy}:{reasons}")
 
 
 def _code_digest() -> str:
-    """Of the code that decides a shard's bytes: what another version wrote is not kept."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256(repr([importlib.metadata.version(name) for name in CODERS]).encode())
-    for path in [*sorted(here.glob("*.py")), *sorted((here.parent / "datasets").glob("*.py"))]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    return f"{code_digest(Path(__file__).parents[2], CODE)} {versions}"

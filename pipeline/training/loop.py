@@ -61,7 +61,9 @@ def train_worker(job: Job, rank: Rank) -> None:
         inner_steps = range(start * train.accumulation, iterations * train.accumulation)
         batches = loader(stream, inner_steps, job.run.loader_workers, pin=rank.device.type == "cuda")
         class_weight = (
-            balancing_weights(shards.class_pixels).to(rank.device) if train.class_balancing else None
+            balancing_weights(torch.from_numpy(shards.class_pixels)).to(rank.device)
+            if train.class_balancing
+            else None
         )
         meter = Meter(job, rank, start, state["unshown"], stream.keys)
         for step in range(start, iterations):

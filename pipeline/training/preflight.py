@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.loading.transforms import largest
 from pipeline.models.checkpoint import KEPT
 from pipeline.monitoring.meter import peak_memory_gb
-from pipeline.shards.dataset import Samples
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}  # numbers that an optimizer keeps for each parameter that learns
@@ -70,7 +70,7 @@ def largest_batch(job: Job, shards: Shards, num_images: int) -> tuple[Tensor, Te
     heights, widths = (shards.table[side].to_numpy() for side in ("height", "width"))
     by_size = np.argsort(-heights.astype(np.int64) * widths, kind="stable")
     height, width = largest(job.train.transforms, (int(heights.max()), int(widths.max())))
-    samples, images, labels = Samples(shards), [], []
+    samples, images, labels = Dataset(shards), [], []
     for index in np.resize(by_size, num_images).tolist():
         image, label, _ = samples[index]
         border = (0, width - image.shape[-1], 0, height - image.shape[-2])  # a negative border cuts

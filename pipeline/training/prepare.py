@@ -42,7 +42,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         root / paths.shards(profile_name, "train"),
         split="train",
         cache=cache,
-        anew=profile.run.verify_shards == "full",
+        verify_all=profile.run.verify_shards == "full",
     )
     if list(shards.classes) != profile.data.classes:
         raise CheckpointError(

@@ -1,7 +1,8 @@
-"""pipeline/datasets/own.py: a folder of one's own, laid out as docs/own-data.md says."""
+"""pipeline/datasets/own.py: a user's own folder, laid out as docs/own-data.md describes."""
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,14 @@ CLASSES = ["background", "cat", "dog"]
 LABEL = np.array([[0, 1, 2, 255]] * 3, np.uint8)
 
 
-def jpeg(size: tuple[int, int] = (4, 3)) -> bytes:
+def encoded(image: Image.Image, kind: str) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", size, 99).save(file, "JPEG")
+    image.save(file, kind)
     return file.getvalue()
+
+
+JPEG = encoded(Image.new("RGB", (4, 3), 99), "JPEG")
+RGB_MASK = encoded(Image.new("RGB", (4, 3)), "PNG")
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def mine(tmp_path: Path) -> Path:
         (folder / name).mkdir(parents=True)
     (folder / "classes.txt").write_text("background\ncat\ndog\n")
     for key, split in (("a", "train"), ("b-2", "val")):
-        (folder / "images" / f"{key}.jpg").write_bytes(jpeg())
+        (folder / "images" / f"{key}.jpg").write_bytes(JPEG)
         (folder / "splits" / f"{split}.txt").write_text(f"{key}\n")
         mask = Image.fromarray(LABEL)
         if split == "val":
@@ -45,54 +50,36 @@ def raw(tmp_path: Path) -> Path:
 
 
 def resolve(raw: Path, name: str) -> splits.Split:
-    return splits.resolve(
-        raw,
-        [name],
-        [],
-        num_classes=len(CLASSES),
-        count=None,
-        checks_published=True,
-        allow_partial=False,
-    )
-
-
-def complaint(mine: Path, raw: Path) -> str:
-    with pytest.raises(DatasetError) as caught:
-        own.copy(mine, raw, CLASSES)
-    assert not raw.exists()
-    return str(caught.value)
+    options = {"num_classes": len(CLASSES), "count": None, "checks_published": True, "allow_partial": False}
+    return splits.resolve(raw, [name], [], **options)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(("name", "key"), [("own/train", "a"), ("own/val", "b-2")])
-def test_greyscale_and_palette_masks_are_read_by_their_values(mine: Path, raw: Path, name: str, key: str):
-    own.copy(mine, raw, CLASSES)
-    split = resolve(raw, name)
-    assert split.sources == {key: "own"}
-    sample = split.load(key)
-    assert sample.jpeg == (mine / "images" / f"{key}.jpg").read_bytes()
-    assert sample.label.tolist() == LABEL.tolist()
-
-
-def test_the_copy_stands_alone_and_alone_in_its_folder(mine: Path, raw: Path):
+def test_greyscale_and_palette_masks_are_read_by_their_values_from_a_copy_that_stands_alone(
+    mine: Path, raw: Path, name: str, key: str
+):
     own.copy(mine, raw, CLASSES)
     shutil.rmtree(mine)
     assert [path.name for path in raw.parent.iterdir()] == ["raw"]
-    assert sorted(path.name for path in (raw / "own").iterdir()) == [
-        "classes.txt",
-        "images",
-        "masks",
-        "splits",
-    ]
-    assert resolve(raw, "own/train").load("a").key == "a"
+    assert {path.name for path in (raw / "own").iterdir()} == {*own.FOLDERS, "classes.txt"}
+    split = resolve(raw, name)
+    assert split.sources == {key: "own"}
+    sample = split.load(key)
+    assert sample.jpeg == JPEG
+    assert sample.label.tolist() == LABEL.tolist()
 
 
-def test_a_list_of_any_name_is_a_split(mine: Path, raw: Path):
+def test_a_list_of_any_name_is_a_split_and_hidden_files_are_ignored(mine: Path, raw: Path):
     (mine / "splits" / "all-of-2026.txt").write_text("b-2\na\n")
+    (mine / "images" / ".DS_Store").write_bytes(b"of the system")
     own.copy(mine, raw, CLASSES)
     assert list(resolve(raw, "own/all-of-2026").sources) == ["b-2", "a"]
 
 
-def remove(name: str) -> object:
+Damage = Callable[[Path], object]
+
+
+def remove(name: str) -> Damage:
     def damage(folder: Path) -> None:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -100,82 +87,69 @@ def remove(name: str) -> object:
     return damage
 
 
-def write(name: str, content: bytes) -> object:
+def write(name: str, content: bytes) -> Damage:
     return lambda folder: (folder / name).write_bytes(content)
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("damage", "facts"),
     [
-        (remove("images"), "{mine} has no images/; see docs/own-data.md"),
-        (remove("masks"), "{mine} has no masks/; see docs/own-data.md"),
-        (remove("splits"), "{mine} has no splits/; see docs/own-data.md"),
-        (remove("classes.txt"), "{mine} has no classes.txt; see docs/own-data.md"),
-        (lambda folder: shutil.rmtree(folder), "no folder {mine}; docs/own-data.md says what it must hold"),
+        (remove("images"), ["images/", own.GUIDE]),
+        (remove("masks"), ["masks/", own.GUIDE]),
+        (remove("splits"), ["splits/", own.GUIDE]),
+        (remove("classes.txt"), ["classes.txt", own.GUIDE]),
+        (remove(""), ["no folder", own.GUIDE]),
         (
             write("classes.txt", b"background\ndog\ncat\n"),
-            "{mine}/classes.txt names 3 classes, [background, dog, cat], and the profile's data.classes 3, "
-            "[background, cat, dog]; both must be the same, in the order of the label values",
+            ["classes.txt", "[background, dog, cat]", "data.classes", "[background, cat, dog]"],
         ),
-        (write("classes.txt", b"\xff\xfe"), "{mine}/classes.txt is not a text file"),
-        (
-            write("images/c.png", b"png"),
-            "1 files of {mine}/images are not .jpg: c.png; docs/own-data.md shows how to convert them",
-        ),
-        (write("images/c.JPG", jpeg()), "1 files of {mine}/images are not .jpg: c.JPG"),
-        (write("masks/c.jpg", jpeg()), "1 files of {mine}/masks are not .png: c.jpg"),
+        (write("classes.txt", b"\xff\xfe"), ["classes.txt is not a text file"]),
+        (write("images/c.png", b"png"), ["images", ".jpg: c.png", own.GUIDE]),
+        (write("images/c.JPG", JPEG), ["images", ".jpg: c.JPG", own.GUIDE]),
+        (write("masks/c.jpg", JPEG), ["masks", ".png: c.jpg", own.GUIDE]),
     ],
 )
-def test_a_folder_that_is_not_laid_out_so_is_told_what_is_wrong(mine: Path, raw: Path, damage, reason: str):
+def test_a_folder_of_another_layout_is_refused_with_the_difference(
+    mine: Path, raw: Path, damage: Damage, facts: list[str]
+):
     damage(mine)
-    assert complaint(mine, raw).startswith(f"data.source.own: {reason.format(mine=mine)}")
-
-
-def test_a_system_file_that_nobody_sees_is_no_image(mine: Path, raw: Path):
-    (mine / "images" / ".DS_Store").write_bytes(b"odd")
-    own.copy(mine, raw, CLASSES)
-
-
-def rgb_mask() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (4, 3)).save(file, "PNG")
-    return file.getvalue()
+    with pytest.raises(DatasetError, match=r"^data\.source\.own: ") as caught:
+        own.copy(mine, raw, CLASSES)
+    for fact in (str(mine), *facts):
+        assert fact in str(caught.value)
+    assert not raw.exists()
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (write("masks/a.png", rgb_mask()), "a label of mode RGB with 8 bits per channel; save class indices"),
-        (write("images/a.jpg", jpeg((5, 3))), "label is (3, 4), its image (3, 5)"),
-        (write("images/a.jpg", jpeg()[:-9]), "damaged JPEG"),
-        (write("images/a.jpg", rgb_mask()), "not a JPEG, it begins with b'\\x89PNG"),
+        (write("masks/a.png", RGB_MASK), "a label of mode RGB with 8 bits"),
+        (write("images/a.jpg", encoded(Image.new("RGB", (5, 3)), "JPEG")), "(3, 4), its image (3, 5)"),
+        (write("images/a.jpg", JPEG[:-9]), "damaged JPEG"),
+        (write("images/a.jpg", RGB_MASK), "not a JPEG, it begins with b'\\x89PNG"),
         (remove("masks/a.png"), "masks/a.png is missing"),
         (remove("images/a.jpg"), "images/a.jpg is missing"),
     ],
 )
-def test_a_pair_that_cannot_be_used_is_named_when_it_is_read(mine: Path, raw: Path, damage, reason: str):
+def test_a_pair_that_cannot_be_used_is_named_when_it_is_read(
+    mine: Path, raw: Path, damage: Damage, reason: str
+):
     damage(mine)
     own.copy(mine, raw, CLASSES)
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(DatasetError, match=r"^own a: ") as caught:
         resolve(raw, "own/train").load("a")
-    assert str(caught.value).startswith("own a: ")
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("where", ["", "raw", "raw/mine", "shards", "../mine/raw"])
-def test_a_source_among_the_profiles_results_is_refused(tmp_path: Path, where: str):
+@pytest.mark.parametrize("source", ["", "raw", "raw/mine", "shards", "../mine/raw", "../../link"])
+def test_a_source_among_the_profiles_results_is_refused(tmp_path: Path, source: str):
     outs = tmp_path / "data" / "mine"
-    with pytest.raises(DatasetError, match=r"^data\.source\.own: .* lies in .*; move it elsewhere$"):
-        refuse_within(outs / where, outs, "data.source.own")
-
-
-def test_a_source_behind_a_link_into_the_results_is_refused(tmp_path: Path):
-    (tmp_path / "data" / "mine" / "raw").mkdir(parents=True)
+    (outs / "raw").mkdir(parents=True)
     (tmp_path / "link").symlink_to("data/mine/raw")
-    with pytest.raises(DatasetError, match="lies in"):
-        refuse_within(tmp_path / "link", tmp_path / "data" / "mine", "data.source.local")
+    with pytest.raises(DatasetError, match=rf"^data\.source\.own: {outs / source} lies in {outs}"):
+        refuse_within(outs / source, outs, "data.source.own")
 
 
-def test_a_source_beside_the_profiles_results_is_fine(tmp_path: Path):
-    for where in ("data/mine2", "data", "elsewhere", "../mine"):
-        refuse_within(tmp_path / where, tmp_path / "data" / "mine", "data.source.local")
+@pytest.mark.parametrize("source", ["data/mine2", "data", "elsewhere", "../mine"])
+def test_a_source_beside_the_profiles_results_is_accepted(tmp_path: Path, source: str):
+    refuse_within(tmp_path / source, tmp_path / "data" / "mine", "data.source.local")

@@ -1,4 +1,4 @@
-"""pipeline/datasets/synthetic.py: the drawn data set, read back by others' code and by ours."""
+"""pipeline/datasets/synthetic.py: the drawn data set, read by this project's code and by other code."""
 
 import hashlib
 import io
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import loadmat
+from torchvision.datasets import SBDataset, VOCSegmentation
 
 from fcn import IGNORE_LABEL
 from pipeline.datasets import sbd, synthetic, voc
@@ -77,42 +77,19 @@ def test_no_image_is_in_two_splits(raw: Path):
     assert len(set(images)) == len(images) == 4 + 3 + 2 * synthetic.NUM_SPARE
 
 
-def test_torchvision_reads_the_same_validation_set_and_finds_its_layout_in_order(raw: Path):
-    from torchvision.datasets import VOCSegmentation
-
-    theirs = VOCSegmentation(str(raw), year="2012", image_set="val")
-    ours = samples(voc.LAYOUT, voc.root(raw), "val")
-    assert len(theirs) == len(ours)
-    for (image, mask), mine in zip(theirs, ours, strict=True):
-        assert np.array_equal(np.asarray(mask), mine.label)
-        assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(mine.jpeg))))
-
-
-def test_torchvision_reads_the_same_training_set_and_finds_its_layout_in_order(raw: Path):
-    from torchvision.datasets import SBDataset
-
-    theirs = SBDataset(str(sbd.root(raw)), image_set="train", mode="segmentation")
-    ours = samples(sbd.LAYOUT, sbd.root(raw), "train")
-    assert len(theirs) == len(ours)
-    for (_, mask), mine in zip(theirs, ours, strict=True):
-        assert np.array_equal(np.asarray(mask), mine.label)
+def test_torchvision_reads_the_same_sets(raw: Path):
+    their_val = VOCSegmentation(str(raw), year="2012", image_set="val")
+    their_train = SBDataset(str(sbd.root(raw)), image_set="train", mode="segmentation")
+    for theirs, ours in (
+        (their_val, samples(voc.LAYOUT, voc.root(raw), "val")),
+        (their_train, samples(sbd.LAYOUT, sbd.root(raw), "train")),
+    ):
+        for (image, mask), sample in zip(theirs, ours, strict=True):
+            assert np.array_equal(np.asarray(mask), sample.label)
+            assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(sample.jpeg))))
 
 
-def test_masks_carry_the_voc_palette(raw: Path):
-    png = next((voc.root(raw) / "SegmentationClass").iterdir()).read_bytes()
-    colours = bytes(Image.open(io.BytesIO(png)).palette.palette)
-    assert colours[:15] == bytes([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128])
-    assert colours[-3:] == bytes([224, 224, 192])
-
-
-def test_a_mat_label_holds_no_date_or_platform(raw: Path):
-    path = next((sbd.root(raw) / "cls").iterdir())
-    header = path.read_bytes()[:116]
-    assert header.rstrip() == b"MATLAB 5.0 MAT-file, drawn by pipeline/datasets/synthetic.py"
-    assert loadmat(path)["GTcls"][0]["Segmentation"][0].shape == (64, 64)
-
-
-# --- what makes it the same everywhere, and whole
+# --- all or nothing
 
 
 def test_another_seed_draws_other_images(raw: Path, tmp_path: Path):
@@ -127,13 +104,6 @@ def test_a_larger_set_begins_with_the_smaller_one(raw: Path, tmp_path: Path):
         assert larger[name].startswith(content) if name.endswith(".txt") else larger[name] == content
 
 
-def test_only_integers_are_drawn_with():
-    image = synthetic._ground(np.random.Generator(np.random.PCG64(0)), 40)
-    assert image.dtype == np.int64
-    for name in synthetic.CLASSES[1:]:
-        assert synthetic._shape(np.random.Generator(np.random.PCG64(0)), name, 40).dtype == np.bool_
-
-
 def test_a_folder_with_content_is_not_drawn_over(tmp_path: Path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(DatasetError, match="is not empty; remove it"):
@@ -141,22 +111,17 @@ def test_a_folder_with_content_is_not_drawn_over(tmp_path: Path):
     assert files_in(tmp_path) == {"photo.jpg": b"mine"}
 
 
-def test_an_empty_folder_is_drawn_into(tmp_path: Path):
-    (tmp_path / "raw").mkdir()
-    assert sbd.LAYOUT.ids(sbd.root(draw_tiny(tmp_path / "raw")), "train")
-
-
 def test_a_drawing_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def disk_full(*_: object) -> None:
+    def disk_full(*_: object) -> bytes:
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "_write_voc", disk_full)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(synthetic, "encode_label", disk_full)
+    with pytest.raises(DatasetError, match="disk full"):
         draw_tiny(tmp_path / "raw")
     assert list(tmp_path.iterdir()) == []
 
 
-# --- what the pictures are like
+# --- the pictures
 
 
 def test_labels_hold_every_class_in_many_images_and_nothing_else(labels: np.ndarray):
@@ -174,23 +139,6 @@ def test_void_lies_between_any_two_classes_and_is_thin(labels: np.ndarray):
     ):
         assert ((first == second) | (first == IGNORE_LABEL) | (second == IGNORE_LABEL)).all()
     assert (labels == IGNORE_LABEL).mean() < 0.05
-
-
-@pytest.mark.parametrize(
-    ("name", "share"), [("disc", 0.785), ("square", 1), ("triangle", 0.5), ("cross", 0.556)]
-)
-def test_a_shape_fills_its_share_of_its_box(name: str, share: float):
-    whole = 0
-    for seed in range(40):
-        mask = synthetic._shape(np.random.Generator(np.random.PCG64(seed)), name, 512)
-        if mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any():
-            continue  # cut off by the frame
-        height, width = (np.ptp(axis) + 1 for axis in np.nonzero(mask))
-        assert 14 * 4 <= height <= 40 * 4 + 1
-        assert abs(int(height) - int(width)) <= 1
-        assert mask.sum() / (height * width) == pytest.approx(share, abs=0.04)
-        whole += 1
-    assert whole > 10
 
 
 def test_the_coarser_the_stride_the_lower_the_best_possible_mean_iu(labels: np.ndarray):

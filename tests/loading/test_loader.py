@@ -22,7 +22,7 @@ from pipeline.distributed.rank import Rank
 from pipeline.errors import ShardError
 from pipeline.loading.loader import Stream, loader
 from pipeline.loading.transforms import apply, draw
-from pipeline.shards.dataset import Batch, Samples
+from pipeline.shards.dataset import Batch, Dataset
 from pipeline.shards.read import Shards
 from tests.noise import noise, shards_of
 
@@ -126,7 +126,7 @@ def test_a_mistake_of_the_caller_is_found(mistake: dict[str, int]):
 @settings(max_examples=50, deadline=None)
 def test_a_batch_pads_at_right_and_bottom_to_the_largest_of_the_step(noises, step, seed):
     batch = Stream(noises, 4, seed).read(step)
-    samples = [Samples(noises)[noises.keys.index(key)] for key in batch.keys]
+    samples = [Dataset(noises)[noises.keys.index(key)] for key in batch.keys]
     height, width = (max(sample.label.shape[side] for sample in samples) for side in (1, 2))
     assert batch.image.shape == (4, 3, height, width)
     assert batch.label.shape == (4, height, width)
@@ -142,9 +142,9 @@ def test_what_is_drawn_for_an_image_depends_on_its_position_and_the_seed(noises)
         batch = stream.read(step)
         for number, key in enumerate(batch.keys):
             index = noises.keys.index(key)
-            _, label, _ = Samples(noises)[index]
+            _, label, _ = Dataset(noises)[index]
             change = draw(MIXED, tuple(label.shape[1:]), 9, step * 4 + number)
-            _, expected = apply(change, Samples(noises)[index].image[0], label[0])
+            _, expected = apply(change, Dataset(noises)[index].image[0], label[0])
             assert torch.equal(batch.label[number], padded(expected, batch.label[number], IGNORE_LABEL))
 
 
@@ -162,7 +162,7 @@ def test_size_buckets_leave_nothing_to_pad_but_among_rare_sizes(tmp_path):
     for step in range(10):
         batch = stream.read(step)
         for number, key in enumerate(batch.keys):
-            assert torch.equal(batch.label[number], Samples(shards)[shards.keys.index(key)].label[0])
+            assert torch.equal(batch.label[number], Dataset(shards)[shards.keys.index(key)].label[0])
 
 
 # --- the loss of a padded batch
@@ -219,7 +219,7 @@ def test_loss_and_gradient_do_not_depend_on_how_a_step_is_dealt_out(net, noises,
 def test_of_images_of_one_size_loss_and_gradient_are_those_of_the_bare_images(net, tmp_path):
     shards = shards_of(tmp_path / "train", ["0", "1", "2"], lambda key: replace(noise("7"), key=key))
     batch = Stream(shards, 3, 4).read(0)
-    bare = [Samples(shards)[shards.keys.index(key)] for key in batch.keys]
+    bare = [Dataset(shards)[shards.keys.index(key)] for key in batch.keys]
     loss, gradient = loss_and_gradient(net, [batch], 3)
     bare_loss, bare_gradient = loss_and_gradient(net, bare, 3)
     assert bare_loss == pytest.approx(loss, rel=1e-12)
@@ -276,12 +276,8 @@ def test_a_sample_damaged_while_training_ends_it_with_one_sentence(tmp_path: Pat
     damaged = next(n for n in itertools.count() if stream.keys(n) == [shards.keys[0]])
     given = loader(stream, [in_second_shard, damaged, damaged], num_workers)
     assert next(given).keys == (shards.keys[4],)
-    with pytest.raises(ShardError) as caught:
+    with pytest.raises(ShardError, match=f"^{path}: {shards.keys[0]}.jpg .*`dvc repro -f shard`"):
         next(given)
-    assert str(caught.value) == (
-        f"{path}: {shards.keys[0]}.jpg is not what the manifest recorded; "
-        "run `dvc repro -f shard` to write it again"
-    )
 
 
 # --- real processes

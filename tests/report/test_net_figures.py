@@ -12,7 +12,7 @@ from pipeline.evaluation import confusion, scoring
 from pipeline.evaluation.per_image import PerImage
 from pipeline.report import gallery, net_figures
 from pipeline.report.net_figures import Scored
-from pipeline.shards.dataset import Samples
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards, open_shards
 from tests import small_shards
 
@@ -53,7 +53,7 @@ def test_images_are_spread_over_the_split_from_its_first_to_its_last():
 
 
 def test_an_image_is_shown_with_what_the_network_says_of_it(shards, model, probability):
-    samples = Samples(shards)
+    samples = Dataset(shards)
     for index, seen in zip((0, 3, 6), net_figures.look(probability, shards, (0, 3, 6)), strict=True):
         image, label, (key,) = samples[index]
         with torch.no_grad():

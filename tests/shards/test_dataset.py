@@ -1,4 +1,4 @@
-"""pipeline/shards/dataset.py: a sample's pixels, and what a damaged file does to the process that decodes it."""
+"""pipeline/shards/dataset.py: a sample's pixels, and that no damaged file crashes the process that decodes it."""
 
 import io
 import subprocess
@@ -11,82 +11,83 @@ import torch
 from PIL import Image
 
 from fcn import IGNORE_LABEL
-from pipeline.shards.dataset import Batch, Samples, decode_jpeg
-from pipeline.shards.read import Shards
+from pipeline.errors import ShardError
+from pipeline.shards.dataset import Dataset, decode_jpeg
+from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
-from tests.noise import noise, shards_of
+from tests.noise import shards_of
+from tests.small_shards import KEYS, draw
 
-PHOTOS = {  # key: (mode, JPEG options)
-    "rgb": ("RGB", {}),
+KINDS = {  # of JPEG, by name: mode and options
+    "4:4:4": ("RGB", {"subsampling": 0}),
+    "4:2:2": ("RGB", {"subsampling": 1}),
+    "4:2:0": ("RGB", {"subsampling": 2}),
+    "progressive": ("RGB", {"progressive": True}),
+    "restarts": ("RGB", {"restart_marker_blocks": 1}),
+    "quality 1": ("RGB", {"quality": 1}),
     "grey": ("L", {}),
     "cmyk": ("CMYK", {}),
-    "progressive": ("RGB", {"progressive": True, "subsampling": 2}),
-    "one_pixel": ("RGB", {}),
 }
 
 
-def photo(key: str) -> Sample:
-    """A flat photo of the key's mode, 6 x 9 pixels, and its label."""
-    mode, options = PHOTOS[key]
-    height, width = (1, 1) if key == "one_pixel" else (6, 9)
-    colour = {"RGB": (200, 100, 50), "L": 120, "CMYK": (0, 255, 255, 0)}[mode]  # CMYK: red
+def jpeg(kind: str) -> bytes:
+    """Return a busy photo of 112 x 80 pixels."""
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8)
+    mode, options = KINDS[kind]
     file = io.BytesIO()
-    Image.new(mode, (width, height), colour).save(file, "JPEG", quality=95, **options)
-    label = np.arange(height * width, dtype=np.uint8).reshape(height, width) % 3
+    Image.fromarray(pixels).resize((112, 80)).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def pixels_of_pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as photo:
+        return np.asarray(photo.convert("RGB"))
+
+
+@pytest.mark.parametrize("key", ["grey", "cmyk", "progressive"])
+def test_a_sample_is_a_batch_of_one_photo_in_rgb_and_its_label(tmp_path: Path, key: str):
+    label = np.arange(80 * 112, dtype=np.uint8).reshape(80, 112) % 3
     label[0, 0] = IGNORE_LABEL
-    return Sample.checked(key, file.getvalue(), label)
+    shards = shards_of(tmp_path / "train", [key], lambda key: Sample.checked(key, jpeg(key), label))
+    batch = Dataset(shards)[0]
+    assert (batch.image.shape, batch.image.dtype) == ((1, 3, 80, 112), torch.uint8)
+    assert np.array_equal(batch.image[0].permute(1, 2, 0).numpy(), pixels_of_pillow(jpeg(key)))
+    assert (batch.label.shape, batch.label.dtype) == ((1, 80, 112), torch.uint8)
+    assert np.array_equal(batch.label[0].numpy(), label)
+    assert batch.keys == (key,)
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    return shards_of(tmp_path_factory.mktemp("photos") / "train", list(PHOTOS), photo)
+@pytest.mark.parametrize("indices", [[], [3], [6, 0, 0, 2, 5]])
+def test_reading_ahead_yields_the_samples_of_the_indices_in_their_order(whole: Path, indices: list[int]):
+    dataset = Dataset(open_shards(whole))
+    assert len(dataset) == len(KEYS)
+    batches = list(dataset.read_ahead(indices))
+    assert [batch.keys for batch in batches] == [(dataset.shards.keys[index],) for index in indices]
+    for batch in batches:
+        assert np.array_equal(batch.label[0].numpy(), draw(batch.keys[0]).label)
 
 
-@pytest.fixture(scope="module")
-def noises(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    keys = [f"{number:02d}" for number in range(10)]
-    return shards_of(tmp_path_factory.mktemp("noises") / "train", keys, noise)
+def test_reading_ahead_raises_a_samples_error_in_its_turn(folder: Path):
+    dataset = Dataset(open_shards(folder))
+    (folder / "shard-000002.tar").unlink()
+    batches = dataset.read_ahead([0, 6])
+    assert next(batches).keys == (dataset.shards.keys[0],)
+    with pytest.raises(ShardError, match=r"shard-000002\.tar"):
+        next(batches)
 
 
-def of_key(shards: Shards, key: str) -> Batch:
-    return Samples(shards)[shards.keys.index(key)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_jpeg_has_the_pixels_of_pillow(kind: str):
+    pixels = decode_jpeg(bytearray(jpeg(kind))).permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels, pixels_of_pillow(jpeg(kind)))
 
 
-@pytest.mark.parametrize(
-    ("key", "colour"),
-    [
-        ("rgb", (200, 100, 50)),
-        ("grey", (120, 120, 120)),
-        ("cmyk", (255, 0, 0)),
-        ("progressive", (200, 100, 50)),
-        ("one_pixel", (200, 100, 50)),
-    ],
-)
-def test_every_kind_of_jpeg_becomes_three_channels_of_rgb(photos: Shards, key: str, colour: tuple[int, ...]):
-    image, label, keys = of_key(photos, key)
-    height, width = photo(key).label.shape
-    assert (image.shape, image.dtype) == ((1, 3, height, width), torch.uint8)
-    assert (label.shape, label.dtype) == ((1, height, width), torch.uint8)
-    assert keys == (key,)
-    assert (image.float() - torch.tensor(colour)[:, None, None]).abs().max() <= 4  # what JPEG loses
+def test_real_photos_have_the_pixels_of_pillow(real_data: Path):
+    for path in sorted((real_data / "voc" / "JPEGImages").glob("*.jpg"))[::40]:
+        data = path.read_bytes()
+        pixels = decode_jpeg(bytearray(data)).permute(1, 2, 0).numpy()
+        assert np.array_equal(pixels, pixels_of_pillow(data))
 
-
-@pytest.mark.parametrize("key", PHOTOS)
-def test_a_label_keeps_its_values(photos: Shards, key: str):
-    assert np.array_equal(of_key(photos, key).label[0].numpy(), photo(key).label)
-
-
-def test_pixels_are_where_pillow_puts_them(noises: Shards):
-    for index, key in enumerate(noises.keys):
-        with Image.open(io.BytesIO(noise(key).jpeg)) as image:
-            assert Samples(noises)[index].image[0].permute(1, 2, 0).tolist() == np.asarray(image).tolist()
-
-
-def test_there_are_as_many_samples_as_in_the_shards(noises: Shards):
-    assert len(Samples(noises)) == len(noises) == 10
-
-
-# --- damaged files, in a process of their own, which must not crash
 
 DAMAGE = """
 import io, random, sys, warnings
@@ -110,48 +111,19 @@ for original in map(bytes.fromhex, sys.stdin.read().split()):
         except Exception:
             expected = None
         try:
-            found = decode_jpeg(data).permute(1, 2, 0).numpy()
+            pixels = decode_jpeg(data).permute(1, 2, 0).numpy()
         except Exception:
-            found = None
+            pixels = None
         if expected is not None:
-            assert found is not None and np.array_equal(found, expected)
-        outcomes["refused" if found is None else "whole"] += 1
+            assert pixels is not None and np.array_equal(pixels, expected)
+        outcomes["refused" if pixels is None else "whole"] += 1
 print(outcomes["whole"], outcomes["refused"])
 """
 
 
-def jpegs() -> dict[str, bytes]:
-    """A busy image in every kind of JPEG there is."""
-    pixels = np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8)
-    image = Image.fromarray(pixels).resize((112, 80))
-    kinds = {
-        "4:4:4": {"subsampling": 0},
-        "4:2:2": {"subsampling": 1},
-        "4:2:0": {"subsampling": 2},
-        "progressive": {"progressive": True},
-        "restarts": {"restart_marker_blocks": 1},
-        "quality 1": {"quality": 1},
-        "grey": {},
-        "cmyk": {},
-    }
-    files = {}
-    for name, options in kinds.items():
-        file = io.BytesIO()
-        mode = {"grey": "L", "cmyk": "CMYK"}.get(name, "RGB")
-        image.convert(mode).save(file, "JPEG", **options)
-        files[name] = file.getvalue()
-    return files
-
-
-@pytest.mark.parametrize("kind", sorted(jpegs()))
-def test_every_kind_of_jpeg_has_pillows_pixels_to_the_bit(kind: str):
-    data = jpegs()[kind]
-    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.array_equal(decode_jpeg(bytearray(data)).permute(1, 2, 0).numpy(), expected)
-
-
 def test_of_hundreds_of_damaged_files_none_crashes_and_all_that_pillow_takes_have_its_pixels():
-    files = "\n".join(data.hex() for data in jpegs().values())
+    """In a process of its own, which a crash would end."""
+    files = "\n".join(jpeg(kind).hex() for kind in KINDS)
     done = subprocess.run(
         [sys.executable, "-c", DAMAGE], input=files, capture_output=True, text=True, check=False
     )
@@ -159,10 +131,3 @@ def test_of_hundreds_of_damaged_files_none_crashes_and_all_that_pillow_takes_hav
     whole, refused = map(int, done.stdout.split())
     assert whole + refused == 800
     assert min(whole, refused) > 100
-
-
-def test_real_photos_have_the_pixels_pillow_gives(real_data: Path):
-    for path in sorted((real_data / "voc" / "JPEGImages").glob("*.jpg"))[::40]:
-        with Image.open(path) as photo:
-            expected = np.asarray(photo.convert("RGB"))
-        assert np.array_equal(decode_jpeg(bytearray(path.read_bytes())).permute(1, 2, 0).numpy(), expected)

@@ -14,9 +14,8 @@ from pipeline.datasets import synthetic
 from pipeline.shards.read import open_shards
 from tests import s3_server
 from tests.small_shards import files_in
-from tests.stages.test_bad_input import edited, workplace
+from tests.stage_runs import edit_profile
 
-__all__ = ["workplace"]
 NUM_TRAIN = 160
 
 
@@ -32,7 +31,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(workplace: Path, big: Path) -> Path:
     shutil.rmtree(workplace / "data" / "small" / "raw")
     shutil.copytree(big, workplace / "data" / "small" / "raw")  # with the files' times
-    edited(workplace, "shards", "samples_per_shard", value=10)
+    edit_profile(workplace, "shards", "samples_per_shard", value=10)
     return workplace
 
 
@@ -63,10 +62,10 @@ def finished(root: Path) -> set[Path]:
 
 
 def wait_for(root: Path, process: subprocess.Popen[str], number: int) -> set[Path]:
-    while len(there := finished(root)) < number:
+    while len(records := finished(root)) < number:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
-    return there
+    return records
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
@@ -86,7 +85,10 @@ def test_a_stage_that_was_ended_goes_on_to_the_same_bytes(project: Path, end: si
     assert process.returncode == 0, output
     resumed = shards_of(project)
     assert len(open_shards(project / "data" / "small" / "shards" / "train", split="train")) == NUM_TRAIN
-    assert list((project / "data" / "small" / ".sharding").iterdir()) == []
+    assert {path.name for path in (project / "data" / "small" / ".sharding").iterdir()} == {
+        "train.lock",
+        "val.lock",
+    }
     shutil.rmtree(project / "data" / "small" / "shards")
     finish(project)
     assert shards_of(project) == resumed
@@ -94,7 +96,7 @@ def test_a_stage_that_was_ended_goes_on_to_the_same_bytes(project: Path, end: si
 
 @pytest.mark.slow
 def test_ray_workers_end_with_a_killed_stage_and_the_next_goes_on(project: Path):
-    edited(project, "run", "shard_workers", value=2)
+    edit_profile(project, "run", "shard_workers", value=2)
     process = stage(project)
     kept = wait_for(project, process, 3)
     os.kill(process.pid, signal.SIGKILL)
@@ -103,7 +105,7 @@ def test_ray_workers_end_with_a_killed_stage_and_the_next_goes_on(project: Path)
     resumed = shards_of(project)
     assert len(kept) >= 3
     shutil.rmtree(project / "data" / "small" / "shards")
-    edited(project, "run", "shard_workers", value=1)
+    edit_profile(project, "run", "shard_workers", value=1)
     finish(project)
     assert shards_of(project) == resumed
 
@@ -112,7 +114,7 @@ def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: 
     finish(workplace)
     here = shards_of(workplace)
     elsewhere = workplace / "elsewhere"
-    edited(workplace, "shards", "destination", value=str(elsewhere))
+    edit_profile(workplace, "shards", "destination", value=str(elsewhere))
     finish(workplace)
     for split, files in here.items():
         folder = workplace / "data" / "small" / "shards" / split
@@ -120,7 +122,7 @@ def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: 
         assert sorted(path.name for path in folder.iterdir()) == ["location", "manifest.parquet"]
         assert open_shards(folder, split=split).folder == elsewhere / "small" / split
     with s3_server.s3_server() as bucket:
-        edited(workplace, "shards", "destination", value=f"{bucket}/fcn/")
+        edit_profile(workplace, "shards", "destination", value=f"{bucket}/fcn/")
         finish(workplace)
         opened = open_shards(workplace / "data" / "small" / "shards" / "train", split="train")
         assert opened.folder == f"{bucket}/fcn/small/train"
@@ -132,4 +134,4 @@ def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: 
             text=True,
             check=False,
         )
-        assert (done.returncode, done.stdout) == (0, f"{bucket}/fcn/small/val: whole\n"), done.stderr
+        assert done.returncode == 0, done.stderr
