@@ -1,47 +1,51 @@
-"""Tables that read well as text and as a page, and our own Markdown as HTML."""
+"""Tables and paragraphs as plain text, Markdown or HTML."""
 
-import html
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
 
+from tabulate import tabulate
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; every row has as many cells as the head."""
-    lines = [head, ["---"] * len(head), *rows]
-    assert all(len(line) == len(head) for line in lines), lines
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+FORMATS = ("plain", "markdown", "html")
 
 
-def as_html(text: str) -> str:
-    """HTML of the Markdown that this project writes: paragraphs, tables, lists with "* " and **bold**, nothing else."""
-    return "\n".join(_block(block.splitlines()) for block in re.split(r"\n{2,}", text.strip()))
+@dataclass(frozen=True)
+class Table:
+    """A table with notes under it.
+
+    head: the names of the columns.
+    rows: as many cells each as the head; a cell that is not text is shown by str().
+    notes: sentences, one paragraph each.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    notes: Sequence[str] = ()
 
 
-def _block(lines: list[str]) -> str:
-    if lines[0].startswith("|"):
-        head, _, *rows = ([_inline(cell) for cell in _cells(line)] for line in lines)
-        return "\n".join(html_table(head, rows))
-    if all(line.startswith("* ") for line in lines):
-        return "<ul>" + "".join(f"<li>{_inline(line[2:])}</li>" for line in lines) + "</ul>"
-    return f"<p>{_inline(' '.join(lines))}</p>"
+def render(blocks: Iterable[Table | str], form: str) -> str:
+    """Return tables and paragraphs as one text.
+
+    blocks: in their order; a string is one paragraph of plain words.
+    form: one of FORMATS.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
+    parts: list[str] = []
+    for block in blocks:
+        if isinstance(block, Table):
+            parts.append(_table(block, form))
+        paragraphs = block.notes if isinstance(block, Table) else [block]
+        parts += [f"<p>{escape(text)}</p>" if form == "html" else text for text in paragraphs]
+    return "\n\n".join(parts)
 
 
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Lines of an HTML table whose cells are HTML."""
-    yield "<table>"
-    yield "<thead><tr>" + "".join(f'<th scope="col">{cell}</th>' for cell in head) + "</tr></thead>"
-    yield "<tbody>"
-    for first, *rest in rows:
-        cells = "".join(f"<td>{cell}</td>" for cell in rest)
-        yield f'<tr><th scope="row">{first}</th>{cells}</tr>'
-    yield "</tbody></table>"
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])]
-
-
-def _inline(text: str) -> str:
-    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
+def _table(table: Table, form: str) -> str:
+    assert all(len(row) == len(table.head) for row in table.rows), table
+    head, *rows = ([str(cell) for cell in row] for row in (table.head, *table.rows))
+    if form == "plain":  # the head as a row: as such, it would widen its columns by two spaces
+        return tabulate([head, *rows], tablefmt="plain", disable_numparse=True)
+    if form == "html":
+        return tabulate(rows, head, tablefmt="html", disable_numparse=True, stralign=None)
+    head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (head, *rows))
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)

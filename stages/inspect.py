@@ -1,73 +1,57 @@
-"""Describes the splits in data/<profile>/inspection, and stops the chain if an image is trained and evaluated on.
+"""Describe the splits in data/<profile>/inspection, and fail if an image is both trained and evaluated on.
 
-Writes inspection.json, .md and .png, leaks.json and .md, and verdict.json: all of it that training depends on, so that
-another validation split trains nothing anew.
+Writes inspection.json, .md and .png, leaks.json and .md, and verdict.json, the only file that training depends on:
+another validation split retrains nothing.
 """
 
-import json
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from pipeline import config, paths, tracking
+from pipeline import config, files, paths, tracking
 from pipeline.datasets import splits
 from pipeline.errors import exit_cleanly
 from pipeline.inspection import describe, leaks
 from pipeline.report import plots
 from pipeline.shards.read import open_shards
+from pipeline.tables import render
 
 
 def main() -> None:
     profile_name, profile = config.load()
-    wanted, reasons = profile.data.splits, profile.data.allow_leak
+    train_lists, val_lists = profile.data.splits.train, profile.data.splits.val
     shards = {
         split: open_shards(paths.shards(profile_name, split), split=split, cache=paths.VERIFIED)
         for split in ("train", "val")
     }
-    found = {split: describe.inspect(one) for split, one in shards.items()}
-    train, val = (leaks.Images.of_shards(split, one) for split, one in shards.items())
-    names = [name for split in (wanted.train, wanted.val) for name in (*split.include, *split.exclude)]
-    lists = splits.listed(paths.raw(profile_name), names)
-    shared = leaks.survey(train, val, lists, wanted.train.include, wanted.val.include)
-    leak, dest = shared["leak"]["id_in_train"], paths.inspection(profile_name)
+    train, val = (leaks.Images.of_shards(split, opened) for split, opened in shards.items())
+    names = [name for lists in (train_lists, val_lists) for name in (*lists.include, *lists.exclude)]
+    listed = splits.listed(paths.raw(profile_name), names)
+    shared = leaks.survey(train, val, listed, train_lists.include, val_lists.include)
+    leak, reasons = shared["leak"]["id_in_train"], profile.data.allow_leak
     verdict = leaks.verdict(leak, reasons)
-    _write(dest, found, shared | {"allow_leak": reasons}, verdict)
-    print(f"{describe.as_markdown(found)}\n{leaks.as_markdown(shared, reasons)}", flush=True)
+
+    described = {split: describe.describe(opened) for split, opened in shards.items()}
+    tables = render(describe.as_tables(described), "markdown")
+    survey = render(leaks.as_blocks(shared, reasons), "markdown")
+    dest = paths.inspection(profile_name)
+    with files.whole_folder(dest) as folder:
+        files.write_json(folder / "inspection.json", described)
+        files.write_json(folder / "leaks.json", shared | {"allow_leak": reasons})
+        files.write_json(folder / "verdict.json", {"leak": verdict})
+        files.write_text(folder / "inspection.md", tables + "\n")
+        files.write_text(folder / "leaks.md", survey + "\n")
+        plots.save(plots.inspection(described), folder / "inspection.png")
+    print(f"{tables}\n\n{survey}", flush=True)
 
     tracker = tracking.Tracker(profile_name, Path.cwd())
-    digests = {split: one.digest for split, one in shards.items()}
-    value = "+".join(digests.values())
-    record = tracker.record("inspection", "data", "inspected", value, params=digests, datasets=digests)
-    metrics = describe.as_metrics(found) | {"num_leaked": float(len(leak))}
-    texts = [path for path in sorted(dest.iterdir()) if path.suffix != ".png"]
+    digests = {split: opened.digest for split, opened in shards.items()}
+    key = "+".join(digests.values())
+    record = tracker.record("inspection", "data", "inspected", key, params=digests, datasets=digests)
+    metrics = describe.as_metrics(described) | {"num_leaked": float(len(leak))}
     tags = {"leak": verdict, "allow_leak": "; ".join(reasons)}
+    texts = sorted(path for path in dest.iterdir() if path.suffix != ".png")
     tracker.log(record, metrics, tags, [dest / "inspection.png"], texts)
-    leaks.refuse(
-        leak,
-        "val",
-        "train",
-        reasons,
-        f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} says which lists meet)",
-    )
-
-
-def _write(dest: Path, found: dict[str, Any], shared: dict[str, Any], verdict: str) -> None:
-    """Writes the whole folder or nothing of it."""
-    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as scratch:
-        folder = Path(scratch, dest.name)
-        folder.mkdir()
-        values = {"inspection": found, "leaks": shared, "verdict": {"leak": verdict}}
-        texts = {f"{name}.json": json.dumps(value, indent=1) + "\n" for name, value in values.items()}
-        texts |= {
-            "inspection.md": describe.as_markdown(found),
-            "leaks.md": leaks.as_markdown(shared, shared["allow_leak"]),
-        }
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        plots.draw_inspection(found, folder / "inspection.png")
-        shutil.rmtree(dest, ignore_errors=True)
-        folder.rename(dest)
+    remedy = f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} lists the shared images)"
+    leaks.refuse(leak, "val", "train", reasons, remedy)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,45 @@
 import pytest
 
-from pipeline.tables import as_html, table
+from pipeline.tables import FORMATS, Table, render
+
+TABLE = Table(["net", "images"], [["fcn8s", 100], ["a|<b>", 7]], ["A & note."])
 
 
-def test_a_table_has_a_head_a_rule_and_a_line_a_row():
-    assert table(["net", "images"], [["fcn8s", 100], ["fcn16s", 7]]) == (
-        "| net | images |\n| --- | --- |\n| fcn8s | 100 |\n| fcn16s | 7 |"
-    )
+def test_a_plain_table_has_aligned_columns_and_its_notes_below():
+    assert render(["Words.", TABLE], "plain").splitlines() == [
+        "Words.",
+        "",
+        "net    images",
+        "fcn8s  100",
+        "a|<b>  7",
+        "",
+        "A & note.",
+    ]
 
 
-def test_a_row_with_a_cell_too_few_is_our_own_mistake():
+def test_a_bar_in_a_cell_does_not_divide_a_markdown_cell():
+    head, rule, first, second = render([Table(["net", "a|b"], TABLE.rows)], "markdown").splitlines()
+    assert set(rule) == {"|", "-"}
+    assert [cell.strip() for cell in first.split("|")] == ["", "fcn8s", "100", ""]
+    assert r"a\|b" in head
+    assert r"a\|<b>" in second
+
+
+def test_html_escapes_cells_and_paragraphs():
+    page = render(["1 < 2", TABLE], "html")
+    assert "<p>1 &lt; 2</p>" in page
+    assert "<tr><td>a|&lt;b&gt;</td><td>7</td></tr>" in page
+    assert "<p>A &amp; note.</p>" in page
+    assert page.count("<tr>") == page.count("</tr>") == 3
+
+
+def test_numbers_are_shown_as_they_are_written():
+    for form in FORMATS:
+        assert "0.50" in render([Table(["score"], [["0.50"], ["12"]])], form)
+
+
+def test_a_row_with_a_cell_too_few_and_an_unknown_format_are_mistakes_of_the_caller():
     with pytest.raises(AssertionError):
-        table(["net", "images"], [["fcn8s"]])
-
-
-def test_a_bar_in_a_cell_divides_no_cells_neither_as_text_nor_as_html():
-    text = table(["class"], [["a|b"], ["c"]])
-    assert text == "| class |\n| --- |\n| a\\|b |\n| c |"
-    assert '<th scope="row">a|b</th>' in as_html(text)
-
-
-def test_paragraphs_lists_tables_and_bold_become_html_and_all_else_stays_text():
-    html = as_html(
-        "Some <b>words</b> & **bold** ones.\n\n* one\n* <two>\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
-    )
-    assert html.startswith(
-        "<p>Some &lt;b&gt;words&lt;/b&gt; &amp; <strong>bold</strong> ones.</p>\n"
-        "<ul><li>one</li><li>&lt;two&gt;</li></ul>\n<table>"
-    )
-    assert '<tr><th scope="row">1</th><td>2</td></tr>' in html
+        render([Table(["net", "images"], [["fcn8s"]])], "plain")
+    with pytest.raises(ValueError, match="latex"):
+        render([TABLE], "latex")

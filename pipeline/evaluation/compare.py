@@ -1,34 +1,34 @@
-"""Runs beside each other and beside what was published: one table of scores, one of differences.
+"""Compare runs with each other and with published scores: a table of scores and a table of paired differences.
 
-What does not compare stays in the table and says why not.
+Runs that are not comparable stay in the tables, with the reason.
 """
 
-import html
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
 from pipeline.errors import ResultError
 from pipeline.evaluation import per_image
-from pipeline.evaluation.bootstrap import Bootstrap, in_words, mean_iu, paired_difference, pixel_acc
+from pipeline.evaluation.bootstrap import Bootstrap, mean_iu, paired_difference, pixel_acc, with_interval
 from pipeline.evaluation.per_image import PerImage
 from pipeline.evaluation.published_scores import NAMES, PUBLISHED, Published
-from pipeline.tables import table as markdown_table
+from pipeline.tables import Table
 
 SCORES = ("mean_iu", "pixel_acc", "mean_acc", "fw_iu")
-FORMATS = ("plain", "markdown", "html")
+DIFFERENCES = {"mean_iu": mean_iu, "pixel_acc": pixel_acc}
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run's scores.
+    """The scores of one run.
 
-    values: what its metrics JSON holds.   images: each image's counts, None if there is no such file beside it.
+    name: of the run, in the tables.
+    values: the content of its metrics JSON.
+    images: the counts of each image; None if there is no Parquet file beside the JSON.
     """
 
     name: str
@@ -36,213 +36,159 @@ class Result:
     images: PerImage | None
 
 
-@dataclass(frozen=True)
-class Table:
-    """rows: a cell for each of `head`.   notes: what belongs under it, a sentence each."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
-def load(run: str, folder: Path) -> Result:
-    """The result that `run` names: a metrics JSON, profile/net, or an MLflow run by id or name.
-
-    folder: empty, for what MLflow has to send. ResultError if there is none.
-    """
-    return read(_file_of(run, folder), run)
-
-
-def _file_of(run: str, folder: Path) -> Path:
-    if run.endswith(".json"):
-        return Path(run)
-    profile, _, net = run.partition("/")
-    if net and "/" not in net:
-        return paths.metrics(profile, net)
-    from pipeline import tracking  # MLflow takes seconds to import
-
-    return tracking.download_metrics(run, Path.cwd(), folder)
-
-
 def read(path: Path, name: str) -> Result:
-    """The result in a metrics JSON, with the Parquet file of its name if that is there and of the same run."""
+    """Read a metrics JSON, and the Parquet file of the same name if it is there.
+
+    Raises ResultError if a file is missing or damaged, or if the two files are of different models.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultError(f"{path} is missing; run `dvc repro evaluate`, or name another run") from None
     except (OSError, ValueError) as error:
-        raise ResultError(f"{path} holds no JSON that can be read ({error}); name another file") from error
-    if strange := _strange(values):
-        raise ResultError(f"{path} is no file of scores of this project: {strange}; name one of metrics/")
-    beside = path.with_suffix(".parquet")
-    images = per_image.read(beside) if beside.exists() else None
+        raise ResultError(f"{path} is not JSON ({error}); name another file") from error
+    if fault := _fault(values):
+        raise ResultError(f"{path} is not a file of scores: {fault}; name a file of metrics/")
+    counts = path.with_suffix(".parquet")
+    images = per_image.read(counts) if counts.exists() else None
     if images and images.about.get("model_sha256") != values.get("model_sha256"):
-        raise ResultError(f"{beside} is of another model than {path}; run `dvc repro evaluate`")
+        raise ResultError(f"{counts} is of another model than {path}; run `dvc repro evaluate`")
     return Result(name, values, images)
 
 
-def _strange(values: Any) -> str:
-    """What a file of scores cannot be like, or ""."""
+def _fault(values: Any) -> str:
+    """Return why these are not the values of a metrics JSON, or ""."""
     if not isinstance(values, dict):
         return f"it holds a {type(values).__name__}"
-    for name in (*SCORES, "num_images", "class_iu"):
-        if name not in values:
-            return f"it has no {name}"
+    if missing := [name for name in (*SCORES, "num_images", "class_iu") if name not in values]:
+        return f"it has no {missing[0]}"
     for name in SCORES:
-        value = values[name]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            return f"{name} is {value!r}"
-        if value is not None and not 0 <= value <= 1:
-            return f"{name} is {value}, not in 0..1"
-    match values.get("averaging"):
+        score = values[name]
+        if score is not None and not (type(score) in (int, float) and 0 <= score <= 1):
+            return f"{name} is {score!r}, not in 0..1"
+    if not isinstance(values["class_iu"], dict):
+        return f"class_iu is {values['class_iu']!r}"
+    match averaging := values.get("averaging"):
         case None | {"scales": [*_], "flip": bool()}:
-            return "" if isinstance(values["class_iu"], dict) else f"class_iu is {values['class_iu']!r}"
-        case strange:
-            return f"averaging is {strange!r}"
+            return ""
+    return f"averaging is {averaging!r}"
 
 
 def split_of(result: Result) -> str:
-    """What a run was scored on, by its published name if it has one."""
-    num_images = f"{result.values['num_images']} images"
-    if name := NAMES.get(result.values.get("keys_sha256", "")):
-        return f"{name}, {num_images}"
-    return f"{result.values.get('profile', 'unnamed')} val, {num_images}"
+    """Return the name and size of the split that a run was scored on."""
+    values = result.values
+    name = NAMES.get(values.get("keys_sha256", "")) or f"{values.get('profile', 'unnamed')} val"
+    return f"{name}, {values['num_images']} images"
 
 
-def why_runs_differ_in_kind(one: Result, other: Result) -> str:
-    """Why two runs' scores do not compare, or ""."""
-    for key, what in (
+def averaging_of(result: Result) -> str:
+    """Return in words which scales and mirror images a run's probabilities were averaged over."""
+    averaging = result.values.get("averaging")
+    if not averaging:  # files of earlier versions do not have the key
+        return "none"
+    mirrored = " and mirror images" if averaging["flip"] else ""
+    return f"over scales {', '.join(map(str, averaging['scales']))}{mirrored}"
+
+
+def incomparable_reason(first: Result, second: Result) -> str:
+    """Return why the scores of two runs are not comparable, or ""."""
+    for key, difference in (
         ("keys_sha256", "other images"),
         ("val_digest", "other pixels or labels of the same images"),
     ):
-        here, there = one.values.get(key), other.values.get(key)
-        if here is None or there is None:
-            silent = one if here is None else other
-            return f"{silent.name} does not say which images it was scored on; evaluate it again"
-        if here != there:
-            return f"{what}: {split_of(one)} ({here[:8]}) and {split_of(other)} ({there[:8]})"
-    conventions = [result.values.get("convention", "reference") for result in (one, other)]
+        for result in (first, second):
+            if result.values.get(key) is None:
+                return f"{result.name} has no {key}, the digest of its images; evaluate it again"
+        digests = [result.values[key] for result in (first, second)]
+        if digests[0] != digests[1]:
+            splits = [f"{split_of(result)} ({result.values[key][:8]})" for result in (first, second)]
+            return f"{difference}: {' and '.join(splits)}"
+    conventions = [result.values.get("convention", "reference") for result in (first, second)]
     if conventions[0] != conventions[1]:
         return f"other conventions of mean IU: {' and '.join(conventions)} (fcn.metrics.CONVENTIONS)"
-    averaged = [averaging_of(result) for result in (one, other)]
-    if averaged[0] != averaged[1]:
-        return f"other averaging: {' and '.join(averaged)}"
-    if list(one.values["class_iu"]) != list(other.values["class_iu"]):
+    averagings = [averaging_of(result) for result in (first, second)]
+    if averagings[0] != averagings[1]:
+        return f"other averaging: {' and '.join(averagings)}"
+    if list(first.values["class_iu"]) != list(second.values["class_iu"]):
         return "other classes"
     return ""
 
 
-def averaging_of(result: Result) -> str:
-    """Over what a run's probabilities were averaged, in words."""
-    said = result.values.get("averaging")
-    if not said:  # as all files were that do not say it
-        return "none"
-    mirrored = " and mirror images" if said["flip"] else ""
-    return f"over scales {', '.join(map(str, said['scales']))}{mirrored}"
-
-
-def why_not_published(row: Published, result: Result) -> str:
-    """Why a published row does not compare to a run, or ""."""
+def _unpublished_reason(row: Published, result: Result) -> str:
+    """Return why a published row is not comparable to a run, or ""."""
     if row.keys_sha256 is not None and row.keys_sha256 == result.values.get("keys_sha256"):
-        averaged = averaging_of(result)
-        return "" if averaged == "none" else f"other averaging: {averaged} and none"
+        averaging = averaging_of(result)
+        return "" if averaging == "none" else f"other averaging: {averaging} and none"
     if row.split.endswith("test"):
-        return f"another split: {row.split}, whose labels VOC's server alone has"
+        return f"another split: {row.split}, whose labels are on VOC's server only"
     return f"another split: {row.split}, not {split_of(result)}"
 
 
+def leak_warning(name: str, values: Mapping[str, Any]) -> str:
+    """Return a warning if a net was scored on images that it was trained on, else ""."""
+    if not values.get("num_leaked"):
+        return ""
+    return f"LEAK: {name} was trained on {values['num_leaked']} of the {values['num_images']} images it is scored on"
+
+
 def score_table(results: Sequence[Result], published: Iterable[Published] = PUBLISHED) -> Table:
-    """The runs' scores, then what was published; the last column says what does not compare to the first run."""
+    """Return the scores of runs, then published scores. The last column tells what is comparable to the first run."""
     first, rows = results[0], []
     for result in results:
-        reasons = [why_runs_differ_in_kind(first, result) if result is not first else ""]
-        if result.values.get("num_leaked"):
-            reasons.append(f"LEAK: trained on {result.values['num_leaked']} of the images it is scored on")
-        scores = [in_words(result.values, name) for name in SCORES]
-        rows.append((result.name, *scores, split_of(result), _not_comparable(reasons)))
+        reasons = [incomparable_reason(first, result) if result is not first else ""]
+        reasons.append(leak_warning(result.name, result.values))
+        scores = [with_interval(result.values, name) for name in SCORES]
+        rows.append((result.name, *scores, split_of(result), _comparable(reasons)))
     for row in published:
-        scores = [_percent(getattr(row, name)) for name in SCORES]
-        rows.append((row.name, *scores, row.split, _not_comparable([why_not_published(row, first)])))
-    levels = {result.values["level"] for result in results if "level" in result.values}
-    notes = [
-        f"In brackets: the {' or '.join(map('{:.0%}'.format, sorted(levels)))} interval by a bootstrap over images."
-        if levels
-        else "No run says how uncertain it is; evaluate again for an interval.",
+        percents = [getattr(row, name) for name in SCORES]
+        scores = ["-" if percent is None else f"{percent / 100:.3f}" for percent in percents]
+        rows.append((row.name, *scores, row.split, _comparable([_unpublished_reason(row, first)])))
+    levels = sorted({result.values["level"] for result in results if "level" in result.values})
+    brackets = (
+        f"In brackets: the {' or '.join(map('{:.0%}'.format, levels))} interval by a bootstrap over images."
+    )
+    notes = (
+        brackets if levels else "The runs have no intervals; evaluate them again.",
         "All scores are of one confusion matrix over all pixels; a class in neither truth nor prediction is left out "
         "of mean IU (the reference's score.py).",
         "Published: " + "; ".join(dict.fromkeys(row.source for row in published)) + ".",
-    ]
-    return Table(("run", *SCORES, "scored on", "compares to the first run"), tuple(rows), tuple(notes))
+    )
+    return Table(("run", *SCORES, "scored on", "comparable to the first run"), rows, notes)
+
+
+def _comparable(reasons: Sequence[str]) -> str:
+    reasons = [reason for reason in reasons if reason]
+    return f"no: {'; '.join(reasons)}" if reasons else "yes"
 
 
 def difference_table(results: Sequence[Result], bootstrap: Bootstrap) -> Table:
-    """Every two runs' paired difference, the later less the earlier, or why they have none."""
+    """Return the paired difference of every two runs, the later less the earlier, or the reason why there is none."""
     rows = [row for pair in combinations(results, 2) for row in _differences(*pair, bootstrap)]
     note = (
-        f"Each of {bootstrap.num_resamples} resamples draws the same images for both runs; in brackets the "
-        f"{bootstrap.level:.0%} interval. p: how often chance alone, in which images are there, would set runs that do "
-        "not differ as far apart. What another seed of the training would change is in neither."
+        f"Each of {bootstrap.num_resamples} resamples draws the same images for both runs; in brackets: the "
+        f"{bootstrap.level:.0%} interval. p: the probability of a difference at least as large between runs that do "
+        "not differ. Neither includes the effect of another training seed."
     )
-    return Table(("difference", "score", "value", "p", "why not"), tuple(rows), (note,) if rows else ())
+    return Table(("difference", "score", "value", "p", "why not"), rows, (note,) if rows else ())
 
 
-def _differences(one: Result, other: Result, bootstrap: Bootstrap) -> Iterator[tuple[str, ...]]:
-    name = f"{other.name} - {one.name}"
-    reason = why_runs_differ_in_kind(one, other)
-    if not reason and (one.images is None or other.images is None):
-        silent = one if one.images is None else other
-        reason = f"no file of each image's counts beside {silent.name}'s scores; evaluate it again"
-    if reason or one.images is None or other.images is None:
+def _differences(first: Result, second: Result, bootstrap: Bootstrap) -> Iterator[tuple[str, ...]]:
+    name = f"{second.name} - {first.name}"
+    if reason := incomparable_reason(first, second):
         yield name, "-", "-", "-", reason
         return
-    for score, statistic in (("mean_iu", mean_iu), ("pixel_acc", pixel_acc)):
-        found = paired_difference(statistic, other.images.whole, one.images.whole, bootstrap)
-        words = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-        yield name, score, words, _p_value(found.p_value, bootstrap), ""
-
-
-def _not_comparable(reasons: Sequence[str]) -> str:
-    said = [reason for reason in reasons if reason]
-    return f"no: {'; '.join(said)}" if said else "yes"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value / 100:.3f}"
+    if first.images is None or second.images is None:
+        result = first if first.images is None else second
+        yield name, "-", "-", "-", f"no file of each image's counts for {result.name}; evaluate it again"
+        return
+    for score, statistic in DIFFERENCES.items():
+        found = paired_difference(statistic, second.images.whole, first.images.whole, bootstrap)
+        value = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        yield name, score, value, _p_value(found.p_value, bootstrap), ""
 
 
 def _p_value(value: float, bootstrap: Bootstrap) -> str:
     if math.isnan(value):
         return "nan"
-    least = 2 / (bootstrap.num_resamples + 1)
-    return f"<{math.ceil(least * 10_000) / 10_000:.4f}" if value <= least else f"{value:.4f}"
-
-
-def as_text(table: Table, kind: str) -> str:
-    """The table in one of FORMATS, with its notes."""
-    match kind:
-        case "plain":
-            return _as_plain(table)
-        case "markdown":
-            return "\n\n".join([markdown_table(table.head, table.rows), *table.notes])
-        case "html":
-            return _as_html(table)
-    raise ValueError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")
-
-
-def _as_plain(table: Table) -> str:
-    lines = [table.head, *table.rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.head))]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*text, "", *table.notes])
-
-
-def _as_html(table: Table) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    rows = [line(table.head, "th"), *(line(row, "td") for row in table.rows)]
-    notes = [f"<p>{html.escape(note)}</p>" for note in table.notes]
-    return "\n".join(["<table>", *rows, "</table>", *notes])
+    minimum = 2 / (bootstrap.num_resamples + 1)
+    return f"<{math.ceil(minimum * 10_000) / 10_000:.4f}" if value <= minimum else f"{value:.4f}"

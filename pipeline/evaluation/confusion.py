@@ -1,4 +1,4 @@
-"""A confusion matrix as a file: confusion.csv, a row a label, a column a prediction, in pixels."""
+"""A confusion matrix as a CSV file: pixels, a row for each label and a column for each prediction."""
 
 import csv
 from collections.abc import Sequence
@@ -13,13 +13,16 @@ FILE = "confusion.csv"
 
 
 def row_normalised(hist: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(C, C) counts by label and prediction -> the share of each label's pixels; nan where a class has none."""
+    """Return each label's pixels as shares, (C, C); NaN in the row of a class without pixels.
+
+    hist: (C, C) pixels by label and prediction.
+    """
     total = hist.sum(1, keepdims=True)
     return np.divide(hist, total, out=np.full(hist.shape, np.nan), where=total > 0)
 
 
 def write(path: Path, hist: NDArray[np.integer], classes: Sequence[str]) -> None:
-    """hist: (C, C) pixels by label and prediction."""
+    """Write a (C, C) matrix of pixels by label and prediction."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["label", *classes])
@@ -27,7 +30,7 @@ def write(path: Path, hist: NDArray[np.integer], classes: Sequence[str]) -> None
 
 
 def read(path: Path) -> NDArray[np.int64]:
-    """(C, C) int64, what `write` wrote; ResultError if the file is missing or damaged."""
+    """Read what `write` wrote, (C, C) int64. Raises ResultError if the file is missing or damaged."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
@@ -36,6 +39,4 @@ def read(path: Path) -> NDArray[np.int64]:
             raise ValueError(f"{hist.shape} counts for {len(head) - 1} classes")
         return hist
     except (OSError, ValueError, csv.Error) as error:
-        raise ResultError(
-            f"{path} holds no counts that can be read ({error}); run `dvc repro evaluate`"
-        ) from error
+        raise ResultError(f"{path} is not a confusion matrix ({error}); run `dvc repro evaluate`") from error

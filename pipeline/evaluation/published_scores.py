@@ -1,19 +1,22 @@
-"""What others published, to stand beside a run. Numbers are percent, as printed; None where none is given."""
+"""Published scores, to compare runs with. Numbers are percent, as printed; None where the source has none."""
 
 from dataclasses import dataclass
 
 CVPR = "Long, Shelhamer, Darrell, CVPR 2015"
 # sha256 of the reference release's data/pascal/seg11valid.txt: VOC2011's val without SBD's train, 736 images
 SEG11VALID = "4ca991bd72c251fd2485eaa9e29536502ea3800d1b1c17c151fd6a04bcfbc2cc"
-NAMES = {SEG11VALID: "seg11valid"}  # lists of images that have one
+NAMES = {SEG11VALID: "seg11valid"}  # of published lists of images, by their digest
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a table of scores.
+    """One published row of scores.
 
-    split: what it was scored on, in the authors' words.   keys_sha256: of the split's ids, sorted, one a line; None
-    for labels that nobody has but VOC's own server, or a list that the authors do not give.
+    name: of the net.
+    split: the evaluation images, in the authors' words.
+    source: the publication and its table.
+    keys_sha256: per_image.digest_of_keys of the split; None if its labels are on VOC's server only, or if the authors
+        do not give the list.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""What a data set holds, and which images its splits share."""
+"""The content of a data set, and the images that its splits share."""

@@ -1,4 +1,4 @@
-"""What a data set is like, from its manifests alone: how many images, how large, which classes, what was converted."""
+"""Describe a data set from the shards' manifests alone: images, sizes, classes, conversions, refusals."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,22 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.shards.read import Shards
-from pipeline.tables import table
+from pipeline.tables import Table
 
-NUM_SIZES = 20  # the most frequent ones are listed
+NUM_SIZES = 20  # the most frequent sizes are listed
 BIN = 25  # pixels, of the histograms of height and width
-SPREAD = ("min", "median", "max")
-CONVERSIONS = {
-    "L": "greyscale to RGB",
-    "CMYK": "CMYK to RGB",
-}  # by Pillow's mode of the file; all nets see RGB
+CONVERSIONS = {"L": "greyscale to RGB", "CMYK": "CMYK to RGB"}  # by Pillow's mode of the file; nets see RGB
 
 
-def inspect(shards: Shards) -> dict[str, Any]:
-    """The counts of one split, as JSON holds them.
+def describe(shards: Shards) -> dict[str, Any]:
+    """Return the counts of one split as plain values, the content of inspection.json.
 
-    classes: pixels, their share of the pixels that are not void, and the images that show the class.
-    void: pixels 255, their share of all pixels, and the images with any.
+    classes: by name, num_pixels, share (of the pixels that are not void) and num_images (that show the class).
+    void: num_pixels of value 255, share (of all pixels) and num_images.
+    height, width: min, median, max and a histogram, in pixels.
     """
     column = shards.table.column
     height, width = (column(name).to_numpy() for name in ("height", "width"))
@@ -41,8 +38,8 @@ def inspect(shards: Shards) -> dict[str, Any]:
         "width": _spread(width),
         "num_sizes": len(sizes),
         "sizes": [
-            {"height": high, "width": wide, "num_images": count}
-            for (high, wide), count in sizes.most_common(NUM_SIZES)
+            {"height": rows, "width": columns, "num_images": count}
+            for (rows, columns), count in sizes.most_common(NUM_SIZES)
         ],
         "classes": {
             name: {
@@ -58,7 +55,7 @@ def inspect(shards: Shards) -> dict[str, Any]:
             "num_images": int((void > 0).sum()),
         },
         "modes": dict(sorted(modes.items())),
-        "conversions": {said: modes[mode] for mode, said in CONVERSIONS.items() if modes[mode]},
+        "conversions": {name: modes[mode] for mode, name in CONVERSIONS.items() if modes[mode]},
         "refused": shards.header.get("refused", []),
     }
 
@@ -74,52 +71,61 @@ def _spread(values: NDArray[np.integer]) -> dict[str, Any]:
     }
 
 
-def as_metrics(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The numbers of the splits under MLflow's names: train/num_images ... and train/class_share/<class>."""
+def as_metrics(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the splits' numbers under MLflow's names: train/num_images ... and train/class_share/<class>.
+
+    splits: by name, the result of `describe`.
+    """
     metrics: dict[str, float] = {}
-    for split, one in found.items():
+    for split, counts in splits.items():
         numbers = {
-            "num_images": one["num_images"],
-            "num_bytes": one["num_bytes"],
-            "num_refused": len(one["refused"]),
-            "num_converted": sum(one["conversions"].values()),
-            "void_share": one["void"]["share"],
+            "num_images": counts["num_images"],
+            "num_bytes": counts["num_bytes"],
+            "num_refused": len(counts["refused"]),
+            "num_converted": sum(counts["conversions"].values()),
+            "void_share": counts["void"]["share"],
         }
-        numbers |= {f"{side}/{what}": one[side][what] for side in ("height", "width") for what in SPREAD}
-        for name, counts in one["classes"].items():
-            numbers |= {f"class_share/{name}": counts["share"], f"class_images/{name}": counts["num_images"]}
+        for side in ("height", "width"):
+            numbers |= {f"{side}/{name}": counts[side][name] for name in ("min", "median", "max")}
+        for name, shown in counts["classes"].items():
+            numbers |= {f"class_share/{name}": shown["share"], f"class_images/{name}": shown["num_images"]}
         metrics |= {f"{split}/{name}": float(value) for name, value in numbers.items()}
     return metrics
 
 
-def as_markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The splits side by side, as a person reads them; all of the same classes."""
-    sides = [_column(one) for one in found.values()]
-    parts = [table(["", *found], [[name, *(side[name] for side in sides)] for name in sides[0]])]
-    head = ["class", *(f"{split}: {what}" for split in found for what in ("images", "share of pixels"))]
+def as_tables(splits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Return the splits side by side: a table of totals, one of classes, and the refused images of each split.
+
+    splits: by name, the result of `describe`; all have the same classes.
+    """
+    totals = [_totals(counts) for counts in splits.values()]
+    head = ["class", *(f"{split}: {name}" for split in splits for name in ("images", "share of pixels"))]
     rows = []
-    for name in next(iter(found.values()))["classes"]:
-        counts = [one["classes"][name] for one in found.values()]
-        rows.append([name, *(cell for one in counts for cell in (one["num_images"], f"{one['share']:.2%}"))])
-    parts.append(table(head, rows))
-    for split, one in found.items():
-        if one["refused"]:
-            reasons = [f"* {key}: {reason}" for key, reason in one["refused"]]
-            parts.append("\n".join([f"Refused in {split}:", "", *reasons]))
-    return "\n\n".join(parts) + "\n"
+    for name in next(iter(splits.values()))["classes"]:
+        shown = [counts["classes"][name] for counts in splits.values()]
+        rows.append([name, *(cell for one in shown for cell in (one["num_images"], f"{one['share']:.2%}"))])
+    return [
+        Table(["", *splits], [[name, *(column[name] for column in totals)] for name in totals[0]]),
+        Table(head, rows),
+        *(
+            Table([f"refused in {split}", "reason"], counts["refused"])
+            for split, counts in splits.items()
+            if counts["refused"]
+        ),
+    ]
 
 
-def _column(one: Mapping[str, Any]) -> dict[str, object]:
-    conversions = [f"{count} {said}" for said, count in one["conversions"].items()]
-    missing = [name for name, counts in one["classes"].items() if not counts["num_images"]]
+def _totals(counts: Mapping[str, Any]) -> dict[str, object]:
+    conversions = [f"{count} {name}" for name, count in counts["conversions"].items()]
+    missing_classes = [name for name, shown in counts["classes"].items() if not shown["num_images"]]
     return {
-        "images": one["num_images"],
-        "MiB in shards": f"{one['num_bytes'] / 2**20:.1f} in {one['num_shards']}",
-        "height: smallest, median, largest": "{min}, {median:g}, {max}".format(**one["height"]),
-        "width: smallest, median, largest": "{min}, {median:g}, {max}".format(**one["width"]),
-        "different sizes": one["num_sizes"],
-        "void, share of pixels": f"{one['void']['share']:.2%}",
+        "images": counts["num_images"],
+        "MiB in shards": f"{counts['num_bytes'] / 2**20:.1f} in {counts['num_shards']}",
+        "height: smallest, median, largest": "{min}, {median:g}, {max}".format(**counts["height"]),
+        "width: smallest, median, largest": "{min}, {median:g}, {max}".format(**counts["width"]),
+        "different sizes": counts["num_sizes"],
+        "void, share of pixels": f"{counts['void']['share']:.2%}",
         "converted": ", ".join(conversions) or "none",
-        "refused": len(one["refused"]),
-        "classes in no image": ", ".join(missing) or "none",
+        "refused": len(counts["refused"]),
+        "classes in no image": ", ".join(missing_classes) or "none",
     }

@@ -1,11 +1,10 @@
-"""Single images and what a net makes of them, for figures and for the report's page.
+"""The gallery of a net: single images with label, prediction and confidence, as files.
 
-A gallery is a folder: index.json, and for each key of it KEY.jpg, KEY-label.png, KEY-prediction.png and
+A gallery is a folder: index.json, and for each of its keys KEY.jpg, KEY-label.png, KEY-prediction.png and
 KEY-confidence.png. The same split gives the same keys for every net.
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fcn import IGNORE_LABEL
+from pipeline import files
 from pipeline.errors import DatasetError, ResultError
 from pipeline.shards.labels import decode_label, encode_label
 
-FOLDER = "gallery"  # among the pictures of a net
+FOLDER = "gallery"  # in the folder of a net's figures
 REMEDY = "run `dvc repro evaluate`"
 
 
 class Seen(NamedTuple):
-    """An image through a net's eyes.
+    """An image with what a net predicts for it.
 
-    image: (H, W, 3) uint8 RGB.   label, prediction: (H, W) uint8 classes, in label 255 for void.
-    confidence: (H, W) uint8, the prediction's softmax times 255.
+    key: its id.
+    image: (H, W, 3) uint8 RGB.
+    label: (H, W) uint8 classes, 255 for void.
+    prediction: (H, W) uint8 classes.
+    confidence: (H, W) uint8, the softmax of the predicted class times 255.
     """
 
     key: str
@@ -36,37 +38,33 @@ class Seen(NamedTuple):
     prediction: NDArray[np.uint8]
     confidence: NDArray[np.uint8]
 
-    @property
-    def is_wrong(self) -> NDArray[np.bool_]:
-        """(H, W): where the prediction is another class than the label, which is not void."""
-        return (self.prediction != self.label) & (self.label != IGNORE_LABEL)
 
+def write(folder: Path, images: Iterable[tuple[Seen, bytes]], model_sha256: str) -> None:
+    """Write a new gallery, index.json last.
 
-def write(folder: Path, shown: Iterable[tuple[Seen, bytes]], model_sha256: str) -> None:
-    """Writes the folder anew, index.json last.   shown: each with its photo as the JPEG it was."""
-    shutil.rmtree(folder, ignore_errors=True)
+    images: each with its photo as the JPEG file of the data set.
+    """
     folder.mkdir(parents=True)
     keys = []
-    for one, jpeg in shown:
-        (folder / f"{one.key}.jpg").write_bytes(jpeg)
-        (folder / f"{one.key}-label.png").write_bytes(encode_label(one.label))
-        (folder / f"{one.key}-prediction.png").write_bytes(encode_label(one.prediction))
-        Image.fromarray(one.confidence).save(folder / f"{one.key}-confidence.png")
-        keys.append(one.key)
-    about = {"keys": keys, "model_sha256": model_sha256}
-    (folder / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    for seen, jpeg in images:
+        (folder / f"{seen.key}.jpg").write_bytes(jpeg)
+        (folder / f"{seen.key}-label.png").write_bytes(encode_label(seen.label))
+        (folder / f"{seen.key}-prediction.png").write_bytes(encode_label(seen.prediction))
+        Image.fromarray(seen.confidence).save(folder / f"{seen.key}-confidence.png")
+        keys.append(seen.key)
+    files.write_json(folder / "index.json", {"keys": keys, "model_sha256": model_sha256})
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A folder that `write` wrote."""
+    """A gallery on disk; images are read when they are looked up by key."""
 
     folder: Path
     keys: tuple[str, ...]
     model_sha256: str
 
     def __getitem__(self, key: str) -> Seen:
-        """ResultError if a file is missing or damaged."""
+        """Read an image. Raises ResultError if a file is missing or damaged."""
         try:
             with Image.open(self.folder / f"{key}.jpg", formats=["JPEG"]) as photo:
                 image = np.array(photo.convert("RGB"))
@@ -82,19 +80,19 @@ class Gallery:
 
 
 def read(folder: Path) -> Gallery:
-    """ResultError if there is no gallery, or a damaged one."""
+    """Open a gallery. Raises ResultError if its index is missing or damaged."""
     path = folder / "index.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        return Gallery(folder, tuple(map(str, about["keys"])), str(about["model_sha256"]))
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return Gallery(folder, tuple(map(str, index["keys"])), str(index["model_sha256"]))
     except FileNotFoundError:
         raise ResultError(f"{path} is missing; {REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{path} holds no list of pictures ({error}); {REMEDY}") from error
+        raise ResultError(f"{path} is not the index of a gallery ({error}); {REMEDY}") from error
 
 
 def shared_keys(galleries: Sequence[Gallery]) -> tuple[str, ...]:
-    """The keys that all galleries have; ResultError if they differ, as after half an evaluation."""
+    """Return the keys of all galleries. Raises ResultError if they differ, as after an interrupted evaluation."""
     first = galleries[0]
     for other in galleries[1:]:
         if other.keys != first.keys:

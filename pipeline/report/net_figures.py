@@ -1,8 +1,7 @@
-"""All that is drawn of one evaluated net: the folder figures/<profile>/<net>."""
+"""The figures of one evaluated net: the folder figures/<profile>/<net>."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.curves import Curve
+from pipeline import files, paths
+from pipeline.curves import Curve, read_curve
 from pipeline.evaluation import confusion
-from pipeline.evaluation.bootstrap import in_words, mean_iu
+from pipeline.evaluation.bootstrap import mean_iu, with_interval
 from pipeline.evaluation.per_image import PerImage
 from pipeline.report import gallery, plots
 from pipeline.report.gallery import Seen
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
-Probability = Callable[
-    [torch.Tensor], torch.Tensor
-]  # (N, 3, H, W) uint8 -> (N, C, H, W) float, on any device
+PREDICTIONS = "predictions.png"
+Probability = Callable[[torch.Tensor], torch.Tensor]  # (N, 3, H, W) uint8 -> (N, C, H, W), on any device
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A net's numbers.
+    """The scores of one net.
 
-    values: its metrics JSON.   hist: (C, C) int64, pixels by label and prediction.
-    parent: (name, metrics JSON) of the net it was started from; None if there is none.
-    curve: None for a net that was trained elsewhere.
+    net: its name.
+    values: the content of its metrics JSON.
+    hist: (C, C) int64 pixels by label and prediction.
+    images: the counts of each image.
+    parent: name and metrics JSON of the net that it was started from; None if it has no scores.
+    curve: of its training; None for a net that was trained elsewhere.
     """
 
     net: str
@@ -42,7 +44,37 @@ class Scored:
     curve: Curve | None
 
 
-def draw_all(
+def read_scored(
+    profile: str,
+    values: dict[str, Any],
+    hist: NDArray[np.int64],
+    images: PerImage,
+    lineage: Mapping[str, Any],
+) -> Scored:
+    """Add the net's curve and its parent's scores, where their files exist.
+
+    lineage: of the model file.
+    """
+    net = values["net"]
+    curve = paths.curve(profile, net)
+    if not curve.exists():
+        print(f"no {curve}: {net} was trained elsewhere, so its curve is not drawn", flush=True)
+    return Scored(
+        net, values, hist, images, _parent(profile, lineage), read_curve(curve) if curve.exists() else None
+    )
+
+
+def _parent(profile: str, lineage: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    name = lineage.get("parent")
+    if name not in paths.CHAIN:
+        return None
+    path = paths.metrics(profile, name)
+    values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    # The parent may have been trained and scored again since
+    return (name, values) if values.get("model_sha256") == lineage.get("parent_sha256") else None
+
+
+def write(
     dest: Path,
     scored: Scored,
     probability: Probability,
@@ -50,74 +82,65 @@ def draw_all(
     num_figures: int,
     num_gallery: int,
 ) -> None:
-    """Writes the whole folder or nothing of it: pictures, confusion.csv and the folder gallery/."""
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as scratch:
-        folder = Path(scratch, dest.name)
-        folder.mkdir()
-        _draw_numbers(folder, scored, shards.classes)
-        _draw_images(folder, scored, probability, shards, num_figures)
-        shown = spread(len(shards), num_gallery)
-        photos = (bytes(shards.read(index)[0]) for index in shown)
-        seen = zip(look(probability, shards, shown), photos, strict=True)
-        gallery.write(folder / gallery.FOLDER, seen, scored.values["model_sha256"])
-        shutil.rmtree(dest, ignore_errors=True)
-        folder.rename(dest)
+    """Write the whole folder or none of it: PNG figures, confusion.csv and the gallery.
 
-
-def _draw_numbers(folder: Path, scored: Scored, classes: Sequence[str]) -> None:
-    title = f"{scored.net}: mean IU {in_words(scored.values, 'mean_iu')}"
-    plots.draw_confusion(scored.hist, classes, title, folder / "confusion.png")
-    confusion.write(folder / confusion.FILE, scored.hist, classes)
-    nets = dict([scored.parent] if scored.parent else []) | {scored.net: scored.values}
-    plots.draw_class_bars(nets, folder / "class_iu.png")
-    if scored.curve:
-        plots.draw_curve(scored.curve, f"{scored.net}: training", folder / "curve.png")
-
-
-def _draw_images(folder: Path, scored: Scored, probability: Probability, shards: Shards, num: int) -> None:
-    """Of images spread over the split, of the worst and of the best."""
-    scores = dict(zip(scored.images.keys, mean_iu(scored.images.whole).tolist(), strict=True))
-    places = {key: index for index, key in enumerate(shards.keys)}
-    worst, best = worst_and_best(scored.images, num)
-    for name, words, keys in (
-        (
-            "predictions.png",
-            "images spread over the split",
-            [shards.keys[i] for i in spread(len(shards), num)],
-        ),
-        ("worst.png", "the worst images", [key for key, _ in worst]),
-        ("best.png", "the best images", [key for key, _ in best]),
-    ):
-        seen = look(probability, shards, [places[key] for key in keys])
-        rows = [(f"{one.key}  mean IU {scores[one.key]:.3f}", one) for one in seen]
-        if rows:
-            plots.draw_predictions(rows, shards.classes, f"{scored.net}: {words}", folder / name)
-
-
-def spread(num_images: int, num: int) -> list[int]:
-    """`num` places of a split, evenly far from each other, the first and the last among them; all, if it has fewer."""
-    return np.linspace(0, num_images - 1, min(num, num_images), dtype=int).tolist()
-
-
-def worst_and_best(images: PerImage, num: int) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """(key, mean IU) of the images that score least, worst first, and most, best first; never one in both.
-
-    An image without a valid pixel has no score. Of equal scores the first key comes first.
+    num_figures: images in each figure of predictions.
+    num_gallery: images in the gallery.
     """
-    scores = mean_iu(images.whole)
-    scored = [(key, float(score)) for key, score in zip(images.keys, scores, strict=True) if score == score]
-    ordered = sorted(scored, key=lambda one: (one[1], one[0]))
-    best = sorted(ordered[len(ordered) // 2 :], key=lambda one: (-one[1], one[0]))
-    return ordered[: len(ordered) // 2][:num], best[:num]
+    classes, net = shards.classes, scored.net
+    with files.whole_folder(dest) as folder:
+        title = scored_title(net, scored.values)
+        plots.save(plots.confusion(scored.hist, classes, title), folder / "confusion.png")
+        confusion.write(folder / confusion.FILE, scored.hist, classes)
+        nets = dict([scored.parent] if scored.parent else []) | {net: scored.values}
+        plots.save(plots.class_bars(nets), folder / "class_iu.png")
+        if scored.curve:
+            plots.save(plots.training_curves([scored.curve], f"{net}: training"), folder / "curve.png")
+
+        scores = dict(zip(scored.images.keys, mean_iu(scored.images.whole).tolist(), strict=True))
+        index = {key: i for i, key in enumerate(shards.keys)}
+        worst, best = worst_and_best(scores, num_figures)
+        for name, words, keys in (
+            (PREDICTIONS, "images spread over the split", spread(shards.keys, num_figures)),
+            ("worst.png", "the worst images", worst),
+            ("best.png", "the best images", best),
+        ):
+            seen = predict(probability, shards, [index[key] for key in keys])
+            rows = [(f"{one.key}  mean IU {scores[one.key]:.3f}", one) for one in seen]
+            if rows:
+                plots.save(plots.predictions(rows, classes, f"{net}: {words}"), folder / name)
+
+        shown = [index[key] for key in spread(shards.keys, num_gallery)]
+        photos = (bytes(shards.read(i)[0]) for i in shown)
+        images = zip(predict(probability, shards, shown), photos, strict=True)
+        gallery.write(folder / gallery.FOLDER, images, scored.values["model_sha256"])
+
+
+def scored_title(net: str, values: Mapping[str, Any]) -> str:
+    return f"{net}: mean IU {with_interval(values, 'mean_iu')}"
+
+
+def spread(keys: Iterable[str], num: int) -> list[str]:
+    """Return `num` keys at equal distances, the first and the last among them; all keys if there are fewer."""
+    keys = list(keys)
+    return [keys[i] for i in np.linspace(0, len(keys) - 1, min(num, len(keys)), dtype=int)]
+
+
+def worst_and_best(scores: Mapping[str, float], num: int) -> tuple[list[str], list[str]]:
+    """Return at most `num` keys of lowest score, lowest first, and of highest, highest first; none is in both.
+
+    A score of NaN, of an image without a valid pixel, is left out. Equal scores are in the order of their keys.
+    """
+    ordered = sorted((score, key) for key, score in scores.items() if score == score)
+    half = len(ordered) // 2
+    best = sorted(ordered[half:], key=lambda item: (-item[0], item[1]))
+    return [key for _, key in ordered[:half][:num]], [key for _, key in best[:num]]
 
 
 @torch.inference_mode()
-def look(probability: Probability, shards: Shards, indices: Iterable[int]) -> Iterator[Seen]:
-    """The samples at these places of the shards, one after the other, at their own size."""
-    samples = Dataset(shards)
-    for index in indices:
-        image, label, (key,) = samples[index]
+def predict(probability: Probability, shards: Shards, indices: Iterable[int]) -> Iterator[Seen]:
+    """Yield the samples at these indices of the shards, at their own size, with the net's prediction."""
+    for image, label, (key,) in Dataset(shards).read_ahead(indices):
         confidence, prediction = (best[0].cpu() for best in probability(image).max(1))
         pixels = image[0].permute(1, 2, 0).numpy()
         confidence, prediction = confidence.mul(255).round().to(torch.uint8), prediction.to(torch.uint8)

@@ -1,14 +1,11 @@
-"""Figures for people, as PNG files. No other module draws with matplotlib."""
+"""Figures: each function draws one; `save` writes it as a PNG file, `as_svg` returns it for a page."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")  # no screen on a cluster
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -16,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from fcn import IGNORE_LABEL
+from pipeline import files
 from pipeline.curves import Curve
 from pipeline.evaluation.confusion import row_normalised
 from pipeline.report.gallery import Seen
@@ -23,46 +21,68 @@ from pipeline.shards.labels import voc_palette
 
 INCHES = 2.2  # the side of one picture
 DPI = 110
-WRONG, VOID = (224, 32, 96), (224, 224, 192)  # of the pictures of errors
+WRONG, VOID = (224, 32, 96), (224, 224, 192)  # RGB, of the overlay of errors
 MAX_NUMBERED = 30  # classes up to which a confusion matrix has its numbers written in
+MAX_POINTS = 500  # of a line; more are narrower than a pixel
+FAR_APART = 20  # the ratio of two lines at which a linear axis would show one of them as zero
+CURVES = {"loss": "loss", "val_mean_iu": "val mean IU", "lr": "learning rate"}
 
 
-def draw_predictions(
-    rows: Sequence[tuple[str, Seen]], classes: Sequence[str], title: str, path: Path
-) -> None:
-    """Image, label, prediction and error side by side, a sample a row under its words, in VOC's colours."""
-    figure, axes = plt.subplots(
-        len(rows), 4, figsize=(4 * INCHES, len(rows) * INCHES + 0.9), squeeze=False, layout="constrained"
-    )
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file."""
+    with files.whole(path) as file:
+        figure.savefig(file, dpi=DPI, format="png")
+
+
+def as_svg(figure: Figure) -> str:
+    """Return a newly drawn figure as an <svg> element: the same for the same data, without scripts and outer files."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "fcn"}):  # else ids are random
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]  # the prolog names a DTD at w3.org
+
+
+def predictions(rows: Sequence[tuple[str, Seen]], classes: Sequence[str], title: str) -> Figure:
+    """Draw image, label, prediction and error side by side, in VOC's colours.
+
+    rows: a caption and an image for each row.
+    """
+    figure = _figure(4 * INCHES, len(rows) * INCHES + 0.9)
+    axes = figure.subplots(len(rows), 4, squeeze=False)
     palette = voc_palette()
-    for line, (words, seen) in zip(axes, rows, strict=True):
+    for line, (caption, seen) in zip(axes, rows, strict=True):
         pictures = (seen.image, palette[seen.label], palette[seen.prediction], error_overlay(seen))
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
-        line[0].set_title(_plain(words), fontsize=7)
-    for axis, words in zip(axes[0, 1:], ("label", "prediction", "error (red), void (grey)"), strict=True):
-        axis.set_title(words, fontsize=7)
+        line[0].set_title(_plain(caption), fontsize=7)
+    for axis, caption in zip(axes[0, 1:], ("label", "prediction", "error (red), void (grey)"), strict=True):
+        axis.set_title(caption, fontsize=7)
     figure.suptitle(_plain(title), fontsize=9)
     patches = [Patch(color=palette[i] / 255, label=_plain(name)) for i, name in enumerate(classes)]
     figure.legend(handles=patches, loc="outside lower center", ncols=7, fontsize=6, frameon=False)
-    _save(figure, path)
+    return figure
 
 
 def error_overlay(seen: Seen) -> NDArray[np.uint8]:
-    """(H, W, 3): the image pale and grey, with what is wrong in WRONG and what is void in VOID."""
+    """Return the image in pale grey with wrong pixels in WRONG and void pixels in VOID, (H, W, 3)."""
     grey = seen.image.mean(-1, keepdims=True) * 0.6 + 90
     picture = np.broadcast_to(grey, seen.image.shape).copy()
     picture[seen.label == IGNORE_LABEL] = VOID
-    picture[seen.is_wrong] = WRONG
+    picture[(seen.prediction != seen.label) & (seen.label != IGNORE_LABEL)] = WRONG
     return picture.astype(np.uint8)
 
 
-def draw_confusion(hist: NDArray[np.integer], classes: Sequence[str], title: str, path: Path) -> None:
-    """Of each class's pixels, a row, the share that was predicted as each class; a row of grey if it has none."""
+def confusion(hist: NDArray[np.integer], classes: Sequence[str], title: str) -> Figure:
+    """Draw the share of each class's pixels (row) that is predicted as each class (column), as a heat map.
+
+    hist: (C, C) pixels by label and prediction. The row of a class without pixels is grey.
+    """
     shares, num = row_normalised(hist), len(classes)
     side = max(4.0, 1.8 + 0.42 * num)
-    figure, axis = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
+    figure = _figure(side + 0.8, side)
+    axis = figure.subplots()
     axis.set_facecolor("0.85")
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [_plain(name) for name in classes]
@@ -71,40 +91,71 @@ def draw_confusion(hist: NDArray[np.integer], classes: Sequence[str], title: str
     axis.set_xlabel("predicted")
     axis.set_ylabel("label")
     if num <= MAX_NUMBERED:
-        for (row, column), share in np.ndenumerate(shares):
-            if share >= 0.005:  # else it would read 0
-                colour = "white" if share > 0.55 else "black"
-                axis.text(
-                    column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=7, color=colour
-                )
+        for row, column in np.argwhere(shares >= 0.005):  # a smaller share would be written as 0
+            share = shares[row, column]
+            colour = "white" if share > 0.55 else "black"
+            axis.text(column, row, f"{share * 100:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, shrink=0.7, label="share of the label's pixels")
     axis.set_title(_plain(title), fontsize=9)
-    _save(figure, path)
+    return figure
 
 
-def draw_curve(curve: Curve, title: str, path: Path) -> None:
-    """Loss, learning rate and, if it was looked at, the validation's mean IU over the steps of a net's training."""
-    names = [name for name in ("loss", "lr", "val_mean_iu") if curve.of(name)[0]]
-    figure, axes = plt.subplots(
-        len(names), 1, figsize=(6.5, 1 + 1.7 * len(names)), sharex=True, squeeze=False, layout="constrained"
-    )
-    for axis, name in zip(axes[:, 0], names, strict=True):
-        steps, values = curve.of(name)
-        axis.plot(steps, values, linewidth=1.2, marker="." if len(steps) < 60 else None)
-        axis.set_ylabel({"lr": "learning rate", "val_mean_iu": "val mean IU"}.get(name, name))
+def training_curves(curves: Sequence[Curve], title: str) -> Figure:
+    """Draw loss, mean IU on val (if it was measured) and learning rate over the training steps.
+
+    curves: of one net, or of several; each then begins at the step where its parent ended.
+    """
+    names = [name for name in CURVES if any(curve.of(name)[0] for curve in curves)]
+    figure = _figure(6.5, 1 + 1.7 * len(names))
+    axes = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
+    starts = first_steps(curves)
+    for axis, name in zip(axes, names, strict=False):
+        lines = [(curve.net, *curve.of(name)) for curve in curves]
+        for net, steps, values in lines:
+            x, y = thinned([step + starts[net] for step in steps]), thinned(values)
+            axis.plot(x, y, linewidth=1.2, marker="." if len(x) < 60 else None, label=_plain(net))
+        tops = [max(values) for _, _, values in lines if values]
+        is_positive = all(min(values) > 0 for _, _, values in lines if values)
+        if is_positive and (name == "loss" or max(tops) > FAR_APART * min(tops)):
+            axis.set_yscale("log")
+        axis.set_ylabel(CURVES[name])
         axis.grid(alpha=0.3)
-    if names:
-        axes[-1, 0].set_xlabel("step")
-        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.align_ylabels(axes)
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(_plain(title), fontsize=9)
-    _save(figure, path)
+    if len(curves) > 1:
+        handles = axes[0].get_lines()
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
 
 
-def draw_class_bars(scores: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """IU of every class, the nets side by side."""
+def first_steps(curves: Sequence[Curve]) -> dict[str, float]:
+    """Return by net the step at which its curve begins: the end of its parent's curve, 0 without a parent here."""
+    starts: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for curve in curves:
+        starts[curve.net] = ends.get(curve.parent, 0.0)
+        ends[curve.net] = starts[curve.net] + (curve.points[-1]["step"] if curve.points else 0.0)
+    return starts
+
+
+def thinned(values: Sequence[float]) -> list[float]:
+    """Return at most MAX_POINTS values, each the mean of its neighbours."""
+    if len(values) <= MAX_POINTS:
+        return list(values)
+    return [float(part.mean()) for part in np.array_split(np.asarray(values), MAX_POINTS)]
+
+
+def class_bars(scores: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw the IU of every class, the nets side by side.
+
+    scores: by net, its metrics JSON.
+    """
     classes = list(next(iter(scores.values()))["class_iu"])
     width = 0.8 / len(scores)
-    figure, axis = plt.subplots(figsize=(max(5.0, 0.7 * len(classes)), 3), layout="constrained")
+    figure = _figure(max(5.0, 0.7 * len(classes)), 3)
+    axis = figure.subplots()
     for i, (net, values) in enumerate(scores.items()):
         heights = [values["class_iu"][name] or 0.0 for name in classes]
         axis.bar(np.arange(len(classes)) + i * width, heights, width, label=_plain(net))
@@ -114,24 +165,30 @@ def draw_class_bars(scores: Mapping[str, Mapping[str, Any]], path: Path) -> None
     axis.set_ylabel("IU")
     axis.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=len(scores), frameon=False)
-    _save(figure, path)
+    return figure
 
 
-def draw_inspection(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """The splits of a data set side by side (inspection.inspect): their classes' pixels and images, their sizes."""
-    figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
+def inspection(splits: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw the splits of a data set side by side: pixels and images of each class, heights and widths.
+
+    splits: by name, the result of inspection.describe.
+    """
+    figure = _figure(12, 7)
+    axes = figure.subplots(2, 2)
     (pixels, images), (height, width) = axes
-    for i, (split, one) in enumerate(found.items()):
-        classes = one["classes"]
-        at = np.arange(len(classes)) + (i - (len(found) - 1) / 2) * 0.8 / len(found)
-        shares = [counts["share"] for counts in classes.values()]
-        showing = [counts["num_images"] / one["num_images"] for counts in classes.values()]
-        for axis, heights in ((pixels, shares), (images, showing)):
-            axis.bar(at, heights, 0.8 / len(found), label=split)
-            axis.set_xticks(np.arange(len(classes)), list(classes), rotation=60, ha="right", fontsize=8)
-        for axis, side in ((height, one["height"]), (width, one["width"])):
-            counts = np.array(side["histogram"]["num_images"]) / one["num_images"]
-            axis.stairs(counts, side["histogram"]["edges"], label=split, fill=True, alpha=0.5)
+    for i, (split, counts) in enumerate(splits.items()):
+        classes, num_images = counts["classes"], counts["num_images"]
+        x = np.arange(len(classes)) + (i - (len(splits) - 1) / 2) * 0.8 / len(splits)
+        pixel_shares = [shown["share"] for shown in classes.values()]
+        image_shares = [shown["num_images"] / num_images for shown in classes.values()]
+        for axis, heights in ((pixels, pixel_shares), (images, image_shares)):
+            axis.bar(x, heights, 0.8 / len(splits), label=split)
+            names = [_plain(name) for name in classes]
+            axis.set_xticks(np.arange(len(classes)), names, rotation=60, ha="right", fontsize=8)
+        for axis, side in ((height, "height"), (width, "width")):
+            histogram = counts[side]["histogram"]
+            shares = np.array(histogram["num_images"]) / num_images
+            axis.stairs(shares, histogram["edges"], label=split, fill=True, alpha=0.5)
     pixels.set_yscale("log")
     pixels.yaxis.set_minor_formatter(NullFormatter())
     for axis in axes.flat:
@@ -140,25 +197,24 @@ def draw_inspection(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     images.set_title("share of the images that show the class", fontsize=9)
     height.set_title("height: share of the images", fontsize=9)
     width.set_title("width: share of the images", fontsize=9)
-    figure.suptitle("\n".join(_summary(split, one) for split, one in found.items()), fontsize=10)
+    figure.suptitle("\n".join(_summary(split, counts) for split, counts in splits.items()), fontsize=10)
     figure.legend(*pixels.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    _save(figure, path)
+    return figure
 
 
-def _summary(split: str, one: Mapping[str, Any]) -> str:
-    converted = ", ".join(f"{count} {said}" for said, count in one["conversions"].items()) or "none"
+def _summary(split: str, counts: Mapping[str, Any]) -> str:
+    converted = ", ".join(f"{count} {name}" for name, count in counts["conversions"].items()) or "none"
     return (
-        f"{split}: {one['num_images']} images, different sizes: {one['num_sizes']}, "
-        f"void: {one['void']['share']:.1%} of pixels, converted: {converted}, refused: {len(one['refused'])}"
+        f"{split}: {counts['num_images']} images, different sizes: {counts['num_sizes']}, "
+        f"void: {counts['void']['share']:.1%} of pixels, converted: {converted}, refused: {len(counts['refused'])}"
     )
 
 
-def _plain(words: str) -> str:
-    """Words that matplotlib writes as they are: a dollar begins a formula otherwise."""
-    return words.replace("$", r"\$")
+def _figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches; it belongs to no window, so it needs no screen and no closing."""
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)
+def _plain(text: str) -> str:
+    """Escape the dollar, with which matplotlib begins a formula."""
+    return text.replace("$", r"\$")

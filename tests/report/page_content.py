@@ -1,4 +1,4 @@
-"""Made-up nets and pictures for the report's page."""
+"""A made-up profile with nets and pictures, for tests of the report."""
 
 import io
 import json
@@ -15,9 +15,12 @@ from pipeline.evaluation import compare
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.compare import Result
 from pipeline.evaluation.per_image import PerImage
+from pipeline.inspection.describe import as_tables
+from pipeline.inspection.leaks import Images, as_blocks, survey
 from pipeline.report import gallery
+from pipeline.report.content import Content
 from pipeline.report.gallery import Seen
-from pipeline.report.page.page import Content
+from pipeline.tables import render
 
 NETS = ("fcn32s", "fcn16s", "fcn8s")
 FIVE = ("background", "disc", "square", "triangle", "cross")
@@ -61,7 +64,8 @@ def content(
     side: int = 10,
     validates: bool = True,
 ) -> Content:
-    keys, results, hists, galleries = [f"2007_{i:06d}" for i in range(num_images)], [], [], []
+    """The results of a profile `small`, whose nets FCN-32s, 16s and 8s are right about more and more pixels."""
+    keys, results, hists = [f"2007_{i:06d}" for i in range(num_images)], [], []
     for net in NETS:
         seen = [shown(key, i, SHARE_RIGHT[net], len(classes), size, side) for i, key in enumerate(keys)]
         counted = [counts(one, len(classes)) for one, _ in seen]
@@ -80,33 +84,47 @@ def content(
         }
         results.append(Result(net, values, per_image))
         hists.append(hist)
-        gallery.write(folder / net, seen, net)
-        galleries.append(gallery.read(folder / net))
+        gallery.write(folder / net / gallery.FOLDER, seen, net)
+        Image.new("RGB", (8, 8), (len(results), 0, 0)).save(folder / net / "predictions.png")
     points = [
         {"step": step, "loss": 2 / step, "lr": 0.1} | ({"val_mean_iu": step / 99} if validates else {})
         for step in (10, 20, 30)
     ]
     parents = ("backbone", *NETS)
-    bootstrap = Bootstrap(num_resamples=100)
     return Content(
         "small",
         classes,
         results,
         compare.score_table(results),
-        compare.difference_table(results, bootstrap),
+        compare.difference_table(results, Bootstrap(num_resamples=100)),
         [Curve(net, parent, tuple(points)) for net, parent in zip(NETS, parents, strict=False)],
         hists,
-        galleries,
+        [folder / net for net in NETS],
         inspection(folder / "inspection", classes),
     )
 
 
 def inspection(folder: Path, classes: Sequence[str]) -> Path:
-    """What stages/inspect.py writes, and the report shows."""
+    """The folder that stages/inspect.py writes, of two splits without a leak."""
     folder.mkdir(parents=True)
+    side = {"min": 60, "median": 70.0, "max": 80, "histogram": {"edges": [50, 75, 100], "num_images": [3, 4]}}
+    split = {
+        "num_images": 7,
+        "num_bytes": 2**20,
+        "num_shards": 1,
+        "height": side,
+        "width": side,
+        "num_sizes": 2,
+        "classes": {name: {"num_pixels": 9, "share": 0.25, "num_images": 7} for name in classes},
+        "void": {"num_pixels": 1, "share": 0.05, "num_images": 1},
+        "conversions": {},
+        "refused": [],
+    }
+    described = {"train": split, "val": split}
+    shared = survey(Images("train", {"a": None}), Images("val", {"b": None}), {}, [], []) | {"allow_leak": []}
+    (folder / "inspection.json").write_text(json.dumps(described))
+    (folder / "leaks.json").write_text(json.dumps(shared))
+    (folder / "inspection.md").write_text(render(as_tables(described), "markdown"))
+    (folder / "leaks.md").write_text(render(as_blocks(shared, []), "markdown"))
     Image.new("RGB", (8, 8)).save(folder / "inspection.png")
-    (folder / "inspection.md").write_text("|  | train |\n| --- | --- |\n| images | 400 |\n", encoding="utf-8")
-    (folder / "leaks.md").write_text("No image of val is trained on.\n", encoding="utf-8")
-    known = {name: {"num_pixels": 9, "share": 0.25, "num_images": 7} for name in classes}
-    (folder / "inspection.json").write_text(json.dumps({"train": {"classes": known}}), encoding="utf-8")
     return folder

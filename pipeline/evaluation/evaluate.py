@@ -1,0 +1,90 @@
+"""Evaluate one net of a profile on the validation split: count its pixels, check for leaks, compute its scores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fcn.averaging import Averaging, average_probability
+from pipeline import paths
+from pipeline.config import Profile
+from pipeline.distributed.rank import Rank
+from pipeline.evaluation import scoring
+from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.per_image import PerImage
+from pipeline.inspection import leaks
+from pipeline.shards.read import Shards, open_shards
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one net, and what its figures and its MLflow run need.
+
+    values: the content of the metrics JSON.
+    hist: (C, C) int64 pixels by label and prediction.
+    images: the counts of each image.
+    lineage: of the model file.
+    shards: of the validation split.
+    probability: (N, 3, H, W) uint8 images -> (N, C, H, W) probabilities, on the device of the evaluation.
+    """
+
+    values: dict[str, Any]
+    hist: NDArray[np.int64]
+    images: PerImage
+    lineage: dict[str, Any]
+    shards: Shards
+    probability: Callable[[torch.Tensor], torch.Tensor]
+
+
+def evaluate(profile_name: str, profile: Profile, net: str) -> Evaluation:
+    """Score a net's model file. Raises LeakError if it was trained on images of val and the profile allows no leak."""
+    settings = profile.evaluate
+    averaging = Averaging(tuple(settings.scales), settings.flip)
+    # The head of a cluster may have no GPU though its workers do; the head only draws figures
+    has_gpu = settings.use_gpu and torch.cuda.is_available()
+    device = torch.device("cuda" if has_gpu else "cpu")
+    folder, model_file = paths.shards(profile_name, "val"), paths.model(profile_name, net)
+    verify_all = profile.run.verify_shards == "full"
+    shards = open_shards(folder, split="val", cache=paths.VERIFIED, verify_all=verify_all)
+    model, about, digest = scoring.load_model(model_file, device)
+    val = leaks.Images.of_shards("val", shards)
+    num_leaked = leaks.check_model(about["trained_on"], val, net, profile.data.allow_leak)
+
+    if settings.num_workers == 1 and has_gpu == settings.use_gpu:
+        counts = scoring.score_split(model, shards, Rank(0, 1, device), settings.border_width, averaging)
+    else:
+        root = Path.cwd()
+        counts = scoring.score_on_workers(
+            root / model_file,
+            root / folder,
+            root / paths.RUNS / profile_name / f"evaluate-{net}",
+            settings.border_width,
+            averaging,
+            num_workers=settings.num_workers,
+            min_workers=profile.run.min_workers,
+            use_gpu=settings.use_gpu,
+            cpus_per_worker=profile.run.cpus_per_worker,
+        )
+
+    scored = {"profile": profile_name, "net": net, "model_sha256": digest, "val_digest": shards.digest}
+    about_images = scored | {"classes": list(shards.classes), "border_width": settings.border_width}
+    images = PerImage.sorted(shards.keys, counts.images.cpu().numpy(), about_images)
+    bootstrap = Bootstrap(settings.num_resamples, settings.level, settings.seed)
+    values = (
+        scoring.as_json(counts.confusion.scores(), shards.classes, len(shards))
+        | {"num_leaked": num_leaked}
+        | scoring.with_uncertainty(images, bootstrap)
+        | scoring.about_averaging(averaging)
+        | scored
+    )
+
+    def probability(image: torch.Tensor) -> torch.Tensor:
+        return average_probability(model, image.to(device), averaging)
+
+    return Evaluation(
+        values, counts.confusion.hist.cpu().numpy(), images, about["lineage"], shards, probability
+    )
