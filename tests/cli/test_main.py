@@ -8,7 +8,6 @@ import pytest
 from fcn import ledger
 from pipeline.cli.main import parser
 from tests.conftest import ROOT
-from tests.drawn_shards import shards_of
 
 
 def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -82,17 +81,6 @@ def test_verify_exits_with_1_if_a_fact_does_not_hold(monkeypatch, capsys):
         arguments.run(arguments)
     assert exit_.value.code == 1
     assert "FAIL crop of score" in capsys.readouterr().out
-
-
-def test_inspect_says_what_folders_of_shards_hold_and_share(tmp_path):
-    for name, contents in {"train": {"a": 1, "b": 2}, "val": {"c": 2, "d": 4}}.items():
-        shards_of(tmp_path / name, contents, name)
-    done = fcn("inspect", str(tmp_path / "val"), str(tmp_path / "train"))
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines.count("| images | 2 |") == 2
-    train, val = tmp_path / "train", tmp_path / "val"
-    assert lines[-1] == f"{val} shares 1 images with {train}, by id or pixels: c (b in {train})"
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_error():

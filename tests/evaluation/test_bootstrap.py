@@ -1,7 +1,6 @@
 """Intervals and paired differences, held against scipy's bootstrap and against counts added up one by one."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -170,15 +169,8 @@ def test_the_95_percent_interval_holds_the_true_score_about_as_often_as_it_says(
     assert hits >= 50
 
 
-def test_ten_thousand_resamples_of_voc_take_seconds():
-    counts = np.random.default_rng(0).integers(0, 10_000, (1449, 3, 21))
-    began = time.process_time()
-    interval(mean_iu, counts, Bootstrap())
-    assert time.process_time() - began < 10  # 1 s when measured alone; docs/results.md
-
-
 def test_a_score_reads_with_its_interval_if_it_has_one():
     values = {"mean_iu": 0.6543, "mean_iu_low": 0.64, "mean_iu_high": 0.668}
-    assert bootstrap.in_words(values, "mean_iu") == "0.654 [0.640, 0.668]"
-    assert bootstrap.in_words({"mean_iu": 0.6543}, "mean_iu") == "0.654"
-    assert bootstrap.in_words({"mean_iu": None, "mean_iu_low": None}, "mean_iu") == "nan"
+    assert bootstrap.with_interval(values, "mean_iu") == "0.654 [0.640, 0.668]"
+    assert bootstrap.with_interval({"mean_iu": 0.6543}, "mean_iu") == "0.654"
+    assert bootstrap.with_interval({"mean_iu": None, "mean_iu_low": None}, "mean_iu") == "nan"
