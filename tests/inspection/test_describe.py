@@ -1,4 +1,4 @@
-"""pipeline/inspection/describe.py: a split's counts against what was put into it, and against the files of real photos."""
+"""The counts of a split against the images that were put into it, and against the files of real photos."""
 
 import dataclasses
 from pathlib import Path
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.inspection.describe import as_markdown, as_metrics, inspect
-from pipeline.report.plots import draw_inspection
+from pipeline.inspection.describe import as_metrics, as_tables, describe
 from pipeline.shards.read import Shards
 from pipeline.shards.sample import Sample
 from tests.drawn_shards import photo, shards_of
@@ -34,19 +33,19 @@ def shards(tmp_path: Path) -> Shards:
 
 
 def test_classes_void_and_conversions_are_counted(shards: Shards):
-    found = inspect(shards)
-    assert found["num_images"] == 3
-    assert found["classes"] == {
+    counts = describe(shards)
+    assert counts["num_images"] == 3
+    assert counts["classes"] == {
         "background": {"num_pixels": 84, "share": 84 / 132, "num_images": 3},
         "cat": {"num_pixels": 48, "share": 48 / 132, "num_images": 2},
         "dog": {"num_pixels": 0, "share": 0.0, "num_images": 0},
     }
-    assert found["void"] == {"num_pixels": 12, "share": 12 / 144, "num_images": 1}
-    assert found["modes"] == {"CMYK": 1, "L": 1, "RGB": 1}
-    assert found["conversions"] == {"greyscale to RGB": 1, "CMYK to RGB": 1}
-    assert found["sizes"] == [{"height": 6, "width": 8, "num_images": 3}]
-    assert found["refused"] == []
-    assert found["num_bytes"] == (shards.folder / "shard-000000.tar").stat().st_size
+    assert counts["void"] == {"num_pixels": 12, "share": 12 / 144, "num_images": 1}
+    assert counts["modes"] == {"CMYK": 1, "L": 1, "RGB": 1}
+    assert counts["conversions"] == {"greyscale to RGB": 1, "CMYK to RGB": 1}
+    assert counts["sizes"] == [{"height": 6, "width": 8, "num_images": 3}]
+    assert counts["refused"] == []
+    assert counts["num_bytes"] == (shards.folder / "shard-000000.tar").stat().st_size
 
 
 def test_sizes_are_counted_in_bins_that_hold_every_image(tmp_path: Path):
@@ -57,48 +56,36 @@ def test_sizes_are_counted_in_bins_that_hold_every_image(tmp_path: Path):
         path = tmp_path / f"{number}.jpg"
         Image.fromarray(label).save(path)
         samples[str(number)] = Sample.checked(str(number), path.read_bytes(), label)
-    found = inspect(shards_of(tmp_path / "train", {}, samples=samples))
-    height, width = found["height"], found["width"]
+    counts = describe(shards_of(tmp_path / "train", {}, samples=samples))
+    height, width = counts["height"], counts["width"]
     assert (height["min"], height["median"], height["max"]) == (24, 27.5, 50)
     assert height["histogram"] == {"edges": [0, 25, 50, 75], "num_images": [1, 2, 1]}
     assert (width["min"], width["median"], width["max"]) == (25, 49.5, 500)
     assert width["histogram"]["edges"][-2:] == [500, 525]
     assert sum(width["histogram"]["num_images"]) == 4
-    assert found["num_sizes"] == 4
+    assert counts["num_sizes"] == 4
 
 
-def test_images_that_had_to_be_refused_are_named_with_the_reason(shards: Shards):
-    header = shards.header | {"refused": [["2007_000033", "damaged JPEG: truncated"]]}
-    found = {"train": inspect(dataclasses.replace(shards, header=header))}
-    assert "* 2007_000033: damaged JPEG: truncated" in as_markdown(found)
-    assert as_metrics(found)["train/num_refused"] == 1
-
-
-def test_the_page_and_the_metrics_say_what_the_json_says(shards: Shards):
-    found = {"train": inspect(shards), "val": inspect(shards)}
-    lines = as_markdown(found).splitlines()
-    assert "| images | 3 | 3 |" in lines
-    assert "| void, share of pixels | 8.33% | 8.33% |" in lines
-    assert "| converted | 1 greyscale to RGB, 1 CMYK to RGB | 1 greyscale to RGB, 1 CMYK to RGB |" in lines
-    assert "| classes in no image | dog | dog |" in lines
-    assert "| cat | 2 | 36.36% | 2 | 36.36% |" in lines
-    metrics = as_metrics(found)
+def test_the_tables_and_the_metrics_hold_the_counts_of_the_json(shards: Shards):
+    refused = dataclasses.replace(shards, header=shards.header | {"refused": [["2007_000033", "truncated"]]})
+    splits = {"train": describe(shards), "val": describe(refused)}
+    totals, classes, refusals = as_tables(splits)
+    assert totals.head == ["", "train", "val"]
+    cells = {row[0]: list(row[1:]) for row in totals.rows}
+    assert cells["images"] == [3, 3]
+    assert cells["void, share of pixels"] == ["8.33%", "8.33%"]
+    assert cells["converted"] == ["1 greyscale to RGB, 1 CMYK to RGB"] * 2
+    assert cells["classes in no image"] == ["dog", "dog"]
+    assert cells["refused"] == [0, 1]
+    assert ["cat", 2, "36.36%", 2, "36.36%"] in classes.rows
+    assert list(refusals.rows) == [["2007_000033", "truncated"]]
+    metrics = as_metrics(splits)
     assert metrics["val/class_share/cat"] == 48 / 132
     assert metrics["val/class_images/cat"] == 2
+    assert metrics["val/num_refused"] == 1
     assert metrics["train/void_share"] == 12 / 144
     assert metrics["train/width/max"] == 8
     assert metrics["train/num_converted"] == 2
-
-
-def test_the_figure_shows_both_splits_though_a_class_is_in_no_image(shards: Shards, tmp_path: Path):
-    draw_inspection({"train": inspect(shards), "val": inspect(shards)}, tmp_path / "f" / "inspection.png")
-    with Image.open(tmp_path / "f" / "inspection.png") as picture:
-        picture.load()
-        counted = {colour: count for count, colour in picture.convert("RGB").getcolors(2**24)}
-    blue, orange = (0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)  # matplotlib's first two
-    assert counted[blue] > 1000
-    assert counted[orange] > 1000
-    draw_inspection({"train": inspect(shards)}, tmp_path / "inspection.png")
 
 
 def test_the_counts_of_real_photos_are_those_of_their_files(real_data: Path, tmp_path: Path):
@@ -113,8 +100,8 @@ def test_the_counts_of_real_photos_are_those_of_their_files(real_data: Path, tmp
         with Image.open(folder / "JPEGImages" / f"{key}.jpg") as image:
             sides.append(image.size)
         void += int((label == 255).sum())
-    found = inspect(shards_of(tmp_path / "val", {}, samples=samples))
-    assert found["void"]["num_pixels"] == void
-    assert found["width"]["median"] == np.median([width for width, _ in sides])
-    assert found["height"]["max"] == max(height for _, height in sides)
-    assert found["num_sizes"] == len(set(sides))
+    counts = describe(shards_of(tmp_path / "val", {}, samples=samples))
+    assert counts["void"]["num_pixels"] == void
+    assert counts["width"]["median"] == np.median([width for width, _ in sides])
+    assert counts["height"]["max"] == max(height for _, height in sides)
+    assert counts["num_sizes"] == len(set(sides))

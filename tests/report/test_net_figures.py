@@ -1,4 +1,8 @@
-"""What is drawn of an evaluated net: which images, and what the network makes of them."""
+"""The figures of an evaluated net: which images they show, and with which predictions."""
+
+import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,50 +51,29 @@ def scored(shards, model) -> Scored:
 
 
 def test_images_are_spread_over_the_split_from_its_first_to_its_last():
-    assert net_figures.spread(100, 3) == [0, 49, 99]
-    assert net_figures.spread(5, 99) == [0, 1, 2, 3, 4]
-    assert net_figures.spread(7, 1) == [0]
+    assert net_figures.spread(map(str, range(100)), 3) == ["0", "49", "99"]
+    assert net_figures.spread("abcde", 99) == list("abcde")
+    assert net_figures.spread("abcdefg", 1) == ["a"]
 
 
-def test_an_image_is_shown_with_what_the_network_says_of_it(shards, model, probability):
+def test_an_image_is_shown_with_the_networks_best_class_and_its_softmax(shards, model, probability):
     samples = Dataset(shards)
-    for index, seen in zip((0, 3, 6), net_figures.look(probability, shards, (0, 3, 6)), strict=True):
+    for index, seen in zip((0, 3, 6), net_figures.predict(probability, shards, (0, 3, 6)), strict=True):
         image, label, (key,) = samples[index]
         with torch.no_grad():
             score = model(image)[0].double()
-        sure = (score - torch.logsumexp(score, 0)).exp().numpy()
+        confidence = (score - torch.logsumexp(score, 0)).exp().numpy()
         assert seen.key == key
         assert np.array_equal(seen.image, image[0].permute(1, 2, 0).numpy())
         assert np.array_equal(seen.label, label[0].numpy())
         assert np.array_equal(seen.prediction, score.argmax(0).numpy())
-        assert np.abs(seen.confidence / 255 - sure.max(0)).max() <= 0.5 / 255 + 1e-6
+        assert np.abs(seen.confidence / 255 - confidence.max(0)).max() <= 0.5 / 255 + 1e-6
 
 
-def test_the_worst_and_best_images_are_those_whose_pixels_say_so(shards, probability, scored):
-    scores = {}
-    for seen in net_figures.look(probability, shards, range(len(shards))):
-        valid = seen.label != 255
-        label, prediction = seen.label[valid], seen.prediction[valid]
-        ious = [
-            ((label == c) & (prediction == c)).sum() / ((label == c) | (prediction == c)).sum()
-            for c in range(3)
-            if ((label == c) | (prediction == c)).any()
-        ]
-        scores[seen.key] = np.mean(ious)
-    ordered = sorted(scores, key=lambda key: (scores[key], key))
-    worst, best = net_figures.worst_and_best(scored.images, 2)
-    assert [key for key, _ in worst] == ordered[:2]
-    assert [key for key, _ in best] == ordered[:-3:-1]
-    assert [score for _, score in worst] == pytest.approx([scores[key] for key in ordered[:2]])
-
-
-def test_an_image_that_is_all_void_is_neither_worst_nor_best_and_none_is_both():
-    counts = np.zeros((4, 2, 3, 2), np.int64)
-    counts[1:, :, :, 0] = 10
-    images = PerImage(("a", "b", "c", "d"), counts, {})
-    worst, best = net_figures.worst_and_best(images, 9)
-    assert [key for key, _ in worst] == ["b"]
-    assert [key for key, _ in best] == ["c", "d"]
+def test_the_worst_and_best_images_share_none_and_leave_out_an_image_without_a_score():
+    scores = {"d": 0.9, "a": math.nan, "c": 0.5, "b": 0.5, "e": 0.1}
+    assert net_figures.worst_and_best(scores, 9) == (["e", "b"], ["d", "c"])
+    assert net_figures.worst_and_best(scores, 1) == (["e"], ["d"])
 
 
 def test_the_folder_holds_all_figures_the_counts_and_the_gallery_and_replaces_an_older_one(
@@ -99,18 +82,18 @@ def test_the_folder_holds_all_figures_the_counts_and_the_gallery_and_replaces_an
     dest = tmp_path / "figures" / "small" / "fcn8s"
     dest.mkdir(parents=True)
     (dest / "old.png").touch()
-    net_figures.draw_all(dest, scored, probability, shards, 2, 4)
+    net_figures.write(dest, scored, probability, shards, 2, 4)
     figures = {"best.png", "class_iu.png", "confusion.png", "curve.png", "predictions.png", "worst.png"}
     assert {path.name for path in dest.iterdir()} == figures | {"confusion.csv", "gallery"}
     for name in figures:
         with Image.open(dest / name) as picture:
             picture.load()
     assert np.array_equal(confusion.read(dest / confusion.FILE), scored.hist)
-    found = gallery.read(dest / gallery.FOLDER)
-    assert found.keys == tuple(shards.keys[i] for i in (0, 2, 4, 6))
-    assert found.model_sha256 == "ab"
-    for key, seen in zip(found.keys, net_figures.look(probability, shards, (0, 2, 4, 6)), strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(found[key], seen, strict=True))
+    opened = gallery.read(dest / gallery.FOLDER)
+    assert opened.keys == tuple(shards.keys[i] for i in (0, 2, 4, 6))
+    assert opened.model_sha256 == "ab"
+    for key, seen in zip(opened.keys, net_figures.predict(probability, shards, (0, 2, 4, 6)), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(opened[key], seen, strict=True))
     assert [path.name for path in dest.parent.iterdir()] == ["fcn8s"]
 
 
@@ -118,8 +101,30 @@ def test_a_drawing_that_fails_leaves_the_older_folder_as_it_was(tmp_path, shards
     dest = tmp_path / "fcn8s"
     dest.mkdir()
     (dest / "old.png").touch()
-    strange = Scored("fcn8s", {}, scored.hist, scored.images, None, scored.curve)
     with pytest.raises(KeyError):
-        net_figures.draw_all(dest, strange, probability, shards, 2, 4)
+        net_figures.write(dest, replace(scored, values={}), probability, shards, 2, 4)
     assert [path.name for path in tmp_path.iterdir()] == ["fcn8s"]
     assert [path.name for path in dest.iterdir()] == ["old.png"]
+
+
+@pytest.mark.parametrize(
+    ("lineage", "is_shown"),
+    [
+        ({"parent": "fcn16s", "parent_sha256": "ab"}, True),
+        ({"parent": "fcn16s", "parent_sha256": "cd"}, False),  # trained again since
+        ({"parent": "backbone", "parent_sha256": "ab"}, False),
+        ({"parent": "fcn32s", "parent_sha256": "ab"}, False),  # not scored
+        ({}, False),
+    ],
+)
+def test_bars_stand_beside_the_very_net_that_this_one_was_started_from(
+    tmp_path, monkeypatch, scored, lineage, is_shown
+):
+    monkeypatch.chdir(tmp_path)
+    values = {"model_sha256": "ab", "class_iu": {}}
+    path = tmp_path / "metrics" / "small" / "fcn16s.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(values))
+    made = net_figures.read_scored("small", {"net": "fcn8s"}, scored.hist, scored.images, lineage)
+    assert made.parent == (("fcn16s", values) if is_shown else None)
+    assert made.curve is None  # it was trained elsewhere

@@ -1,8 +1,12 @@
-"""Pictures as PNG files: what they show can be found in their pixels."""
+"""Figures: the numbers that they are drawn from can be found in them."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -33,33 +37,25 @@ def one(label: np.ndarray, prediction: np.ndarray) -> list[tuple[str, Seen]]:
     return [("a", Seen("a", black, label, prediction, label * 0))]
 
 
-def colours(path) -> dict[tuple[int, int, int], int]:
-    with Image.open(path) as picture:
-        return {colour: count for count, colour in picture.convert("RGB").getcolors(2**24)}
-
-
-def opens(path) -> bool:
-    with Image.open(path) as picture:
-        picture.load()
-        return picture.format == "PNG"
+def saved(figure: Figure, folder: Path) -> Image.Image:
+    plots.save(figure, folder / "figures" / "a.png")
+    with Image.open(folder / "figures" / "a.png") as picture:
+        assert picture.format == "PNG"
+        return picture.convert("RGB")
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_the_figure_of_predictions_is_a_readable_png_that_grows_with_its_rows(tmp_path, number):
-    path = tmp_path / "figures" / "sample" / "fcn8s.png"
-    plots.draw_predictions(rows(number), CLASSES, "fcn8s: mean IU 0.760", path)
-    with Image.open(path) as picture:
-        picture.load()
-        assert picture.format == "PNG"
-        assert picture.width == pytest.approx(4 * 2.2 * 110, abs=2)
-        assert picture.height == pytest.approx((number * 2.2 + 0.9) * 110, abs=2)
+def test_the_figure_of_predictions_grows_with_its_rows(tmp_path, number):
+    picture = saved(plots.predictions(rows(number), CLASSES, "fcn8s: mean IU 0.760"), tmp_path)
+    assert picture.width == pytest.approx(4 * 2.2 * 110, abs=2)
+    assert picture.height == pytest.approx((number * 2.2 + 0.9) * 110, abs=2)
 
 
 def test_labels_are_drawn_in_vocs_colours_and_void_as_on_the_devkits_pictures(tmp_path):
     label = np.full((8, 8), 1, np.uint8)
     label[:, 4:] = IGNORE_LABEL
-    plots.draw_predictions(one(label, label * 0 + 1), CLASSES, "", tmp_path / "a.png")
-    counted = colours(tmp_path / "a.png")
+    picture = saved(plots.predictions(one(label, label * 0 + 1), CLASSES, ""), tmp_path)
+    counted = {colour: count for count, colour in picture.getcolors(2**24)}
     assert counted[128, 0, 0] > 1000  # VOC's first class
     assert counted[224, 224, 192] > 1000  # VOC's void
     assert counted[0, 0, 0] > 10000  # the image
@@ -83,28 +79,13 @@ def test_the_overlay_of_errors_marks_wrong_pixels_that_are_not_void_and_no_other
                 assert len(set(pixel)) == 1  # grey
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were drawn, kept open to be asked what is in them."""
-    kept = []
-    monkeypatch.setattr(plots.plt, "close", kept.append)
-    yield kept
-    monkeypatch.undo()
-    for figure in kept:
-        pyplot.close(figure)
-
-
-def test_the_confusion_matrix_drawn_is_the_counts_shares_by_row_as_scikit_learn_normalises_them(
-    tmp_path, drawn
-):
+def test_the_confusion_matrix_has_the_shares_by_row_that_scikit_learn_gives():
     random = np.random.Generator(np.random.PCG64(2))
     label, prediction = random.integers(0, 3, (2, 500))
     prediction[label == 0] = 0
-    hist = np.zeros((4, 4), np.int64)  # of the last class there is no pixel
+    hist = np.zeros((4, 4), np.int64)  # the last class has no pixel
     np.add.at(hist, (label, prediction), 1)
-    plots.draw_confusion(hist, [*CLASSES, "cross"], "fcn8s", tmp_path / "confusion.png")
-    assert opens(tmp_path / "confusion.png")
-    axis = drawn[0].axes[0]
+    axis = plots.confusion(hist, [*CLASSES, "cross"], "fcn8s").axes[0]
     shown = np.ma.filled(axis.images[0].get_array(), np.nan)
     expected = confusion_matrix(label, prediction, normalize="true")
     assert np.allclose(shown[:3, :3], expected)
@@ -116,34 +97,86 @@ def test_the_confusion_matrix_drawn_is_the_counts_shares_by_row_as_scikit_learn_
     assert [tick.get_text() for tick in axis.get_yticklabels()] == [*CLASSES, "cross"]
 
 
-def test_bars_have_the_heights_of_the_scores_of_the_net_and_of_the_one_before(tmp_path, drawn):
+def test_bars_have_the_heights_of_the_scores_of_each_net():
     nets = {
         "fcn16s": {"class_iu": {"background": 0.9, "disc": 0.25, "square": None}},
         "fcn8s": {"class_iu": {"background": 0.95, "disc": 0.5, "square": 0.75}},
     }
-    plots.draw_class_bars(nets, tmp_path / "bars.png")
-    axis = drawn[0].axes[0]
-    heights = [[bar.get_height() for bar in group] for group in axis.containers]
-    assert heights == [[0.9, 0.25, 0.0], [0.95, 0.5, 0.75]]  # nothing where nothing was scored
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["fcn16s", "fcn8s"]
+    figure = plots.class_bars(nets)
+    heights = [[bar.get_height() for bar in group] for group in figure.axes[0].containers]
+    assert heights == [[0.9, 0.25, 0.0], [0.95, 0.5, 0.75]]  # 0 where nothing was scored
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fcn16s", "fcn8s"]
 
 
-def test_the_curve_drawn_has_the_points_measured_and_no_axis_for_what_was_not(tmp_path, drawn):
-    points = ({"step": 10, "loss": 2.0, "lr": 0.1}, {"step": 20, "loss": 1.0, "lr": 0.05, "val_mean_iu": 0.3})
-    plots.draw_curve(Curve("fcn8s", "fcn16s", points), "", tmp_path / "a.png")
-    assert [axis.lines[0].get_xydata().tolist() for axis in drawn[0].axes] == [
+POINTS = ({"step": 10, "loss": 2.0, "lr": 0.1}, {"step": 20, "loss": 1.0, "lr": 0.05, "val_mean_iu": 0.3})
+
+
+def test_the_curve_has_the_measured_points_and_no_axis_for_a_value_that_was_not_measured():
+    figure = plots.training_curves([Curve("fcn8s", "fcn16s", POINTS)], "")
+    assert [axis.lines[0].get_xydata().tolist() for axis in figure.axes] == [
         [[10, 2.0], [20, 1.0]],
-        [[10, 0.1], [20, 0.05]],
         [[20, 0.3]],
+        [[10, 0.1], [20, 0.05]],
     ]
-    plots.draw_curve(Curve("fcn8s", "fcn16s", points[:1]), "", tmp_path / "b.png")
-    assert len(drawn[1].axes) == 2
-    assert opens(tmp_path / "b.png")
+    assert len(plots.training_curves([Curve("fcn8s", "fcn16s", POINTS[:1])], "").axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("parents", "starts"),
+    [(("backbone", "fcn32s", "fcn16s"), [10, 30, 50]), (("backbone",) * 3, [10, 10, 10])],
+)
+def test_a_nets_curve_begins_where_the_curve_of_its_parent_ended(parents, starts):
+    nets = ("fcn32s", "fcn16s", "fcn8s")
+    curves = [Curve(net, parent, POINTS) for net, parent in zip(nets, parents, strict=True)]
+    figure = plots.training_curves(curves, "")
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines] == starts
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(nets)
+
+
+@pytest.mark.parametrize("losses", [[], [0.0], [1.0, 1.0], [0.0, 2.0], [-1.0, 3.0]])
+def test_any_curve_can_be_drawn_even_an_empty_one_a_constant_or_zero(tmp_path, losses):
+    points = tuple({"step": i, "loss": loss} for i, loss in enumerate(losses))
+    saved(plots.training_curves([Curve("fcn8s", "backbone", points)], ""), tmp_path)
+
+
+def test_a_long_curve_is_thinned_to_means_and_keeps_its_mean():
+    values = [float(value % 7) for value in range(40_000)]
+    thinned = plots.thinned(values)
+    assert len(thinned) == plots.MAX_POINTS
+    assert np.mean(thinned) == pytest.approx(np.mean(values))
+
+
+def test_the_figure_of_a_data_set_shows_both_splits(tmp_path):
+    side = {"histogram": {"edges": [0, 25, 50], "num_images": [1, 1]}}
+    classes = {"background": {"share": 1.0, "num_images": 2}, "dog": {"share": 0.0, "num_images": 0}}
+    split = {"num_images": 2, "num_sizes": 1, "height": side, "width": side, "classes": classes}
+    split |= {"void": {"share": 0.1}, "conversions": {"CMYK to RGB": 1}, "refused": []}
+    picture = saved(plots.inspection({"train": split, "val": split}), tmp_path)
+    counted = {colour: count for count, colour in picture.getcolors(2**24)}
+    blue, orange = (0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E)  # matplotlib's first two
+    assert counted[blue] > 1000
+    assert counted[orange] > 1000
 
 
 def test_21_classes_of_any_name_fit_everywhere(tmp_path):
-    plots.draw_predictions(rows(1), ODD_NAMES, "a $ b $", tmp_path / "a.png")
-    plots.draw_class_bars({"fcn8s": {"class_iu": dict.fromkeys(ODD_NAMES, 0.5)}}, tmp_path / "b.png")
-    plots.draw_confusion(np.eye(21, dtype=np.int64), ODD_NAMES, "$", tmp_path / "c.png")
-    for name in ("a.png", "b.png", "c.png"):
-        assert opens(tmp_path / name)
+    for figure in (
+        plots.predictions(rows(1), ODD_NAMES, "a $ b $"),
+        plots.class_bars({"fcn8s": {"class_iu": dict.fromkeys(ODD_NAMES, 0.5)}}),
+        plots.confusion(np.eye(21, dtype=np.int64), ODD_NAMES, "$"),
+    ):
+        saved(figure, tmp_path)
+
+
+def test_an_svg_is_the_same_each_time_and_holds_no_script_and_no_link():
+    drawn = [plots.as_svg(plots.confusion(np.eye(2, dtype=np.int64), ["<script>", "a&b"], "t")) for _ in "ab"]
+    assert drawn[0] == drawn[1]
+    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    for element in ElementTree.fromstring(drawn[0]).iter():
+        assert not element.tag.lower().endswith("script")
+        links = [value for name, value in element.attrib.items() if name.endswith("href")]
+        assert all(link.startswith(("#", "data:image/png;")) for link in links)
+    assert set(re.findall(r'https?://[^"]*', drawn[0])) - namespaces <= {
+        "http://creativecommons.org/ns#",
+        "http://purl.org/dc/elements/1.1/",
+        "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    }
