@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from pipeline import files
 from pipeline.errors import ResultError
@@ -78,13 +77,11 @@ def _environment() -> Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["html"] = lambda blocks: render(blocks, "html")
-    environment.filters["svg_uri"] = _svg_uri
+    # For the src of an <img>, in which an SVG can neither run a script nor load a file
+    environment.filters["svg_uri"] = lambda figure: viewer.data_uri(
+        plots.as_svg(figure).encode(), "image/svg+xml"
+    )
     return environment
-
-
-def _svg_uri(figure: Figure) -> str:
-    """Return a figure for the src of an <img>, in which an SVG can neither run a script nor load a file."""
-    return viewer.data_uri(plots.as_svg(figure).encode(), "image/svg+xml")
 
 
 def _class_rows(content: Content, inspection: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
+"""The folder of a report: README.md with its pictures, and the page."""
+
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from pipeline.report import write
-from pipeline.report.page.page import Content
-from tests.page_content import NETS, content
+from pipeline.report.content import Content
+from tests.report.page_content import content
 
 
 @pytest.fixture
@@ -14,44 +15,33 @@ def made(tmp_path) -> Content:
     return content(tmp_path / "made")
 
 
-@pytest.fixture
-def pictures(tmp_path) -> dict[str, Path]:
-    """The figure of each net that README.md shows."""
-    shown = {net: tmp_path / f"{net}-predictions.png" for net in NETS}
-    for number, path in enumerate(shown.values()):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
-    return shown
-
-
-def test_the_report_shows_table_bars_data_each_nets_picture_and_the_page(tmp_path, made, pictures):
+def test_the_report_shows_tables_bars_data_each_nets_picture_and_the_page(tmp_path, made):
     dest = tmp_path / "reports" / "sample"
-    write.write(made, pictures, dest)
+    write.write(made, dest)
     text = (dest / "README.md").read_text("utf-8")
-    assert "| run | mean_iu |" in text
-    assert "| fcn8s - fcn16s | mean_iu | " in text
-    assert "profile `small`" in text
-    assert "| images | 400 |\n\nNo image of val is trained on." in text
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    assert ["run", "mean_iu"] in [line[1:3] for line in cells]
+    assert ["fcn8s - fcn16s", "mean_iu"] in [line[1:3] for line in cells]
+    assert ["images", "7", "7"] in [line[1:4] for line in cells]
+    assert "`small`" in text
+    assert "No image of val is trained on." in text
     assert "LEAK" not in text
-    shown = ["class_iu.png", "inspection.png", "fcn32s.png", "fcn16s.png", "fcn8s.png"]
-    for name in shown:
+    pictures = ["class_iu.png", "inspection.png", "fcn32s.png", "fcn16s.png", "fcn8s.png"]
+    for name in pictures:
         assert f"]({name})" in text
         with Image.open(dest / name) as picture:
             picture.load()
     assert "](index.html)" in text
-    assert sorted(path.name for path in dest.iterdir()) == sorted([*shown, "README.md", "index.html"])
-    assert (dest / "fcn8s.png").read_bytes() == pictures["fcn8s"].read_bytes()
-    write.write(replace(made, profile="other"), pictures, dest)  # over the old one
-    assert "profile `other`" in (dest / "README.md").read_text("utf-8")
-    assert "FCN on other" in (dest / "index.html").read_text("utf-8")
+    assert {path.name for path in dest.iterdir()} == {*pictures, "README.md", "index.html"}
+    assert (dest / "fcn8s.png").read_bytes() == (made.figures[2] / "predictions.png").read_bytes()
+    write.write(replace(made, profile="other"), dest)  # over the old one
+    for name in ("README.md", "index.html"):
+        assert "other" in (dest / name).read_text("utf-8")
 
 
-def test_a_net_that_was_trained_on_what_it_is_scored_on_is_named_under_the_table(tmp_path, made, pictures):
-    results = [
-        replace(one, values=one.values | {"num_leaked": 3}) if one.name == "fcn16s" else one
-        for one in made.results
-    ]
-    write.write(replace(made, results=results), pictures, tmp_path / "report")
+def test_a_net_that_was_trained_on_images_it_is_scored_on_is_named_under_the_table(tmp_path, made):
+    leaked = replace(made.results[1], values=made.results[1].values | {"num_leaked": 3})
+    write.write(replace(made, results=[made.results[0], leaked, made.results[2]]), tmp_path / "report")
     lines = (tmp_path / "report" / "README.md").read_text("utf-8").splitlines()
-    said = [line for line in lines if "LEAK" in line]
-    assert len(said) == 1
-    assert "fcn16s was trained on 3 of the 3 images it is scored on" in said[0]
+    (warning,) = [line for line in lines if "LEAK" in line]
+    assert "fcn16s was trained on 3 of the 3 images" in warning

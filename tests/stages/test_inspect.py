@@ -1,4 +1,4 @@
-"""stages/inspect.py and what stages/evaluate.py asks of a model: run in this process, on a drawn data set."""
+"""The leak guard of the stages inspect and evaluate, run in this process on a drawn data set."""
 
 import json
 import shutil
@@ -75,23 +75,23 @@ def test_a_clean_data_set_passes_and_its_tables_stand_in_the_folder_and_in_the_l
     assert found["verdict"] == {"leak": "none"}
     assert found["leaks"]["leak"]["num_images"] == 0
     assert (found["inspection"]["train"]["num_images"], found["inspection"]["val"]["num_images"]) == (3, 2)
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     for name in ("inspection", "leaks"):
-        assert (root / "data" / "small" / "inspection" / f"{name}.md").read_text("utf-8") in said.out
-    assert "kept in runs/small/.tracking" in said.err  # MLflow is down: a warning, no more
+        assert (root / "data" / "small" / "inspection" / f"{name}.md").read_text("utf-8") in printed.out
+    assert "kept in runs/small/.tracking" in printed.err  # MLflow is down: only a warning
     with Image.open(root / "data" / "small" / "inspection" / "inspection.png") as picture:
         picture.load()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [(LEAKED, f"in train: {LEAKED};"), ("mine", f"in train: {LEAKED} (mine in train);")]
+    ("name", "ids"), [(LEAKED, f"in train: {LEAKED};"), ("mine", f"in train: {LEAKED} (mine in train);")]
 )
-def test_an_image_in_train_and_val_is_refused_with_its_id_and_the_tables_are_there(root: Path, name, said):
+def test_an_image_in_train_and_val_is_refused_with_its_id_and_the_tables_are_there(root: Path, name, ids):
     leak(root, name)
     shard.main()
     with pytest.raises(LeakError, match=r"data\.splits\.train\.exclude") as error:
         inspect.main()
-    assert said in str(error.value)
+    assert ids in str(error.value)
     found = results(root)
     assert found["verdict"] == {"leak": "refused"}
     assert found["leaks"]["leak"] == {"num_images": 1, "id_in_train": {LEAKED: name}}
@@ -126,7 +126,7 @@ def test_a_leak_that_is_allowed_passes_loudly_and_stands_in_mlflow_with_all_file
 
 
 def write_model(root: Path, split: str | None) -> None:
-    """A net that was trained on a split, or does not say on what."""
+    """A net that was trained on a split, or whose file does not list its training images."""
     model = {
         "backbone": "vgg16",
         "padding": "tight",
@@ -146,19 +146,16 @@ def write_model(root: Path, split: str | None) -> None:
     checkpoint.save(root / "models" / "small" / "fcn32s.pt", "model", content)
 
 
-def test_evaluation_asks_the_model_file_alone_what_it_was_trained_on(root: Path, monkeypatch, capsys):
-    """Nothing is left of the training data but what the model says."""
+def test_evaluation_reads_the_training_images_from_the_model_file_alone(root: Path, monkeypatch, capsys):
     shard.main()
     write_model(root, "val")
     monkeypatch.setattr(sys, "argv", ["evaluate", "fcn32s"])
-    with pytest.raises(
-        LeakError, match="2 images of val are in what fcn32s was trained on: voc_val_000000, voc_val_"
-    ):
+    with pytest.raises(LeakError, match=r"2 images of val .* fcn32s .*: voc_val_000000, voc_val_"):
         evaluate.main()
     assert not (root / "metrics").exists()
     write_profile(root, allow_leak=[REASON])
     evaluate.main()
-    assert f"allowed by data.allow_leak: {REASON}" in capsys.readouterr().err
+    assert REASON in capsys.readouterr().err
     metrics = root / "metrics" / "small" / "fcn32s.json"
     assert json.loads(metrics.read_text("utf-8"))["num_leaked"] == 2
     write_profile(root)
@@ -166,17 +163,4 @@ def test_evaluation_asks_the_model_file_alone_what_it_was_trained_on(root: Path,
         write_model(root, split)
         evaluate.main()
         assert json.loads(metrics.read_text("utf-8"))["num_leaked"] == number
-    assert "fcn32s does not say all that it was trained on" in capsys.readouterr().err
-
-
-def test_bars_stand_beside_the_very_net_that_this_one_was_started_from(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "metrics" / "small" / "fcn16s.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"model_sha256": "ab", "class_iu": {}}))
-    lineage = {"parent": "fcn16s", "parent_sha256": "ab"}
-    assert evaluate._parent("small", lineage) == ("fcn16s", {"model_sha256": "ab", "class_iu": {}})
-    assert evaluate._parent("small", lineage | {"parent_sha256": "cd"}) is None  # trained anew since
-    assert evaluate._parent("small", {"parent": "backbone", "parent_sha256": "ab"}) is None
-    assert evaluate._parent("small", {"parent": "fcn32s", "parent_sha256": "ab"}) is None  # not scored
-    assert evaluate._parent("small", {}) is None
+    assert "warning: fcn32s" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def log_net(tracker: Tracker, net: str, parent: str) -> None:
     image, label = synthetic.picture("voc_val", 0, 96, 1)
     figure = root / f"{net}.png"
     seen = Seen("drawn", image, label, prediction=label, confidence=np.full_like(label, 255))
-    plots.draw_predictions([("drawn", seen)], synthetic.CLASSES, net, figure)
+    plots.save(plots.predictions([("drawn", seen)], synthetic.CLASSES, net), figure)
     evaluation = tracker.record(
         "evaluation", net, "model_sha256", f"digest of {net}", params={}, datasets={"val": "1c7fab0b9d11"}
     )
