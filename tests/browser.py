@@ -1,4 +1,4 @@
-"""A headless Chromium for tests that look at pages, and what it asked of the network."""
+"""A headless Chromium for tests of pages, with the errors and the network requests of a page."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ QUIET = (
 
 @contextmanager
 def browser(profile: Path, width: int = 1280, height: int = 900) -> Iterator[WebDriver]:
-    """A browser window of this size.   profile: an empty folder for what it keeps."""
+    """Open a browser window of a size in pixels. profile: an empty folder for the browser's own files."""
     options = Options()
     assert CHROMIUM is not None
     assert DRIVER is not None
@@ -50,17 +50,17 @@ def browser(profile: Path, width: int = 1280, height: int = 900) -> Iterator[Web
 
 
 def wait_for(driver: WebDriver, found: Callable[[WebDriver], T], seconds: float = 60) -> T:
-    """What `found` gives once it is neither empty nor an error of an element that is not there yet."""
+    """Return the value of `found` once it is neither empty nor an error, as of an element that is not there yet."""
     return WebDriverWait(driver, seconds, ignored_exceptions=(Exception,)).until(found)
 
 
 def complaints(driver: WebDriver) -> list[str]:
-    """Errors on the page's console since it was last asked."""
+    """Return the errors on the page's console since the last call."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def hosts_asked(driver: WebDriver) -> set[str]:
-    """The hosts that pages asked for anything since it was last asked; no files, no data URLs, no pages of its own."""
+    """Return the hosts of all requests since the last call; files, data URLs and internal pages have none."""
     hosts = set()
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]

@@ -182,9 +182,9 @@ def _differences(first: Result, second: Result, bootstrap: Bootstrap) -> Iterato
         yield name, "-", "-", "-", f"no file of each image's counts for {result.name}; evaluate it again"
         return
     for score, statistic in DIFFERENCES.items():
-        found = paired_difference(statistic, second.images.whole, first.images.whole, bootstrap)
-        value = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-        yield name, score, value, _p_value(found.p_value, bootstrap), ""
+        difference = paired_difference(statistic, second.images.whole, first.images.whole, bootstrap)
+        value = f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+        yield name, score, value, _p_value(difference.p_value, bootstrap), ""
 
 
 def _p_value(value: float, bootstrap: Bootstrap) -> str:

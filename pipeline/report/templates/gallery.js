@@ -31,7 +31,7 @@
     return button;
   });
 
-  // What a pixel is, by its colour in the pictures: a legend of 21 colours is hard to tell apart
+  // The class under the pointer, by its colour in the pictures: 21 colours of a legend are hard to tell apart
   const pixels = new Map();
   async function pixelsOf(source) {
     if (!pixels.has(source)) {
@@ -67,9 +67,9 @@
     const net = image.nets[number - 1];
     const sources = net ? [image.label, net.prediction, net.confidence] : [image.label];
     const [label, prediction, sure] = await Promise.all(sources.map(pixelsOf));
-    let said = `label ${classAt(label, x, y)}`;
-    if (net) said += `, ${view.name} ${classAt(prediction, x, y)} (${(colourAt(sure, x, y)[0] / 255).toFixed(2)})`;
-    byId("pixel").textContent = said;
+    let text = `label ${classAt(label, x, y)}`;
+    if (net) text += `, ${view.name} ${classAt(prediction, x, y)} (${(colourAt(sure, x, y)[0] / 255).toFixed(2)})`;
+    byId("pixel").textContent = text;
   }
 
   views.forEach((view, number) => view.stage.addEventListener("mousemove", (event) => point(view, number, event)));
