@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn import scores
+
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]  # (..., 3, C) right, labelled and predicted pixels -> (...)
 MAX_DRAWN = 2**20  # draws held at a time: tens of MB, however many images and resamples there are
@@ -58,18 +60,14 @@ class Difference:
 
 def pixel_acc(counts: NDArray) -> Floats:
     """Return the share of valid pixels that are right: (..., 3, C) counts -> (...)."""
-    with np.errstate(invalid="ignore"):
-        return counts[..., 0, :].sum(-1) / counts[..., 1, :].sum(-1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN: no valid pixel
+        return scores.pixel_acc(counts)
 
 
 def mean_iu(counts: NDArray) -> Floats:
-    """Return the mean IU by the reference's convention, as Scores.mean_iu: (..., 3, C) counts -> (...)."""
-    right, label, predicted = np.moveaxis(counts, -2, 0)
-    union = label + predicted - right
-    is_scored = union > 0
-    class_iu = np.divide(right, union, where=is_scored, out=np.zeros(right.shape))
-    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN: no class in truth or prediction
-        return class_iu.sum(-1) / is_scored.sum(-1)
+    """Return the mean IU by the reference's convention: (..., 3, C) counts -> (...)."""
+    with np.errstate(invalid="ignore"):
+        return scores.mean_iu(counts)
 
 
 def interval(statistic: Statistic, counts: NDArray[np.int64], bootstrap: Bootstrap) -> Interval:

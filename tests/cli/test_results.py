@@ -1,7 +1,5 @@
 """`fcn inspect`, `fcn compare` and `fcn explain` as a user runs them."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +11,6 @@ from pipeline.errors import ResultError
 from pipeline.evaluation import compare
 from pipeline.models import checkpoint
 from pipeline.tracking import Tracker
-from tests.conftest import ROOT
 from tests.drawn_shards import shards_of
 from tests.made_results import KEYS, make_result, write_result
 
@@ -112,9 +109,3 @@ def test_explain_takes_a_model_file_or_a_run(tmp_path, fcn):
     code, _, err = fcn("explain", "none.pt")
     assert code == 2
     assert "none.pt" in err
-
-
-def test_the_command_line_starts_without_slow_imports():
-    code = "import sys, pipeline.cli.main; pipeline.cli.main.parser(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"torch", "mlflow", "pyarrow", "numpy"} & set(done.stdout.split())
