@@ -19,7 +19,7 @@ DIGEST_BYTES = 32  # of a sha256
 class Images:
     """A named set of images.
 
-    pixels: by id, the sha256 of the decoded pixels (shards/labels.py); None where it is not known.
+    pixels: by id, the sha256 of the decoded pixels (shards/images.py); None where it is not known.
     """
 
     name: str
