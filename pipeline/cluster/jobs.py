@@ -116,7 +116,7 @@ def pack(root: Path, dest: Path) -> None:
 
 def environment(root: Path) -> dict[str, str]:
     """The variables of the job. Ray shows them to everybody who sees its dashboard, so no secret is among them."""
-    found = git.of(root)
+    found = git.find_commit(root)
     variables = {
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),

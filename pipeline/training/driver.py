@@ -38,7 +38,7 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
         tracker = tracking.Tracker(profile_name, root)
         # The process that held the lock may have finished this very run.
         if (job.folder / FINISHED).exists() and not has_waited:
-            tracker.shelf.keep_curves(job.folder)
+            tracker.records.keep_curves(job.folder)
             shutil.rmtree(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
         params = (

@@ -152,11 +152,11 @@ def test_the_job_tells_mlflow_the_checkouts_commit(project, shared):
     experiment = client.get_experiment_by_name("fcn-tiny")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    found = git.of(project.folder)
+    found = git.find_commit(project.folder)
     assert found is not None
     assert "fcn32s" in {run.info.run_name for run in runs}
     for run in runs:
-        assert (run.data.tags["git_commit"], run.data.tags["git_dirty"]) == (found.commit, "true")
+        assert (run.data.tags["git_commit"], run.data.tags["git_dirty"]) == (found.sha, "true")
 
 
 def test_the_pipeline_as_a_job_does_what_is_left_to_do(project, cluster, shared):
