@@ -81,7 +81,7 @@ def _run_on_workers(job: Job) -> None:
             storage=job.folder.parent,
             num_workers=job.train.num_workers,
             min_workers=job.run.min_workers,
-            divided=job.inner_batch_size,
+            batch_size=job.inner_batch_size,
             use_gpu=job.train.use_gpu,
             cpus_per_worker=job.run.cpus_per_worker,
             max_failures=job.run.max_failures,
