@@ -307,7 +307,7 @@ def test_a_run_of_mlflow_is_found_by_id_and_by_name_with_its_counts(tmp_path, mo
         for name, digest in (("nightly", "ab"), ("bare", "cd"))
     )
     tracker.log(nightly, {"mean_iu": 0.5}, {}, [], [path, path.with_suffix(".parquet")])
-    run, bare = (tracker.open_run(one).info.run_id for one in (nightly, unscored))
+    run, bare = (tracker.open(one).info.run_id for one in (nightly, unscored))
     for name in (run, "nightly"):
         folder = tmp_path / f"of {name}"
         folder.mkdir()
