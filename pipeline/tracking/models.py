@@ -70,14 +70,14 @@ def register_version(
 ) -> ModelVersion:
     """Return the version of the registered model `name` that is this model. Make it if needed, and set the alias."""
     versions = client.search_model_versions(f"name = '{name}'")
-    found = next((version for version in versions if version.source == model.artifact_location), None)
-    if found is None:
+    registered = next((each for each in versions if each.source == model.artifact_location), None)
+    if registered is None:
         if not versions:
             with suppress(MlflowException):  # the name exists without a version
                 client.create_registered_model(name)
-        found = client.create_model_version(
+        registered = client.create_model_version(
             name, model.artifact_location, run.info.run_id, model_id=model.model_id
         )
     if alias:
-        client.set_registered_model_alias(name, alias, found.version)
-    return found
+        client.set_registered_model_alias(name, alias, registered.version)
+    return registered
