@@ -62,7 +62,7 @@ def with_ray(job: Any, world: int) -> None:
         name=job.identity,
         storage=job.folder.parent,
         num_workers=world,
-        divided=job.inner_batch_size,
+        batch_size=job.inner_batch_size,
         use_gpu=False,
         cpus_per_worker=1,
         max_failures=0,

@@ -61,7 +61,7 @@ def record(tracker: Tracker, name: str):
 
 
 def one_by_one(tracker: Tracker, name: str, number: int) -> float:
-    run = tracker.open(record(tracker, name)).info.run_id
+    run = tracker.open_run(record(tracker, name)).info.run_id
 
     def log() -> None:
         for i in range(number):

@@ -85,6 +85,12 @@ def write_json(path: Path, values: Any, *, indent: int | None = 1, is_shared: bo
     write_text(path, json.dumps(values, indent=indent) + "\n", is_shared=is_shared)
 
 
+def copy_file(source: Path, dest: Path) -> None:
+    """Copy a file's bytes; `dest` appears whole or not at all, see `whole`."""
+    with source.open("rb") as original, whole(dest) as copy:
+        shutil.copyfileobj(original, copy)
+
+
 @contextmanager
 def lock(path: Path, what: str, patience_s: float = float("inf")) -> Iterator[bool]:
     """Hold a lock file, so that one process at a time runs the block. Yield whether another process had held it.

@@ -1,40 +1,45 @@
-"""The commit that code is from, where it is a git checkout, or was copied from one to run on a cluster."""
+"""The commit that code comes from: of the git checkout it is in, or was copied from to run on a cluster."""
 
 import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-COMMIT, DIRTY = (
-    "FCN_GIT_COMMIT",
-    "FCN_GIT_DIRTY",
-)  # in the environment of a job, which runs outside any checkout
+# Environment variables of a cluster's job, which runs outside any checkout
+COMMIT, DIRTY = "FCN_GIT_COMMIT", "FCN_GIT_DIRTY"
 
 
 class Commit(NamedTuple):
-    """is_dirty: files differ from it, dvc.lock aside, which every stage that ends writes to."""
+    """A git commit.
 
-    commit: str
+    sha: 40 hex digits.
+    is_dirty: whether tracked files differ from it. dvc.lock does not count, because every stage changes it.
+    """
+
+    sha: str
     is_dirty: bool
 
+    def tags(self) -> dict[str, str]:
+        return {"git_commit": self.sha, "git_dirty": str(self.is_dirty).lower()}
+
     def environment(self) -> dict[str, str]:
-        """What tells `of` about it elsewhere."""
-        return {COMMIT: self.commit, DIRTY: str(self.is_dirty).lower()}
+        """Return environment variables for a process that runs the same code outside the checkout."""
+        return {COMMIT: self.sha, DIRTY: str(self.is_dirty).lower()}
 
 
-def of(root: Path) -> Commit | None:
-    """The commit of the code in a folder; None outside a git checkout."""
-    if told := os.environ.get(COMMIT):
-        return Commit(told, os.environ.get(DIRTY) == "true")
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
+def find_commit(root: Path) -> Commit | None:
+    """Return the commit of the code in `root`, or None outside a git checkout."""
+    if sha := os.environ.get(COMMIT):
+        return Commit(sha, os.environ.get(DIRTY) == "true")
     try:
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)dvc.lock")
-        return Commit(git("rev-parse", "HEAD"), bool(changes))
+        changes = _git(
+            root, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)dvc.lock"
+        )
+        return Commit(_git(root, "rev-parse", "HEAD"), bool(changes))
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback, which tests start, kill and start again."""
+"""A real `mlflow server` on loopback, which tests start and kill."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from pipeline.tracking import Tracker
 
 
 def write_database(root: Path) -> Path:
-    """root/mlflow.db with its tables and nothing in them: making them takes seconds."""
+    """Write root/mlflow.db with empty tables, and return its path. It takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         Tracker("none", root).client.search_experiments()
@@ -24,7 +24,11 @@ def write_database(root: Path) -> Path:
 
 
 class Server:
-    """`mlflow server` on a free port of loopback, which it keeps when it is started again."""
+    """`mlflow server` on a free port of loopback. It has the same port when it is started again.
+
+    folder: for its log, its artifacts and, without a store, its database.
+    store: URI of a database.
+    """
 
     def __init__(self, folder: Path, store: str | None = None):
         self.folder, self.store = folder, store or f"sqlite:///{folder / 'mlflow.db'}"

@@ -29,7 +29,7 @@ needs_postgres = pytest.mark.skipif(BIN is None, reason="PostgreSQL is not insta
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The address of an empty database, user and password in it, with the driver that is installed for tests."""
+    """Yield the URI of an empty database, with user and password."""
     assert BIN is not None
     # Not below pytest's folder, which another user may not enter: PostgreSQL refuses to run as root
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as name:

@@ -1,4 +1,4 @@
-"""A proxy before a real MLflow server, which does to calls what networks and servers do to them."""
+"""A proxy in front of a real MLflow server that makes calls fail as networks and servers do."""
 
 import contextlib
 import http.client
@@ -10,10 +10,13 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """fault: asked before each call, with its number, what happens to it; the calls since are counted.
+    """Faults:
 
-    "": nothing.   "500": an error, and nothing is done.   "lost": done, but the answer is an error.   "cut": the
-    connection is closed in mid-answer, after it is done.   "slow": done after half a second.
+    "": the call succeeds.
+    "500": the answer is an error, and the server does not get the call.
+    "lost": the answer is an error, but the server has done the call.
+    "cut": the server has done the call, and the answer ends in the middle.
+    "slow": the call succeeds after half a second.
     """
 
     def __init__(self, target: str):
@@ -24,6 +27,7 @@ class Proxy:
         self.uri = ""
 
     def suffers(self, fault: str | Callable[[int], str]) -> None:
+        """Set the fault of all calls from now on, or a function that returns it for each call's number from 1."""
         with self._lock:
             self._fault = fault if callable(fault) else lambda _: fault
             self.calls = 0
@@ -34,7 +38,7 @@ class Proxy:
             return self._fault(self.calls)
 
     def forward(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str]:
-        """Status, body and content type of the server's answer."""
+        """Return status, body and content type of the server's answer."""
         connection = http.client.HTTPConnection(self.target.hostname or "", self.target.port, timeout=30)
         try:
             connection.request(method, path, body, headers)

@@ -2,9 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.cluster import nodes
+from pipeline.cluster import (
+    nodes,
+)  # jobs is imported where it is needed: with it comes Ray, which takes seconds
 from pipeline.errors import INTERRUPTED
 from pipeline.paths import CHAIN
 
@@ -12,31 +15,61 @@ from pipeline.paths import CHAIN
 def add_cluster(commands) -> None:
     text = "run the pipeline as a job on a Ray cluster, or start a cluster's nodes (docs/cluster.md)"
     cluster = commands.add_parser("cluster", help=text, description=text)
-    ways = cluster.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_submit(ways)
-    _add_follow(ways)
-    _add_stop(ways)
-    _add_head(ways)
-    _add_join(ways)
-    _add_token(ways)
+    subcommands = cluster.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    def add(name: str, run: Callable[[argparse.Namespace], None], help: str, details: str = ""):
+        command = subcommands.add_parser(name, help=help, description=f"{help}{details}")
+        command.set_defaults(run=run)
+        return command
 
-def _add_submit(ways) -> None:
-    text = (
-        "run `dvc repro` on the cluster with this checkout's code and profile, and show its log until it ends; exit "
-        "code 1 if it failed. Ctrl-C leaves the job running. Submitted again, it does what is left to do."
+    def add_job(command) -> None:
+        command.add_argument("job")
+        add_address(command)
+
+    def add_address(command) -> None:
+        command.add_argument(
+            "--address", default=nodes.JOB_SERVER, help="of the job server (default: %(default)s)"
+        )
+
+    def add_ray_options(command) -> None:
+        text = "more options of `ray start`, after `--`: fcn cluster head -- --num-cpus 4"
+        command.add_argument("options", nargs="*", help=text)
+
+    command = add(
+        "submit",
+        submit,
+        "run this checkout's pipeline as a job",
+        ": `dvc repro` on the cluster with this checkout's code and profile. Shows its log until it ends; exit code 1 "
+        "if it failed. Ctrl-C leaves the job running. Submitted again, it does what is left to do.",
     )
-    command = ways.add_parser("submit", help="run this checkout's pipeline as a job", description=text)
     nets = f"of {', '.join(CHAIN)}: train and score this one, and what it starts from (default: all)"
     command.add_argument("net", nargs="*", type=_net, metavar="NET", help=nets)
-    command.add_argument(
-        "--folder",
-        required=True,
-        help="absolute path on storage that all nodes share, for data, checkpoints and results; its parent must exist",
-    )
+    folder = "absolute path on storage that all nodes share, for data, checkpoints and results; its parent must exist"
+    command.add_argument("--folder", required=True, help=folder)
     command.add_argument("--no-wait", action="store_true", help="do not show the log")
-    _add_address(command)
-    command.set_defaults(run=submit)
+    add_address(command)
+
+    details = " until it ends; exit code 1 if it failed. Ctrl-C leaves the job running."
+    add_job(add("follow", follow, "show a job's log", details))
+    add_job(add("stop", stop, "end a job; submitted again, it goes on from its last checkpoint"))
+
+    details = (
+        ", until Ctrl-C: with token authentication, and with the dashboard and job server on loopback alone"
+    )
+    command = add("head", head, "start a cluster with this machine as its head", details)
+    text = "where other nodes join (default: %(default)s)"
+    command.add_argument("--port", type=int, default=nodes.PORT, help=text)
+    add_ray_options(command)
+
+    command = add("join", join, "add this machine to a cluster, until Ctrl-C")
+    command.add_argument("head", metavar="HOST:PORT", help="of the cluster's head")
+    add_ray_options(command)
+
+    add(
+        "token",
+        token,
+        "make the token of a cluster yet to be started, unless there is one, and print its path",
+    )
 
 
 def _net(name: str) -> str:
@@ -53,14 +86,6 @@ def submit(arguments: argparse.Namespace) -> None:
     print(f"job {job}: submitted to {arguments.address}, working in {arguments.folder}", flush=True)
     if not arguments.no_wait:
         _follow(client, job)
-
-
-def _add_follow(ways) -> None:
-    text = "show a job's log until it ends; exit code 1 if it failed. Ctrl-C leaves the job running."
-    command = ways.add_parser("follow", help="show a job's log", description=text)
-    command.add_argument("job")
-    _add_address(command)
-    command.set_defaults(run=follow)
 
 
 def follow(arguments: argparse.Namespace) -> None:
@@ -81,14 +106,6 @@ def _follow(client, job: str) -> None:
         sys.exit(1)
 
 
-def _add_stop(ways) -> None:
-    text = "end a job; submitted again, it goes on from its last checkpoint"
-    command = ways.add_parser("stop", help=text, description=text)
-    command.add_argument("job")
-    _add_address(command)
-    command.set_defaults(run=stop)
-
-
 def stop(arguments: argparse.Namespace) -> None:
     from pipeline.cluster import jobs
 
@@ -96,50 +113,13 @@ def stop(arguments: argparse.Namespace) -> None:
     print(f"job {arguments.job}: ended")
 
 
-def _add_head(ways) -> None:
-    text = (
-        "start a cluster's head on this machine, until Ctrl-C: with token authentication, and with the dashboard and "
-        "job server on loopback alone"
-    )
-    command = ways.add_parser("head", help="start a cluster with this machine", description=text)
-    command.add_argument(
-        "--port", type=int, default=nodes.PORT, help="where other nodes join (default: %(default)s)"
-    )
-    _add_options(command)
-    command.set_defaults(run=head)
-
-
 def head(arguments: argparse.Namespace) -> None:
     nodes.start_head(arguments.port, arguments.options)
-
-
-def _add_join(ways) -> None:
-    text = "add this machine to a cluster, until Ctrl-C"
-    command = ways.add_parser("join", help=text, description=text)
-    command.add_argument("head", metavar="HOST:PORT", help="of the cluster's head")
-    _add_options(command)
-    command.set_defaults(run=join)
 
 
 def join(arguments: argparse.Namespace) -> None:
     nodes.join(arguments.head, arguments.options)
 
 
-def _add_token(ways) -> None:
-    text = "make the token of a cluster yet to be started, unless there is one, and say where it is"
-    ways.add_parser("token", help=text, description=text).set_defaults(run=token)
-
-
 def token(_: argparse.Namespace) -> None:
     print(nodes.ensure_token())
-
-
-def _add_address(command) -> None:
-    command.add_argument(
-        "--address", default=nodes.JOB_SERVER, help="of the job server (default: %(default)s)"
-    )
-
-
-def _add_options(command) -> None:
-    text = "more options of `ray start`, after `--`: fcn cluster head -- --num-cpus 4"
-    command.add_argument("options", nargs="*", help=text)

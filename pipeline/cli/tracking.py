@@ -1,4 +1,4 @@
-"""`fcn tracking`: what MLflow missed; `fcn register`: a model under a name."""
+"""`fcn tracking`: send MLflow what an outage kept from it; `fcn register`: name a model in MLflow's registry."""
 
 import argparse
 import sys
@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 def add_tracking(commands) -> None:
-    text = "look after what MLflow is told of (docs/mlflow.md)"
+    text = "care for the runs in MLflow (docs/mlflow.md)"
     tracking = commands.add_parser("tracking", help=text, description=text)
-    ways = tracking.add_subparsers(title="actions", required=True, metavar="ACTION")
+    actions = tracking.add_subparsers(title="actions", required=True, metavar="ACTION")
     text = (
-        "send MLflow what it has not got of a profile's runs: curves, scores, tags, figures, files and models, as "
-        "after an outage, or to a server that is new. What is there is not sent again. Exit code 1 if "
-        "something stays behind"
+        "send MLflow what it lacks of a profile's runs: curves, scores, tags, figures, files and models, as after an "
+        "outage, or to a new server. What MLflow has already is not sent again. Exit code 1 if something could not "
+        "be sent"
     )
-    command = ways.add_parser("replay", help="send MLflow what it missed", description=text)
+    command = actions.add_parser("replay", help="send MLflow what it missed", description=text)
     command.add_argument("profile", nargs="?", metavar="PROFILE", help="default: the one params.yaml names")
     command.set_defaults(run=replay)
 
@@ -29,29 +29,28 @@ def replay(arguments: argparse.Namespace) -> None:
         raise ResultError(
             f"no runs of profile {profile!r} in {root / paths.RUNS}; name another, or run from the project's root"
         )
-    is_whole = True
-    for is_there, sentence in tracking.replay(profile, root):
-        is_whole &= is_there
-        print(sentence, flush=True)
-    if not is_whole:
+    are_complete = []
+    for is_complete, message in tracking.replay(profile, root):
+        are_complete.append(is_complete)
+        print(message, flush=True)
+    if not all(are_complete):
         sys.exit(1)
 
 
 def add_register(commands) -> None:
-    text = "give a run's model a name in MLflow's registry, and an alias if asked; says what to load it by"
+    text = (
+        "give a run's model a name in MLflow's registry, and an alias if wanted; print the URI to load it by"
+    )
     command = commands.add_parser("register", help=text, description=text)
     command.add_argument(
-        "model", metavar="RUN", help="sample/fcn8s, as metrics/ has it, or the id or name of an MLflow run"
+        "model", metavar="RUN", help="sample/fcn8s, as in metrics/, or the id or name of an MLflow run"
     )
-    command.add_argument("name", metavar="NAME", help="of the registered model; made if it is not there")
-    command.add_argument(
-        "--alias", help="such as champion; leads here from now on, whatever version had it before"
-    )
+    command.add_argument("name", metavar="NAME", help="of the registered model; made if there is none")
+    command.add_argument("--alias", help="such as champion; leads to this version from now on")
     command.set_defaults(run=register)
 
 
 def register(arguments: argparse.Namespace) -> None:
     from pipeline import tracking
 
-    uri = tracking.register(arguments.model, arguments.name, arguments.alias, Path.cwd())
-    print(uri)
+    print(tracking.register(arguments.model, arguments.name, arguments.alias, Path.cwd()))

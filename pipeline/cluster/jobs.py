@@ -1,4 +1,4 @@
-"""The pipeline as a job of a Ray cluster, from a checkout on any machine that reaches the cluster's job server."""
+"""Jobs: runs of the pipeline on a Ray cluster, from a checkout on any machine that reaches the cluster's job server."""
 
 import asyncio
 import ipaddress
@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-# Token authentication unless somebody has chosen otherwise
-os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
 
 import ray
 from aiohttp import ClientError
@@ -28,22 +27,27 @@ from pipeline.cluster import nodes
 from pipeline.errors import UserError
 
 TIMEOUT_S = 10.0  # for the job server's first answer
-MAX_UPLOAD_MB = 100  # code is under 2; more is data that git should ignore
-PATIENCE_S = 120.0  # with a job server that went away while a log was followed
+MAX_UPLOAD_MB = 100  # the code is under 2; more is data that git should ignore
+PATIENCE_S = 120.0  # with a job server that goes away while a log is followed
 STOP_WAIT_S = 60  # between SIGTERM and SIGKILL: enough to write a checkpoint
-FOLDER = "fcn_folder"  # metadata of a job
+FOLDER = "fcn_folder"  # key in a job's metadata
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """The cluster's job server. UserError if there is none, or it must not be trusted with a job."""
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they would override the address
+    """Return a client of a job server.
+
+    address: its http or https URL.
+
+    Raises UserError if there is no job server, if it runs anyone's programs, or if the way to it is not safe.
+    """
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray prefers them to the address
         os.environ.pop(name, None)
     if urlsplit(address).scheme not in ("http", "https"):
         raise UserError(
-            f"{address!r} is no address of a job server, such as {nodes.JOB_SERVER} or https://ray.example.org"
+            f"expected the URL of a job server, such as {nodes.JOB_SERVER} or https://ray.example.org, got {address!r}"
         )
-    _refuse_open_road(address)
-    _refuse_open_door(address)
+    _refuse_unencrypted(address)
+    _refuse_unprotected(address)
     nodes.require_token()
     try:
         client = JobSubmissionClient(address)
@@ -61,23 +65,23 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def submit(client: JobSubmissionClient, folder: str, nets: Sequence[str], root: Path) -> str:
-    """Starts `dvc repro` with the code of the checkout `root`, in `folder`; the job's id.
+    """Start `dvc repro` with the code of a checkout, and return the job's id.
 
-    folder: absolute, on storage that all nodes share, where data and results stay; see workspace.py.
-    nets: of config.CHAIN, what to train and score with all they need; empty for the whole pipeline.
+    folder: absolute path on storage that all nodes share, where data and results stay; see job_main.py.
+    nets: of config.CHAIN, to train and evaluate with all they need. Empty: the whole pipeline.
+    root: the checkout.
     """
     folder = str(PurePosixPath(folder))
     if not folder.startswith("/") or ".." in folder.split("/"):
         raise UserError(
             f"--folder must be an absolute path, since it is on the cluster's nodes; got {folder!r}"
         )
-    config.load(root)  # a mistake shows here rather than in a queue
+    config.load(root)  # raises here rather than in the job
     for job in client.list_jobs():
         if (job.metadata or {}).get(FOLDER) == folder and not JobStatus(job.status).is_terminal():
-            name = job.submission_id
             raise UserError(
-                f"job {name} is at work in {folder}; watch it: fcn cluster follow {name}, "
-                f"or end it: fcn cluster stop {name}"
+                f"job {job.submission_id} runs in {folder}; watch it: fcn cluster follow {job.submission_id}, or end "
+                f"it: fcn cluster stop {job.submission_id}"
             )
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch, "code.zip")
@@ -90,23 +94,23 @@ def submit(client: JobSubmissionClient, folder: str, nets: Sequence[str], root: 
 
 
 def pack(root: Path, dest: Path) -> None:
-    """Writes a zip of the checkout's files that git tracks or would track: the code without data, models and .git.
+    """Write a zip of the files that git tracks or would track: the code without data, models and history.
 
     The same files give the same bytes, which Ray recognises and does not send again.
     """
-    listing = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listed = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         raise UserError(
-            f"{root.resolve()} is no git checkout; git says what is code and what is data"
+            f"{root.resolve()} is not a git checkout, and git decides which files are code"
         ) from None
-    names = sorted({name for name in listed.split("\0") if name and (root / name).is_file()})
+    names = sorted({name for name in listing.split("\0") if name and (root / name).is_file()})
     sizes = {name: (root / name).stat().st_size for name in names}
     if sum(sizes.values()) > MAX_UPLOAD_MB * 2**20:
         largest = sorted(names, key=lambda name: -sizes[name])[:3]
         raise UserError(
-            f"the checkout's files come to {sum(sizes.values()) >> 20} MiB, and {MAX_UPLOAD_MB} at most go to a "
+            f"the checkout's files come to {sum(sizes.values()) >> 20} MiB, and at most {MAX_UPLOAD_MB} go to a "
             f"cluster: add data to .gitignore; the largest are {', '.join(largest)}"
         )
     with zipfile.ZipFile(dest, "w", zipfile.ZIP_DEFLATED) as package:
@@ -115,18 +119,18 @@ def pack(root: Path, dest: Path) -> None:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """The variables of the job. Ray shows them to everybody who sees its dashboard, so no secret is among them."""
-    found = git.of(root)
+    """Return the environment variables of a job. Ray's dashboard shows them, so they contain no secret."""
+    commit = git.find_commit(root)
     variables = {
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         "RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"],
-    } | (found.environment() if found else {})
+    } | (commit.environment() if commit else {})
     tracking = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    if tracking.scheme in ("http", "https"):  # a database's path is one of this machine
+    if tracking.scheme in ("http", "https"):  # the path of a database is valid on this machine only
         if "@" in tracking.netloc:
             raise UserError(
-                "MLFLOW_TRACKING_URI holds a password, and Ray shows a job's variables to everybody: set "
+                "MLFLOW_TRACKING_URI contains a password, and Ray's dashboard shows a job's variables: set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster's nodes instead"
             )
         variables["MLFLOW_TRACKING_URI"] = tracking.geturl()
@@ -134,28 +138,41 @@ def environment(root: Path) -> dict[str, str]:
 
 
 def follow(client: JobSubmissionClient, job: str) -> bool:
-    """Shows a job's log from its beginning until it has ended; whether it succeeded. Ctrl-C leaves the job alone."""
-    shown, last_seen = 0, time.monotonic()
+    """Print a job's log from its beginning until the job ends, and return whether it succeeded."""
+    num_printed, last_seen = 0, time.monotonic()
     while True:
         try:
-            shown = asyncio.run(_show_log(client, job, shown))
+            num_printed = asyncio.run(_print_log(client, job, num_printed))
             status = client.get_job_status(job)
             last_seen = time.monotonic()
             if status.is_terminal():
                 print(f"job {job}: {status.lower()}", flush=True)
                 return status == JobStatus.SUCCEEDED
-        except OSError as error:  # of requests: the network, a tunnel, or the head is away
+        except OSError as error:  # of requests: the network, a tunnel or the head is down
             if time.monotonic() - last_seen > PATIENCE_S:
                 raise UserError(
-                    f"job {job} is out of sight ({error}), it may well go on: fcn cluster follow {job}"
+                    f"the job server no longer answers ({error}), but job {job} may go on: fcn cluster follow {job}"
                 ) from None
         except RuntimeError as error:
             raise UserError(f"job {job}: {error}") from None
         time.sleep(1)
 
 
+async def _print_log(client: JobSubmissionClient, job: str, num_printed: int) -> int:
+    """Print what follows the first num_printed characters until the connection ends, and return the new number."""
+    num_read = 0
+    try:
+        async for text in client.tail_job_logs(job):
+            print(text[max(num_printed - num_read, 0) :], end="", flush=True)
+            num_read += len(text)
+            num_printed = max(num_printed, num_read)
+    except (ClientError, OSError, RuntimeError):
+        pass  # the caller looks at the job's status
+    return num_printed
+
+
 def stop(client: JobSubmissionClient, job: str) -> None:
-    """Ends a job, giving its workers time for a checkpoint; submitted again, it goes on from there."""
+    """End a job, with time for its workers to write a checkpoint, from which it continues when submitted again."""
     try:
         client.stop_job(job)
         while not client.get_job_status(job).is_terminal():
@@ -164,28 +181,14 @@ def stop(client: JobSubmissionClient, job: str) -> None:
         raise UserError(f"job {job}: {error}") from None
 
 
-async def _show_log(client: JobSubmissionClient, job: str, shown: int) -> int:
-    """Prints what follows the first `shown` characters, until the connection ends; the number of them then."""
-    seen = 0
-    try:
-        async for text in client.tail_job_logs(job):
-            fresh = text[max(shown - seen, 0) :]
-            print(fresh, end="", flush=True)
-            seen += len(text)
-            shown = max(shown, seen)
-    except (ClientError, OSError, RuntimeError):
-        pass  # the caller finds out what became of the job
-    return shown
-
-
-def _refuse_open_road(address: str) -> None:
-    """UserError for a plain connection over the internet, where anybody on the way could read the token."""
+def _refuse_unencrypted(address: str) -> None:
+    """Raise UserError for plain http over the internet, where others could read the token."""
     parts = urlsplit(address)
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UserError(f"{address}: no such host ({error.strerror})") from None
-    is_public = any(ipaddress.ip_address(one[4][0]).is_global for one in found)
+    is_public = any(ipaddress.ip_address(sockaddr[0]).is_global for *_, sockaddr in addresses)
     if parts.scheme == "http" and is_public:
         raise UserError(
             f"{address} is on the internet and not encrypted: keep the job server off it, and go through a tunnel "
@@ -193,14 +196,14 @@ def _refuse_open_road(address: str) -> None:
         )
 
 
-def _refuse_open_door(address: str) -> None:
-    """UserError if nobody answers, or if anybody who reaches the job server may run programs there."""
+def _refuse_unprotected(address: str) -> None:
+    """Raise UserError if there is no answer, or a job server answers without a token."""
     try:
         urllib.request.urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return
-        raise UserError(f"{address} is no job server of Ray's: it answers {error.code}") from None
+        raise UserError(f"{address} is not a Ray job server: it answers {error.code}") from None
     except OSError as error:
         raise UserError(
             f"no job server answers at {address} ({getattr(error, 'reason', error)}): start a cluster with `fcn "
@@ -209,7 +212,7 @@ def _refuse_open_door(address: str) -> None:
         ) from None
     if os.environ["RAY_AUTH_MODE"] == "token":
         raise UserError(
-            f"{address} answers without a token, so whoever reaches it can run programs on that cluster: start it with "
-            "RAY_AUTH_MODE=token on every node (as `fcn cluster head` does), or set RAY_AUTH_MODE=disabled here to "
-            "use it as it is"
+            f"{address} answers without a token, so everyone who reaches it can run programs on that cluster: start "
+            "it with RAY_AUTH_MODE=token on every node (as `fcn cluster head` does), or set RAY_AUTH_MODE=disabled "
+            "here to use it as it is"
         )

@@ -1,4 +1,4 @@
-"""Ray: the workers a function runs on, here or on a cluster. No other module imports it."""
+"""Runs functions on Ray workers, on this machine or on the cluster that RAY_ADDRESS names."""
 
 import os
 import signal
@@ -12,19 +12,18 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-# Ray's uv hook would give every worker an environment of its own; usage statistics are nobody's business
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+from pipeline.cluster import nodes
+
+# Ray reads these when it is imported
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for clusters of one machine, here for all
-os.environ.setdefault("RAY_enable_metrics_collection", "0")  # it would serve them on every interface
-os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line twice
-os.environ.setdefault(
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
-)  # how late the end of a run is noticed; 2 by default
-# For Ray to start on a busy machine; 20 by default
-os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new behaviour, without the warning
-if not os.environ.get("RAY_ADDRESS"):  # this machine alone: nobody takes it away from under a run
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else each worker gets an environment of its own
+os.environ.setdefault("RAY_enable_metrics_collection", "0")  # else metrics are served on every interface
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line of a worker is shown twice
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # delay at the end of a run; default 2
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # to start on a busy machine; default 20
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray warns about
+if not nodes.cluster_address():  # this machine is not taken away from a run
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import ray
@@ -35,28 +34,13 @@ from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipeline.cluster import nodes
+from pipeline import files
 from pipeline.distributed.rank import COLLECTIVE_TIMEOUT_S, Rank
 from pipeline.errors import UserError
 
-ANSWER_TIMEOUT_S = 10.0  # for the head to take a connection
-
+CONNECT_TIMEOUT_S = 10.0
 
 Worker = Callable[[Any, Rank], None]
-
-
-class _Trainer(TorchTrainer):
-    """Without two of Ray's helpers, processes of 200 MB that take their share of cores that workers have all of.
-
-    One deals out Ray's own data sets, which nothing here uses; the other tidies up after a driver that died, which on
-    a cluster of this machine alone takes the cluster with it. If Ray renames what this overrides, they are back.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unused = {"DatasetsCallback"}
-        if not os.environ.get("RAY_ADDRESS"):
-            unused.add("PlacementGroupCleanerCallback")
-        return [one for one in super()._create_default_callbacks() if type(one).__name__ not in unused]
 
 
 def run_workers(
@@ -70,62 +54,101 @@ def run_workers(
     cpus_per_worker: int,
     max_failures: int,
     min_workers: int | None = None,
-    divided: int | None = None,
+    batch_size: int | None = None,
     on_sigterm: Callable[[], None] | None = None,
 ) -> None:
-    """Runs worker(job, rank) on num_workers processes joined in a torch process group, until all have returned.
+    """Run worker(job, rank) on several processes joined in a torch process group, until all have returned.
 
-    On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. If a worker dies all are started again,
-    up to max_failures times. storage: absolute, shared by all nodes. UserError if the workers failed for good.
-    min_workers: how many do while the cluster has no room for all; when it has, all start again. None: wait for all.
-    divided: of what the workers share as many as divide it evenly work together, and the others stand by.
-    on_sigterm: what SIGTERM does, instead of ending this process at once.
+    If a worker dies, all of them start again.
+
+    worker: a function that can be pickled, or is importable on the nodes.
+    job: can be pickled.
+    name: of the run; Ray's files go to storage/name.
+    storage: absolute path, shared by all nodes.
+    num_workers: number of processes.
+    use_gpu: give each worker a GPU, and use NCCL instead of gloo.
+    cpus_per_worker: CPUs that each worker reserves.
+    max_failures: how many times the workers start again.
+    min_workers: start with as few as these while the cluster lacks room; all start again when there is more. None:
+        wait until there is room for all.
+    batch_size: samples that the workers share. Only as many of them work as divide it evenly. None: all work.
+    on_sigterm: what to do on SIGTERM instead of ending this process.
+
+    Raises UserError if a worker raised one, or the workers failed too often.
     """
     least = min(min_workers or num_workers, num_workers)
     if use_gpu:
-        _refuse_too_few_gpus(least)
+        _require_gpus(least)
     _connect(num_workers * cpus_per_worker)
-    trainer = _Trainer(
-        _inside_worker,
-        train_loop_config={
-            "worker": worker,
-            "job": job,
-            "divided": divided,
-            "mistake": str(_mistake_file(storage, name)),
-        },
+    error_file = storage / name / "user-error.txt"
+    error_file.unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={"worker": worker, "job": job, "batch_size": batch_size, "error_file": error_file},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=num_workers if least == num_workers else (least, num_workers),
             use_gpu=use_gpu,
-            resources_per_worker=_resources(use_gpu, cpus_per_worker),
+            resources_per_worker={"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if use_gpu else {}),
         ),
         run_config=RunConfig(
             name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=max_failures)
         ),
     )
-    mistake = _mistake_file(storage, name)
-    mistake.unlink(missing_ok=True)
     try:
         with _sigterm_calls(on_sigterm) if on_sigterm else nullcontext():
             trainer.fit()
     except TrainingFailedError as error:
-        if not mistake.exists():
+        if not error_file.exists():
             raise UserError(
-                f"{name}: the workers failed for good, what they said is above: {shorten(str(error), 400)}"
+                f"{name}: the workers failed too often; their output is above: {shorten(str(error), 400)}"
             ) from error
-    except SystemExit as stop:  # how Ray ends a run that Ctrl-C has aborted
+    except SystemExit as stop:  # Ray raises it after Ctrl-C
         raise KeyboardInterrupt from stop
     finally:
         ray.shutdown()
-    if mistake.exists():
-        raise UserError(mistake.read_text(encoding="utf-8"))
+    if error_file.exists():
+        raise UserError(error_file.read_text(encoding="utf-8"))
+
+
+def _run_worker(config: dict[str, Any]) -> None:
+    error_file = config["error_file"]
+    if error_file.exists():  # Ray has started the workers again, which does not help against a user's mistake
+        return
+    context = ray.train.get_context()
+    rank = _make_rank(context.get_world_rank(), context.get_world_size(), config["batch_size"])
+    if rank is None:
+        return
+    try:
+        config["worker"](config["job"], rank)
+    except UserError as error:
+        files.write_text(error_file, str(error), is_shared=True)
+        raise
+
+
+def _make_rank(number: int, num_processes: int, batch_size: int | None) -> Rank | None:
+    """Return this process's rank among the workers, or None if it is one too many to divide the batch evenly."""
+    world_size = next(
+        size for size in range(num_processes, 0, -1) if batch_size is None or batch_size % size == 0
+    )
+    if world_size == num_processes:
+        return Rank(number, world_size, get_device())
+    group = dist.new_group(range(world_size), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    if number < world_size:
+        assert isinstance(group, dist.ProcessGroup)
+        return Rank(number, world_size, get_device(), group)
+    print(
+        f"worker {number} stands by: {batch_size} images are for {world_size} workers, not {num_processes}",
+        flush=True,
+    )
+    return None
 
 
 @contextmanager
 def tasks(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]]:
-    """A function like map that runs up to num_workers calls at once, each in a process, and yields what is done first.
+    """Yield a function like `map` that makes up to num_workers calls at once, each in a process of its own.
 
-    On the cluster RAY_ADDRESS names, else on a cluster of this machine alone. A UserError there is raised here.
+    Results come in the order in which the calls end. A UserError of a call is raised here.
     """
     _connect(num_workers)
     try:
@@ -137,11 +160,11 @@ def tasks(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Iterable
 def _map(num_workers: int, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     @ray.remote(
         num_cpus=1
-    )  # within, so that workers need not import this module and with it Ray Train and torch
+    )  # a local function, so that workers do not import this module with Ray Train and torch
     def call(function: Callable[[Any], Any], item: Any) -> Any:
         try:
             return function(item)
-        except UserError as error:  # Ray would put the worker's stack in its message
+        except UserError as error:  # raised, it would get the worker's stack into its message
             return error
 
     shared, waiting = ray.put(function), iter(items)
@@ -154,7 +177,7 @@ def _map(num_workers: int, function: Callable[[Any], Any], items: Iterable[Any])
             raise
         except RayError as error:  # after Ray's own retries
             raise UserError(
-                f"a worker process died: {error}; run the same again, with fewer workers"
+                f"a worker process died: {error}; run the same command again, with fewer workers"
             ) from error
         if isinstance(result, UserError):
             raise result
@@ -163,11 +186,17 @@ def _map(num_workers: int, function: Callable[[Any], Any], items: Iterable[Any])
 
 
 def _connect(num_cpus: int) -> None:
-    address = os.environ.get("RAY_ADDRESS")
+    """Connect to the cluster that RAY_ADDRESS names, else start one on this machine with at least num_cpus CPUs."""
+    address = nodes.cluster_address()
     if not address:
-        nodes.ensure_token()  # Ray's own would be for every eye on this machine
-        # "local": never a cluster that somebody happens to run on this machine. The dashboard is ten processes
-        ray.init(address="local", num_cpus=max(num_cpus, os.cpu_count() or 1), include_dashboard=False)
+        nodes.ensure_token()
+        ray.init(
+            address="local",  # not a cluster that happens to run on this machine
+            num_cpus=max(num_cpus, os.cpu_count() or 1),
+            include_dashboard=False,  # ten processes
+            # Without the dashboard a helper of Ray Train warns every second that it cannot query it
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+        )
         return
     if address.startswith("http"):
         raise UserError(
@@ -175,82 +204,42 @@ def _connect(num_cpus: int) -> None:
             "or give the head's HOST:PORT to run this command itself on the cluster"
         )
     nodes.require_token()
-    _refuse_silence(address)
+    _require_listener(address)
     try:
         ray.init(address=address)
     except (ConnectionError, AuthenticationError, RuntimeError) as error:
         raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from None
 
 
-def _refuse_too_few_gpus(least: int) -> None:
-    """UserError if this machine alone, without a cluster, has not as many GPUs: Ray would wait for them forever."""
-    has = torch.cuda.device_count()
-    if has < least and not os.environ.get("RAY_ADDRESS"):
+def _require_gpus(number: int) -> None:
+    """Raise UserError if work runs on this machine and it has fewer GPUs. Ray would wait for them forever."""
+    available = torch.cuda.device_count()
+    if available < number and not nodes.cluster_address():
         raise UserError(
-            f"{least} workers with a GPU each are asked for, this machine has {has}: lower num_workers, set use_gpu: "
-            "false, or send the job to a cluster (fcn cluster submit)"
+            f"{number} workers need a GPU each, this machine has {available}: lower num_workers, set use_gpu: false, "
+            "or send the job to a cluster (fcn cluster submit)"
         )
 
 
-def _refuse_silence(address: str) -> None:
-    """UserError if nobody listens at HOST:PORT: Ray would wait ten minutes. Other addresses are Ray's to judge."""
+def _require_listener(address: str) -> None:
+    """Raise UserError if nothing listens at HOST:PORT. Ray would wait ten minutes. Other addresses pass."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdigit()):
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"RAY_ADDRESS={address}: nobody answers ({error}); give HOST:PORT of a cluster's head, "
-            "or unset it for a cluster of this machine alone"
+            f"RAY_ADDRESS={address}: no answer ({error}); give HOST:PORT of a cluster's head, or unset it for a "
+            "cluster of this machine alone"
         ) from None
 
 
 @contextmanager
 def _sigterm_calls(function: Callable[[], None]) -> Iterator[None]:
-    """Inside, after Ray has set a handler of its own."""
+    """Call the function on SIGTERM. To be entered after Ray has set its own handler."""
     before = signal.signal(signal.SIGTERM, lambda *_: function())
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _resources(use_gpu: bool, cpus: int) -> dict[str, float]:
-    return {"CPU": float(cpus)} | ({"GPU": 1.0} if use_gpu else {})
-
-
-def _inside_worker(config: dict[str, Any]) -> None:
-    context = ray.train.get_context()
-    mistake = Path(config["mistake"])
-    if mistake.exists():  # the group was started again although that cannot mend what the user has to
-        return
-    rank = _rank(context.get_world_rank(), context.get_world_size(), config["divided"])
-    if rank is None:
-        return
-    try:
-        config["worker"](config["job"], rank)
-    except UserError as error:
-        mistake.parent.mkdir(parents=True, exist_ok=True)
-        mistake.write_text(str(error), encoding="utf-8")
-        raise
-
-
-def _rank(number: int, world_size: int, divided: int | None) -> Rank | None:
-    """Where this process works; None if it stands by, because one more worker would not divide the batch evenly."""
-    working = max(size for size in range(1, world_size + 1) if divided is None or divided % size == 0)
-    if working == world_size:
-        return Rank(number, world_size, get_device())
-    group = dist.new_group(range(working), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
-    if not isinstance(group, dist.ProcessGroup):
-        print(
-            f"worker {number} stands by: {divided} images are for {working} workers, not {world_size}",
-            flush=True,
-        )
-        return None
-    return Rank(number, working, get_device(), group)
-
-
-def _mistake_file(storage: Path, name: str) -> Path:
-    """Where a worker leaves the message of a mistake that only the user can mend."""
-    return storage / name / "mistake.txt"

@@ -1,23 +1,20 @@
-"""MLflow: runs, curves, figures and models. Nothing outside this folder imports it, and no failure of it stops a stage.
+"""MLflow: runs, curves, figures and models. No failure of MLflow stops a stage.
 
-What is to be logged is a `Record` on disk first, so that what a dead server misses follows later.
+What MLflow should hold is written to disk first, as a `Record`, so whatever a failing server misses is sent later.
 """
 
 import os
 
-# Read by MLflow when it is imported, which is why they stand above all that imports it.
+# MLflow reads these when it is imported, so they come before all imports below
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# By default a dead server holds a call up for four minutes; what it misses is on disk and can wait
+# MLflow's defaults block a call for four minutes if the server is down
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault(
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-)  # with each run that ends, in each replay
-os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # of PostgreSQL's client, which else waits for minutes
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # printed for each run that ends
+os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # PostgreSQL's client waits for minutes by default
 
-from pipeline.tracking.follower import Follower as Follower
+from pipeline.tracking.follow import Follower as Follower
 from pipeline.tracking.lookup import download_metrics as download_metrics
 from pipeline.tracking.lookup import register as register
 from pipeline.tracking.replay import replay as replay
 from pipeline.tracking.tracker import Tracker as Tracker
-from pipeline.tracking.tracker import git_tags as git_tags

@@ -1,6 +1,6 @@
-"""A profile's experiment: the run a record belongs to, and what of the record it lacks."""
+"""A profile's experiment in MLflow: keeps a record of each result on disk, and sends what MLflow lacks of it."""
 
-import json
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -8,59 +8,66 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LifecycleStage,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-    ViewType,
-)
+from mlflow.entities import LifecycleStage, Metric, Run, RunTag, ViewType
 from mlflow.store.db import utils as database
 
 from pipeline import git
-from pipeline.tracking.models import log_model, logged_model
-from pipeline.tracking.outage import OUTAGE, in_words, is_down, warn, without_secrets
-from pipeline.tracking.points import last_step, named, send_points, send_scores
-from pipeline.tracking.record import Record, Shelf, sha256_of_text
+from pipeline.tracking.models import find_model, log_model
+from pipeline.tracking.outage import OUTAGE, is_down, one_line, warn, without_passwords
+from pipeline.tracking.records import Record, RecordStore
+from pipeline.tracking.send import (
+    last_step,
+    metric_name,
+    send_datasets,
+    send_params,
+    send_points,
+    send_scores,
+)
 
-MAX_TAGS = 100  # MLflow's limit for one call, of params and tags each
 MAX_LENGTH = 6000  # MLflow's limit of a param; a tag may be longer
-MAX_DIGEST_LENGTH = 36  # MLflow's limit, of a data set's digest
-ID_OF_PARENT = "parent_run"
 
 
 class Sent(NamedTuple):
-    """What of a record MLflow lacked; files: and models.   missing: those that are not what they were, not sent."""
+    """How much of a record MLflow lacked.
+
+    points, scores, files: numbers of each that were sent; a model counts as a file.
+    missing: paths of files that have changed since they were recorded, and were not sent.
+    is_deleted: the run was deleted in MLflow, and nothing was sent.
+    """
 
     points: int = 0
-    metrics: int = 0
+    scores: int = 0
     files: int = 0
     missing: tuple[str, ...] = ()
+    is_deleted: bool = False
+
+    def __str__(self) -> str:
+        if self.is_deleted:
+            return "its run was deleted in MLflow, and stays deleted"
+        numbers = {"points": self.points, "scores": self.scores, "files": self.files}
+        text = ", ".join(f"{number} {what}" for what, number in numbers.items() if number) or "nothing new"
+        return f"{text}; changed since, and not sent: {', '.join(self.missing)}" if self.missing else text
 
 
 class Tracker:
-    """Experiment fcn-<profile> on the server MLFLOW_TRACKING_URI names, else in mlflow.db at the project's root."""
+    """Experiment fcn-<profile> on the server of MLFLOW_TRACKING_URI, else in mlflow.db at the project's root."""
 
     def __init__(self, profile: str, root: Path):
         self.profile, self.root = profile, root.resolve()
         self.experiment = f"fcn-{profile}"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
-        self.shelf = Shelf(self.root, profile)
+        self.records = RecordStore(self.root, profile)
 
     @cached_property
     def client(self) -> MlflowClient:
-        """Made when first used: with a database it opens that at once, which takes seconds and can fail."""
-        database.MAX_RETRY_COUNT = 1  # or a database that is down holds a stage up for 100 seconds
+        """Made on first use, because opening a database takes seconds and can fail."""
+        database.MAX_RETRY_COUNT = 1  # by default, a stage would wait 100 seconds for a database that is down
         return MlflowClient(self.uri)
 
     @property
-    def destination(self) -> str:
-        """Tells this server from others in a file, and says nothing of it."""
-        return sha256_of_text(without_secrets(self.uri))[:16]
+    def server(self) -> str:
+        """A hash of the address, which tells servers apart in files without naming them."""
+        return hashlib.sha256(without_passwords(self.uri).encode()).hexdigest()[:16]
 
     def record(
         self,
@@ -73,13 +80,21 @@ class Tracker:
         datasets: Mapping[str, str],
         curves: Path | None = None,
     ) -> Record:
-        """A record, begun now, of the run that the tag `key` finds by this value.
+        """Return a record that begins now; see Record for its fields.
 
-        kind: one of record.KINDS.   params: may be nested.   datasets: digest by split.   curves: a file of spool.
+        params: may be nested.
+        curves: file of pipeline.curves, below the root.
         """
-        flat = {name: str(value)[:MAX_LENGTH] for name, value in flattened(params).items()}
-        path = None if curves is None else str(curves.relative_to(self.root))
-        return Record(kind, name, key, value, flat, git_tags(self.root), datasets, curves=path)
+        return Record(
+            kind,
+            name,
+            key,
+            value,
+            params={key: str(value)[:MAX_LENGTH] for key, value in _flat(params).items()},
+            origin=_commit_tags(self.root),
+            datasets=datasets,
+            curves=None if curves is None else str(curves.relative_to(self.root)),
+        )
 
     def log(
         self,
@@ -90,39 +105,38 @@ class Tracker:
         files: Sequence[Path] = (),
         model: Path | None = None,
     ) -> None:
-        """Ends a record with final numbers, tags, pictures (artifact folder "figures"), files and a model; sends it.
+        """End a record with its results, and send it after the records that wait from earlier.
 
-        Before it goes what waits from earlier. If MLflow does not take it all, that is warned of, and waits.
+        An outage is reported as a warning; the records then wait on disk.
+
+        figures: images for the artifact folder "figures".
+        files: for the top of the artifacts.
+        model: file of models/.
         """
-        described = [self.shelf.described(path, "figures") for path in figures]
-        described += [self.shelf.described(path) for path in files]
+        recorded = [self.records.describe(path, "figures") for path in figures]
+        recorded += [self.records.describe(path) for path in files]
         record = record.ended(
             metrics=dict(metrics),
             tags={key: value[:MAX_LENGTH] for key, value in tags.items()},
-            files=tuple(described),
-            model=model and self.shelf.described(model),
+            files=tuple(recorded),
+            model=model and self.records.describe(model),
         )
         try:
-            self.shelf.put(record)
-            try:
-                self._send_waiting(record)
-            finally:
-                if not self.shelf.is_sent(record, self.destination):
-                    self.shelf.keep_files(record)
+            self.records.write(record)
+            self._send_waiting(newest=record)
         except OUTAGE as error:
             self._warn_of(error)
 
     def _send_waiting(self, newest: Record) -> None:
-        """Sends every record that has ended and that this server has not got."""
-        records, damaged = self.shelf.all()
-        for sentence in damaged:
-            warn(sentence)
+        records, damaged = self.records.read_all()
+        for message in damaged:
+            warn(message)
         for record in records:
-            if record.ended_ms is None or self.shelf.is_sent(record, self.destination):
+            if record.ended_ms is None or self.records.is_sent(record, self.server):
                 continue
             try:
-                sent = self.send(record, anew=record == newest)
-                if sent and sent.missing:
+                sent = self.send(record, replaces_deleted=record == newest)
+                if sent.missing:
                     warn(f"{record.name}: not sent, because changed since: {', '.join(sent.missing)}")
             except OUTAGE as error:
                 if is_down(error):
@@ -130,139 +144,127 @@ class Tracker:
                 self._warn_of(error)
 
     def _warn_of(self, error: Exception) -> None:
-        folder = self.shelf.folder.relative_to(self.root)
-        warn(f"{in_words(error)}; what MLflow lacks is kept in {folder}, and `fcn tracking replay` sends it")
+        folder = self.records.folder.relative_to(self.root)
+        warn(f"{one_line(error)}; what MLflow lacks is kept in {folder}, and `fcn tracking replay` sends it")
 
-    def send(self, record: Record, *, anew: bool = False) -> Sent | None:
-        """Brings MLflow up to date with a record; what it lacked, or None if its run was deleted there.
+    def send(self, record: Record, *, replaces_deleted: bool = False) -> Sent:
+        """Send what MLflow lacks of a record. Sending again after any failure leaves nothing in MLflow twice.
 
-        anew: then it gets another run. Sent again, after whatever went wrong on the way, it leaves nothing there twice.
+        replaces_deleted: make another run if the record's run was deleted in MLflow.
         """
-        with self.shelf.locked(record):
-            run = self.open(record, anew=anew)
+        with self.records.lock(record):
+            run = self.open_run(record, replaces_deleted=replaces_deleted)
             if run.info.lifecycle_stage == LifecycleStage.DELETED:
-                self.shelf.mark_sent(record, self.destination)
-                return None
-            sent = Sent()
-            if run.data.tags.get(record.logged_tag) != record.digest:
-                sent = self._add(run, record)
+                sent = Sent(is_deleted=True)
+            elif run.data.tags.get(record.sent_tag) == record.digest:
+                sent = Sent()
+            else:
+                sent = self._send_missing(run, record)
             if record.ended_ms is not None:
-                self.shelf.mark_sent(record, self.destination)
+                self.records.mark_sent(record, self.server)
         return sent
 
-    def _add(self, run: Run, record: Record) -> Sent:
-        client, run_id, curves = self.client, run.info.run_id, self.shelf.curves(record)
-        points = send_points(client, run_id, curves, last_step(client, run_id))[0] if curves else 0
-        if record.datasets:
-            client.log_inputs(run_id, [self._dataset(*one) for one in record.datasets.items()])
+    def _send_missing(self, run: Run, record: Record) -> Sent:
+        client, run_id = self.client, run.info.run_id
+        num_points = 0
+        if curves := self.records.find_curves(record):
+            num_points, _ = send_points(client, run_id, curves, last_step(client, run_id))
+        send_datasets(client, run_id, self.profile, record.datasets)
         time_ms = record.ended_ms or record.begun_ms
-        scores = [Metric(named(key), value, time_ms, 0) for key, value in record.metrics.items()]
-        new = [one for one in scores if run.data.metrics.get(one.key) != one.value]
-        send_scores(client, run_id, new)
+        scores = [Metric(metric_name(key), value, time_ms, 0) for key, value in record.metrics.items()]
+        scores = [score for score in scores if run.data.metrics.get(score.key) != score.value]
+        send_scores(client, run_id, scores)
+
         wanted = list(record.files)
-        if record.model and not logged_model(client, run):
+        if record.model and not find_model(client, run):
             wanted.append(record.model)
         missing = []
-        for kept in wanted:
-            path = self.shelf.locate(record, kept)
+        for file in wanted:
+            path = self.records.find(record, file)
             if path is None:
-                missing.append(kept.path)
-            elif kept is record.model:
+                missing.append(file.path)
+            elif file is record.model:
                 log_model(client, run, record.name, path)
             else:
-                client.log_artifact(run_id, str(path), kept.place or None)
-        self._end(run, record, is_whole=not missing)
-        return Sent(points, len(new), len(wanted) - len(missing), tuple(missing))
+                client.log_artifact(run_id, str(path), file.folder or None)
+        self._finish(run, record, is_complete=not missing)
+        return Sent(num_points, len(scores), len(wanted) - len(missing), tuple(missing))
 
-    def _end(self, run: Run, record: Record, *, is_whole: bool) -> None:
-        """Tags, and, last of all, that the record is there; until it has ended it is only as far as it is."""
-        run_id, tags = run.info.run_id, dict(record.tags) | self._parent(run, record)
+    def _finish(self, run: Run, record: Record, *, is_complete: bool) -> None:
+        """Set the tags, last of all the one that the run has all of the record, if the record has ended."""
+        tags = dict(record.tags) | self._parent_tags(run, record)
         if record.ended_ms is not None:
-            if run.info.status != "FINISHED" or record.kind == "training":  # which is how long the run took
-                self.client.set_terminated(run_id, end_time=record.ended_ms)
+            # A run is as long as its training, whatever ended first
+            if run.info.status != "FINISHED" or record.kind == "training":
+                self.client.set_terminated(run.info.run_id, end_time=record.ended_ms)
             tags |= {record.key: record.value}
-            if is_whole:
-                tags |= {record.logged_tag: record.digest}
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            if is_complete:
+                tags |= {record.sent_tag: record.digest}
+        self.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def open(self, record: Record, *, anew: bool = False) -> Run:
-        """The newest run with the record's tag, else a new one, with its params; a deleted one unless `anew`."""
-        experiment_id = self._experiment_id()
-        run = self._find(experiment_id, record)
-        if run is None or (anew and run.info.lifecycle_stage == LifecycleStage.DELETED):
+    def _parent_tags(self, run: Run, record: Record) -> dict[str, str]:
+        """Return tags that lead to the run of the net this one was started from, if MLflow has that run."""
+        digest = record.tags.get("parent_sha256")
+        runs = self.search_runs(f"tags.model_sha256 = '{digest}'", run.info.experiment_id) if digest else []
+        if not runs:
+            return {}
+        info = runs[0].info
+        link = f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{info.run_id})"
+        return {"parent_run": info.run_id, "mlflow.note.content": f"Started from {link}."}
+
+    def open_run(self, record: Record, *, replaces_deleted: bool = False) -> Run:
+        """Return the record's run, made if there is none. It may be a deleted one unless `replaces_deleted`."""
+        experiment_id = self.experiment_id()
+        run = self._find_run(experiment_id, record)
+        is_deleted = run is not None and run.info.lifecycle_stage == LifecycleStage.DELETED
+        if run is None or (is_deleted and replaces_deleted):
             tags = dict(record.origin) | {record.key: record.value}
             run = self.client.create_run(experiment_id, record.begun_ms, tags, record.name)
-        elif run.info.lifecycle_stage == LifecycleStage.DELETED:
+        elif is_deleted:
             return run
-        if not run.data.params:  # a new one, or the server went away before it had them
-            flat = [Param(named(key), value) for key, value in record.params.items()]
-            for i in range(0, len(flat), MAX_TAGS):
-                self.client.log_batch(run.info.run_id, params=flat[i : i + MAX_TAGS])
+        if not run.data.params:  # a new run, or an outage came between the run and its params
+            send_params(self.client, run.info.run_id, record.params)
         return run
 
-    def _find(self, experiment_id: str, record: Record) -> Run | None:
-        if found := self.search(f"tags.`{record.key}` = '{record.value}'", experiment_id):
-            return found[0]
-        digest = record.tags.get("model_sha256")
-        if digest:  # its evaluation, on another machine, may have come first
-            for run in self.search(f"tags.model_sha256 = '{digest}'", experiment_id):
-                if record.key not in run.data.tags:
-                    return run
+    def _find_run(self, experiment_id: str, record: Record) -> Run | None:
+        if runs := self.search_runs(f"tags.`{record.key}` = '{record.value}'", experiment_id):
+            return runs[0]
+        # An evaluation of the model on another machine may have made the run
+        if digest := record.tags.get("model_sha256"):
+            runs = self.search_runs(f"tags.model_sha256 = '{digest}'", experiment_id)
+            return next((run for run in runs if record.key not in run.data.tags), None)
         return None
 
-    def search(self, filter_string: str, experiment_id: str | None = None) -> list[Run]:
-        """The experiment's runs, the newest first, those that are there before those that were deleted."""
-        found = self.client.search_runs(
-            [experiment_id or self._experiment_id()],
+    def search_runs(self, filter_string: str, experiment_id: str | None = None) -> list[Run]:
+        """Return the experiment's runs, newest first, deleted ones last."""
+        runs = self.client.search_runs(
+            [experiment_id or self.experiment_id()],
             filter_string,
             ViewType.ALL,
             order_by=["attributes.start_time DESC"],
             max_results=100,
         )
-        return sorted(found, key=lambda run: run.info.lifecycle_stage == LifecycleStage.DELETED)
+        return sorted(runs, key=lambda run: run.info.lifecycle_stage == LifecycleStage.DELETED)
 
-    def _parent(self, run: Run, record: Record) -> dict[str, str]:
-        """Leads from a net's run to the run of the net it was started from, if that is there."""
-        parent = record.tags.get("parent_sha256")
-        found = parent and self.search(f"tags.model_sha256 = '{parent}'", run.info.experiment_id)
-        if not found:
-            return {}
-        info = found[0].info
-        link = f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{info.run_id})"
-        return {ID_OF_PARENT: info.run_id, "mlflow.note.content": f"Started from {link}."}
-
-    def _dataset(self, split: str, digest: str) -> DatasetInput:
-        source = json.dumps({"uri": f"data/{self.profile}/shards/{split}"})
-        dataset = Dataset(f"{self.profile}-{split}", digest[:MAX_DIGEST_LENGTH], "local", source)
-        return DatasetInput(dataset, [InputTag("mlflow.data.context", split)])
-
-    def _experiment_id(self) -> str:
-        if found := self.client.get_experiment_by_name(self.experiment):
-            return found.experiment_id
-        # With a database, beside the project's own, wherever the stage was started; a server has a place of its own
-        local = (self.root / "mlartifacts" / self.experiment).as_uri()
+    def experiment_id(self) -> str:
+        """Return the id of the experiment, made if there is none."""
+        if experiment := self.client.get_experiment_by_name(self.experiment):
+            return experiment.experiment_id
+        # A server has its own artifact store; a database would put artifacts into the working directory
         is_server = self.uri.startswith(("http://", "https://"))
-        return self.client.create_experiment(self.experiment, None if is_server else local)
+        artifacts = None if is_server else (self.root / "mlartifacts" / self.experiment).as_uri()
+        return self.client.create_experiment(self.experiment, artifacts)
 
 
-def git_tags(root: Path) -> dict[str, str]:
-    """The commit the checkout is at and whether files differ from it; nothing outside a git checkout."""
-    found = git.of(root)
-    if found is None:
-        return {}
-    # The first is MLflow's own name, which its UI shows as the run's version
-    return {
-        "mlflow.source.git.commit": found.commit,
-        "git_commit": found.commit,
-        "git_dirty": str(found.is_dirty).lower(),
-    }
+def _commit_tags(root: Path) -> dict[str, str]:
+    commit = git.find_commit(root)
+    # MLflow's pages show the first as the run's version
+    return {"mlflow.source.git.commit": commit.sha, **commit.tags()} if commit else {}
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= (
-            flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        )
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

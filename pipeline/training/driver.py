@@ -38,7 +38,7 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
         tracker = tracking.Tracker(profile_name, root)
         # The process that held the lock may have finished this very run.
         if (job.folder / FINISHED).exists() and not has_waited:
-            tracker.shelf.keep_curves(job.folder)
+            tracker.records.keep_curves(job.folder)
             shutil.rmtree(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
         params = (
@@ -81,7 +81,7 @@ def _run_on_workers(job: Job) -> None:
             storage=job.folder.parent,
             num_workers=job.train.num_workers,
             min_workers=job.run.min_workers,
-            divided=job.inner_batch_size,
+            batch_size=job.inner_batch_size,
             use_gpu=job.train.use_gpu,
             cpus_per_worker=job.run.cpus_per_worker,
             max_failures=job.run.max_failures,

@@ -62,7 +62,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     digest = hashlib.sha256(json.dumps(decides_result, sort_keys=True).encode()).hexdigest()
     identity = f"{net}-{digest[:12]}"
     train, recipe = _apply_batch_rule(profile.train, profile.net(net))
-    commit = git.of(root)
+    commit = git.find_commit(root)
     return Job(
         identity=identity,
         net=net,
@@ -84,7 +84,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
             "chain": identity if starts_chain else content["lineage"]["chain"],
         },
         cache=cache,
-        git={"git_commit": commit.commit, "git_dirty": str(commit.is_dirty).lower()} if commit else {},
+        git=commit.tags() if commit else {},
         inherited=provenance.inherited(kind, content, parent_digest, shards),
     )
 

@@ -1,7 +1,9 @@
-"""What goes to a cluster and which job servers are not trusted; cluster/test_cluster.py has those that are."""
+"""What goes to a cluster, and which job servers are not trusted; test_cluster.py submits jobs."""
 
+import contextlib
 import http.server
 import os
+import re
 import subprocess
 import threading
 import zipfile
@@ -56,12 +58,12 @@ def test_the_same_code_makes_the_same_package(checkout, tmp_path):
 def test_data_that_git_does_not_ignore_is_named_and_not_sent(checkout, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "MAX_UPLOAD_MB", 1)
     (checkout / "voc.tar").write_bytes(bytes(2**21))
-    with pytest.raises(UserError, match=r"come to 2 MiB, and 1 at most .* the largest are voc\.tar, "):
+    with pytest.raises(UserError, match=r"2 MiB.*voc\.tar"):
         jobs.pack(checkout, tmp_path / "code.zip")
 
 
 def test_a_folder_without_git_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no git checkout"):
+    with pytest.raises(UserError, match="git checkout"):
         jobs.pack(tmp_path, tmp_path / "code.zip")
 
 
@@ -86,60 +88,53 @@ def test_no_secret_is_among_a_jobs_variables(checkout, monkeypatch):
 # --- which servers are trusted
 
 
-@pytest.fixture
-def server() -> Iterator[tuple[str, list[int]]]:
-    """A loopback server's address, and the status it answers everything with."""
-    status = [200]
+@contextlib.contextmanager
+def server(status: int) -> Iterator[str]:
+    """The address of a server on loopback that answers everything with this status."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(status[0])
+            self.send_response(status)
             self.end_headers()
 
         def log_message(self, *_):
             pass
 
-    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{served.server_port}", status
-    served.shutdown()
-    served.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto", ""])
-def test_an_address_that_is_no_job_servers_is_refused(address: str):
-    with pytest.raises(UserError, match="is no address of a job server"):
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:8265", "URL"),
+        ("ray://127.0.0.1:10001", "URL"),
+        ("auto", "URL"),
+        ("", "URL"),
+        ("http://127.0.0.1:9", "refused"),
+        ("http://8.8.8.8:8265", "not encrypted"),
+        ("http://[2001:4860:4860::8888]:8265", "not encrypted"),
+    ],
+)
+def test_an_address_without_a_job_server_or_with_an_unsafe_way_is_refused(address: str, reason: str):
+    with pytest.raises(UserError, match=f"(?s){re.escape(address)}.*{reason}|{reason}.*{re.escape(address)}"):
         jobs.connect(address)
 
 
-def test_a_job_server_that_asks_for_no_token_is_refused(server):
-    with pytest.raises(UserError, match="answers without a token, so whoever reaches it can run programs"):
-        jobs.connect(server[0])
-
-
-def test_a_server_that_is_no_job_server_is_said_to_be_none(server):
-    server[1][0] = 404
-    with pytest.raises(UserError, match=r"is no job server of Ray's: it answers 404"):
-        jobs.connect(server[0])
-
-
-def test_nobody_there_is_said_with_what_to_do():
-    with pytest.raises(UserError, match=r"no job server answers at .* \(.*refused.*\): start a cluster"):
-        jobs.connect("http://127.0.0.1:9")
-
-
-@pytest.mark.parametrize("address", ["http://8.8.8.8:8265", "http://[2001:4860:4860::8888]:8265"])
-def test_a_token_never_crosses_the_internet_unencrypted(address: str):
-    with pytest.raises(UserError, match="is on the internet and not encrypted"):
+@pytest.mark.parametrize(("status", "reason"), [(200, "without a token"), (404, "404")])
+def test_a_server_that_lets_everyone_in_or_has_no_jobs_is_refused(status: int, reason: str):
+    with server(status) as address, pytest.raises(UserError, match=f"{address} .*{reason}"):
         jobs.connect(address)
 
 
 @pytest.mark.parametrize("address", ["http://10.1.2.3:1", "http://127.0.0.1:1", "https://8.8.8.8:1"])
-def test_private_and_encrypted_roads_are_open(address: str):
-    jobs._refuse_open_road(address)
+def test_private_and_encrypted_ways_are_open(address: str):
+    jobs._refuse_unencrypted(address)
 
 
 @pytest.mark.parametrize("folder", ["fcn", "./fcn", "~/fcn", "/shared/../etc"])
-def test_a_folder_that_nodes_would_not_agree_on_is_refused(folder: str, checkout):
-    with pytest.raises(UserError, match="--folder must be an absolute path"):
+def test_a_folder_that_differs_between_nodes_is_refused(folder: str, checkout):
+    with pytest.raises(UserError, match="--folder"):
         jobs.submit(None, folder, [], checkout)

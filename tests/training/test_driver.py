@@ -86,7 +86,7 @@ def root(tmp_path, template, monkeypatch) -> Path:
     """A project with training images and a backbone; its tracking server is down."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking.follower, "POLL_S", 0.05)
+    monkeypatch.setattr(tracking.follow, "POLL_S", 0.05)
     return Path(shutil.copytree(template, tmp_path / "project"))
 
 
@@ -212,7 +212,7 @@ def test_a_job_says_all_a_worker_needs_with_absolute_paths(root, profile):
 
 def test_a_job_knows_the_commit_of_the_code_without_a_say_in_its_name(root, profile, monkeypatch):
     bare = make_job("tiny", profile(), "fcn32s", root)
-    monkeypatch.setattr(prepare.git, "of", lambda _: git.Commit("c0ffee", False))
+    monkeypatch.setattr(prepare.git, "find_commit", lambda _: git.Commit("c0ffee", False))
     job = make_job("tiny", profile(), "fcn32s", root)
     assert (bare.git, job.git) == ({}, {"git_commit": "c0ffee", "git_dirty": "false"})
     assert job.identity == bare.identity

@@ -108,7 +108,7 @@ def test_a_killed_driver_goes_on_from_its_last_checkpoint(project, undisturbed):
 def test_a_killed_worker_is_replaced_and_the_group_goes_on(project, undisturbed):
     run = Run(project)
     text = run.wait_for(EARLY)
-    worker = int(re.search(r"RayTrainWorker pid=(\d+)", text).group(1))
+    worker = int(re.search(r"pid=(\d+)\) world_rank=0", text).group(1))
     os.kill(worker, signal.SIGKILL)
     text = run.finish()
     assert "resumed from step" in text
