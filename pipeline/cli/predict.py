@@ -1,8 +1,13 @@
-"""`fcn predict`: what a net sees in photos; `fcn serve`: on a page; `fcn submit`: as VOC's server takes it."""
+"""`fcn predict`, `fcn serve` and `fcn submit`: use a model on photos."""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from pipeline.models.tiles import SIDE
+
+MODEL_HELP = "a .pt, .safetensors or .onnx file of this project"
 
 
 def add_predict(commands) -> None:
@@ -11,47 +16,24 @@ def add_predict(commands) -> None:
         "classes.json; exit code 1 if a photo could not be read (docs/predict.md)"
     )
     command = commands.add_parser("predict", help="segment photos with a model", description=text)
-    command.add_argument("model", type=Path, help="a .pt, .safetensors or .onnx file of this project")
+    command.add_argument("model", type=Path, help=MODEL_HELP)
     command.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
         help="photos, folders of them, patterns such as '*.jpg', or - for a list on stdin",
     )
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="made if it is not there")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="created if missing")
     command.add_argument(
-        "--overlay", action="store_true", help="DIR/overlay/NAME.png, too: classes over the photo"
+        "--overlay", action="store_true", help="also write DIR/overlay/NAME.png: classes over the photo"
     )
     command.add_argument(
         "--scores",
         action="store_true",
-        help="DIR/scores/NAME.npz, too: score, (classes, height, width) float16",
+        help="also write DIR/scores/NAME.npz: score, (classes, height, width) float16",
     )
     _add_tile(command)
     command.set_defaults(run=predict)
-
-
-def _add_tile(command) -> None:
-    command.add_argument(
-        "--tile",
-        type=_side,
-        default=1536,  # VGG-16 takes about 2 GB for it
-        metavar="PIXELS",
-        help="run what has more than PIXELS x PIXELS in overlapping tiles of that side, with the same result; "
-        "less takes less memory and more time (default: %(default)s)",
-    )
-
-
-def _side(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 1 on")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not _count(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -59,7 +41,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from pipeline.prediction.predict import predict_photos
 
     photos = find_photos(arguments.inputs, sys.stdin)
-    failed = predict_photos(
+    unreadable = predict_photos(
         arguments.model,
         photos,
         arguments.output,
@@ -67,55 +49,49 @@ def predict(arguments: argparse.Namespace) -> None:
         overlay=arguments.overlay,
         scores=arguments.scores,
     )
-    print(f"wrote {len(photos) - len(failed)} of {len(photos)} predictions to {arguments.output}")
-    if failed:
+    print(f"wrote {len(photos) - len(unreadable)} of {len(photos)} predictions to {arguments.output}")
+    if unreadable:
         sys.exit(1)
 
 
 def add_serve(commands) -> None:
     text = (
-        "show what a model sees in photos on a page of this machine, until Ctrl-C; and to programs: POST /predict, "
+        "show on a web page of this machine what a model sees in photos, until Ctrl-C; for programs: POST /predict, "
         "GET /health (docs/serve.md)"
     )
     command = commands.add_parser("serve", help="show on a web page what a model sees", description=text)
-    command.add_argument("model", type=Path, help="a .pt, .safetensors or .onnx file of this project")
+    command.add_argument("model", type=Path, help=MODEL_HELP)
     command.add_argument(
         "--host",
         default="127.0.0.1",
         help="the address to listen on; the default, %(default)s, is reached from this machine alone",
     )
-    command.add_argument("--port", type=_port, default=8000, help="0: any free one (default: %(default)s)")
     command.add_argument(
-        "--max-mb", type=_positive, default=32, metavar="MB", help="largest request (default: %(default)s)"
+        "--port", type=_integer(0, 65535), default=8000, help="0: any free one (default: %(default)s)"
+    )
+    command.add_argument(
+        "--max-mb",
+        type=_integer(1),
+        default=32,
+        metavar="MB",
+        help="size of the largest request (default: %(default)s)",
     )
     command.add_argument(
         "--timeout",
-        type=_positive,
+        type=_integer(1),
         default=120,
         metavar="SECONDS",
-        help="longest that a request may take (default: %(default)s)",
+        help="from a request's start to its answer (default: %(default)s)",
     )
     command.add_argument(
         "--waiting",
-        type=_count,
+        type=_integer(0),
         default=4,
         metavar="N",
         help="photos that may wait while one is worked on; more are refused (default: %(default)s)",
     )
     _add_tile(command)
     command.set_defaults(run=serve)
-
-
-def _port(text: str) -> int:
-    if _count(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port; expected 0 to 65535")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return int(text)
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -127,8 +103,8 @@ def serve(arguments: argparse.Namespace) -> None:
 
 def add_submit(commands) -> None:
     text = (
-        "pack predictions of a VOC2012 list for VOC's evaluation server, once all of them are found to be what it "
-        "scores (docs/predict.md)"
+        "pack predictions of a VOC2012 list for VOC's evaluation server, after checking that it would score all of "
+        "them (docs/predict.md)"
     )
     command = commands.add_parser("submit", help="pack predictions for VOC's server", description=text)
     command.add_argument(
@@ -158,7 +134,7 @@ def add_submit(commands) -> None:
 def submit(arguments: argparse.Namespace) -> None:
     from pipeline.prediction.voc_package import submit as pack
 
-    num = pack(
+    num_predictions = pack(
         arguments.source,
         arguments.voc,
         arguments.list,
@@ -166,4 +142,30 @@ def submit(arguments: argparse.Namespace) -> None:
         competition=arguments.competition,
         side=arguments.tile,
     )
-    print(f"wrote {arguments.dest}: {num} predictions of {arguments.list} for {arguments.competition}")
+    print(
+        f"wrote {arguments.dest}: {num_predictions} predictions of {arguments.list} for {arguments.competition}"
+    )
+
+
+def _add_tile(command) -> None:
+    command.add_argument(
+        "--tile",
+        type=_integer(1),
+        default=SIDE,
+        metavar="PIXELS",
+        help="run photos of more than PIXELS x PIXELS in overlapping tiles of that side, with the same result; "
+        "smaller tiles take less memory and more time (default: %(default)s)",
+    )
+
+
+def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return an argument type: a whole number within bounds."""
+
+    def parse(text: str) -> int:
+        number = int(text) if text.isdecimal() else -1
+        if number < minimum or (maximum is not None and number > maximum):
+            bounds = f"from {minimum}" + (f" to {maximum}" if maximum is not None else "")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return number
+
+    return parse

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fcn.averaging import Averaging, average_probability
+from fcn.averaging import Averaging
 from pipeline import paths
 from pipeline.config import Profile
 from pipeline.distributed.rank import Rank
@@ -17,6 +17,8 @@ from pipeline.evaluation import scoring
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.per_image import PerImage
 from pipeline.inspection import leaks
+from pipeline.models.model_file import load_model
+from pipeline.models.predictor import Predictor
 from pipeline.shards.read import Shards, open_shards
 
 
@@ -50,12 +52,13 @@ def evaluate(profile_name: str, profile: Profile, net: str) -> Evaluation:
     folder, model_file = paths.shards(profile_name, "val"), paths.model(profile_name, net)
     verify_all = profile.run.verify_shards == "full"
     shards = open_shards(folder, split="val", cache=paths.VERIFIED, verify_all=verify_all)
-    model, about, digest = scoring.load_model(model_file, device)
+    model, about, digest = load_model(model_file, device)
+    predictor = Predictor(model, about["classes"], device, averaging)
     val = leaks.Images.of_shards("val", shards)
     num_leaked = leaks.check_model(about["trained_on"], val, net, profile.data.allow_leak)
 
     if settings.num_workers == 1 and has_gpu == settings.use_gpu:
-        counts = scoring.score_split(model, shards, Rank(0, 1, device), settings.border_width, averaging)
+        counts = scoring.score_split(predictor, shards, Rank(0, 1, device), settings.border_width)
     else:
         root = Path.cwd()
         counts = scoring.score_on_workers(
@@ -75,16 +78,12 @@ def evaluate(profile_name: str, profile: Profile, net: str) -> Evaluation:
     images = PerImage.sorted(shards.keys, counts.images.cpu().numpy(), about_images)
     bootstrap = Bootstrap(settings.num_resamples, settings.level, settings.seed)
     values = (
-        scoring.as_json(counts.confusion.scores(), shards.classes, len(shards))
+        scoring.as_json(counts.confusion.scores(), shards.classes, len(shards), averaging)
         | {"num_leaked": num_leaked}
         | scoring.with_uncertainty(images, bootstrap)
-        | scoring.about_averaging(averaging)
         | scored
     )
 
-    def probability(image: torch.Tensor) -> torch.Tensor:
-        return average_probability(model, image.to(device), averaging)
-
     return Evaluation(
-        values, counts.confusion.hist.cpu().numpy(), images, about["lineage"], shards, probability
+        values, counts.confusion.hist.cpu().numpy(), images, about["lineage"], shards, predictor.probability
     )

@@ -1,7 +1,6 @@
-"""Weights from and for Caffe: .caffemodel files into ours, our models into a .caffemodel with its prototxt."""
+"""`fcn caffe`: import .caffemodel files, and export models as a .caffemodel with its prototxt."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -13,31 +12,25 @@ from fcn.caffe.caffemodel import MAX_BYTES, read_caffemodel, write_caffemodel, w
 from fcn.caffe.read import describe, to_state_dict
 from fcn.caffe.write import describe_pixels, to_layers
 from fcn.model import FCN
-from pipeline.errors import CheckpointError, UserError
+from pipeline.errors import CheckpointError
+from pipeline.files import whole
 from pipeline.models import checkpoint
 from pipeline.models.model_file import load_model
 
-# What a net of 21 classes tells apart if nothing else is said: PASCAL VOC's, in the order of its label images
+# The names of a net of 21 classes unless others are given: PASCAL VOC's, in the order of its label images
 VOC_CLASSES = (
-    "background",
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *(
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ),
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
+    "tvmonitor",
 )
 
 
 class Imported(NamedTuple):
-    """kind: "model", of an FCN, or "backbone", of an ImageNet classifier.   options: FCN's arguments."""
+    """The content of an imported file.
+
+    kind: "model", an FCN, or "backbone", from an ImageNet classifier.
+    options: arguments of FCN.
+    """
 
     kind: str
     options: dict[str, Any]
@@ -52,14 +45,19 @@ def import_caffemodel(
     pixels: str | None = None,
     learn_upscore: bool | str = False,
 ) -> Imported:
-    """Writes at `dest` the model or, from an ImageNet classifier, the backbone that a .caffemodel holds.
+    """Write the model of a .caffemodel, or the backbone of an ImageNet classifier's, to a file of this project.
 
-    Known are the reference release's nets (FCN-32s, 16s, 8s, at-once, AlexNet), VGG_ILSVRC_16_layers,
-    bvlc_reference_caffenet and what `export_caffe` wrote. The file tells everything but:
-    classes: their names; VOC's if there are 21.   padding: if not that of the file.
-    pixels: if not "caffe", or "torchvision" for torchvision's AlexNet.   learn_upscore: as FCN's; True takes over
-    upsampling kernels that mix classes.
-    CheckpointError if the file is damaged, of another network, or needs one of these.
+    Known are the nets of the reference release (FCN-32s, 16s, 8s, at-once, AlexNet), VGG_ILSVRC_16_layers,
+    bvlc_reference_caffenet and the files of `export_caffe`.
+
+    path: the .caffemodel.
+    dest: the .pt file to write.
+    classes: names of the labels; VOC's by default, if there are 21.
+    padding: by default that of the file.
+    pixels: the convention, by default "caffe", or "torchvision" for torchvision's AlexNet.
+    learn_upscore: as FCN's; True takes over upsampling kernels that mix classes.
+
+    Raises CheckpointError if the file is damaged, of another network, or needs one of these arguments.
     """
     data = _read(path)
     try:
@@ -67,43 +65,32 @@ def import_caffemodel(
         is_fcn, options = describe(layers)
         options |= {"pixels": pixels} if pixels else {}
         options |= {"padding": padding} if padding else {}
-        options |= (
-            {"learn_upscore": learn_upscore} if is_fcn else {"stride": 32}
-        )  # every backbone has a stride 32
+        options |= {"learn_upscore": learn_upscore} if is_fcn else {"stride": 32}  # known to every backbone
         with torch.device("meta"):
             model = FCN(**options)
         state = to_state_dict(layers, model if is_fcn else model.backbone)
-    except (ValueError, RuntimeError) as error:  # RuntimeError: shapes so absurd that torch cannot count them
+    except (ValueError, RuntimeError) as error:  # RuntimeError: shapes too large for torch to count
         raise CheckpointError(f"{path}: {shorten(str(error), 400)}") from error
     if not is_fcn:
-        _save(dest, "backbone", {"source": path.name, "state_dict": state})
+        checkpoint.save(dest, "backbone", {"source": path.name, "state_dict": state})
         return Imported("backbone", options)
-    names = (
-        list(VOC_CLASSES)
-        if classes is None and model.num_classes == len(VOC_CLASSES)
-        else list(classes or ())
-    )
+    names = list(classes or (VOC_CLASSES if model.num_classes == len(VOC_CLASSES) else ()))
     if len(names) != model.num_classes:
-        raise CheckpointError(
-            f"{path} tells {model.num_classes} classes apart, {len(names)} names were given for them"
-        )
-    content = {
-        "model": options,
-        "classes": names,
-        "lineage": _lineage(path, data, model),
-        "state_dict": state,
-    }
-    _save(dest, "model", content)
+        raise CheckpointError(f"{path} has {model.num_classes} classes, but {len(names)} names were given")
+    lineage = _lineage(path, data, model)
+    content = {"model": options, "classes": names, "lineage": lineage, "state_dict": state}
+    checkpoint.save(dest, "model", content)
     return Imported("model", options)
 
 
 def export_caffe(
     model_path: Path, dest_prefix: Path, height: int = 500, width: int = 500
 ) -> tuple[Path, Path]:
-    """Writes <dest_prefix>.caffemodel and <dest_prefix>.prototxt of a model file; returns their paths.
+    """Write <dest_prefix>.caffemodel and <dest_prefix>.prototxt of a model file; return their paths.
 
-    height, width: of the input that the prototxt names; whoever runs the net may reshape it.
-    CheckpointError if the file holds no model or one that Caffe has no layers for.
+    height, width: of the prototxt's input, in pixels; Caffe can reshape it.
+
+    Raises CheckpointError if the file does not hold a model, or Caffe has no layers for it.
     """
     model, _, digest = load_model(model_path, torch.device("cpu"))
     try:
@@ -112,16 +99,21 @@ def export_caffe(
         weights = write_caffemodel(dest_prefix.name, layers)
     except ValueError as error:
         raise CheckpointError(f"{model_path}: {error}") from error
-    text = write_prototxt(dest_prefix.name, layers, comment).encode()
+    text = write_prototxt(dest_prefix.name, layers, comment)
     caffemodel, prototxt = (
         dest_prefix.with_name(dest_prefix.name + end) for end in (".caffemodel", ".prototxt")
     )
-    _write({caffemodel: weights, prototxt: text})
+    with (
+        whole(caffemodel) as weights_file,
+        whole(prototxt) as text_file,
+    ):  # neither appears unless both are written
+        weights_file.write(weights)
+        text_file.write(text.encode())
     return caffemodel, prototxt
 
 
 def _lineage(path: Path, data: bytes, model: FCN) -> dict[str, str]:
-    """As a trained model's says where it comes from: here from a file, of which the images are not known."""
+    """Return the lineage of a model whose training images are unknown."""
     digest = hashlib.sha256(data).hexdigest()
     identity = f"caffe-{digest[:12]}"
     return {
@@ -134,13 +126,6 @@ def _lineage(path: Path, data: bytes, model: FCN) -> dict[str, str]:
     }
 
 
-def _save(dest: Path, kind: str, content: dict[str, Any]) -> None:
-    try:
-        checkpoint.save(dest, kind, content)
-    except OSError as error:
-        raise UserError(f"{dest} cannot be written: {error.strerror}") from error
-
-
 def _read(path: Path) -> bytes:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -148,24 +133,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _write(files: dict[Path, bytes]) -> None:
-    """Writes all of them beside their places, then moves them there: neither appears unless both were written."""
-    partials = {path.with_name(f".{path.name}.partial"): path for path in files}
-    written = []
-    try:
-        for partial, path in partials.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written.append(partial)
-            with partial.open("wb") as file:
-                file.write(files[path])
-                file.flush()
-                os.fsync(file.fileno())
-        for partial, path in partials.items():
-            partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be written: {error.strerror}") from error
-    finally:
-        for partial in written:
-            partial.unlink(missing_ok=True)

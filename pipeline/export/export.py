@@ -1,8 +1,8 @@
-"""Models for use without this project: ONNX, torch.export's pt2, and safetensors.
+"""`fcn export`: models for use without this project, as ONNX, torch.export's pt2, or safetensors.
 
 ONNX and pt2 hold the whole net: image (N, 3, H, W) RGB uint8, any N, H, W >= 1 -> score (N, C, H, W) float32.
 safetensors holds the weights; `load_model` takes it wherever it takes a .pt file.
-Each says inside what the model file says: arguments of FCN, class names, lineage, sha256 of the model's content.
+Each holds the model file's metadata: arguments of FCN, class names, lineage, and the sha256 of the model's content.
 """
 
 import json
@@ -26,42 +26,49 @@ from pipeline.errors import UserError
 from pipeline.models import checkpoint, onnx_file
 from pipeline.models.model_file import load_model
 
-KINDS = ("onnx", "pt2", "safetensors")  # each is its file's suffix, too
-METADATA = "metadata.json"  # the name of what is said about the model among a pt2 file's extra files
-TOLERANCE = 1e-4  # of the largest score: float32 sums in another order differ by less than a tenth of it
-CHECKED = ((1, 1, 1), (2, 33, 64), (1, 97, 50), (2, 48, 131), (1, 375, 500))  # N, H, W
+KINDS = ("onnx", "pt2", "safetensors")  # each is also its file's suffix
+METADATA = "metadata.json"  # the extra file of a pt2 file that holds the metadata
+TOLERANCE = 1e-4  # of the largest score; float32 sums in another order differ by less than a tenth of it
+CHECKED_SHAPES = ((1, 1, 1), (2, 33, 64), (1, 97, 50), (2, 48, 131), (1, 375, 500))  # N, H, W
 MAX_ONNX_BYTES = 2**31 - 1  # of one file: protobuf's limit
 AXES = {0: "batch", 2: "height", 3: "width"}
 INPUT = "image: (N, 3, H, W) RGB, uint8, any N, H, W >= 1; pixels as decoded, the net normalises them itself"
 OUTPUT = "score: (N, C, H, W) float32; a pixel's class is the index of its largest score"
+CPU = torch.device("cpu")
 
 Net = Callable[[Tensor], Tensor]
 
 
 class ExportError(UserError):
-    """A model cannot be written in this form, or what was written does not compute the same."""
+    """A model cannot be written in this format, or the written file computes other scores."""
 
 
 def export_model(model_path: Path, dest: Path, kind: str) -> float:
-    """Writes the model as "onnx", "pt2" or "safetensors"; returns by how much its scores differ from the model's.
+    """Write a model in another format; return the largest difference of its scores over the largest score.
 
-    That is the largest difference over the largest score, on images of CHECKED's sizes, computed from the file as it
-    was written. dest appears only if it is at most TOLERANCE. It must end in the kind's suffix.
-    ExportError if it differs more, or dest cannot be written; CheckpointError if model_path is no model.
+    The difference is computed from the written file, on images of CHECKED_SHAPES. dest appears only if it is at most
+    TOLERANCE.
+
+    model_path: a model file.
+    dest: the file to write; it must end in the kind's suffix.
+    kind: "onnx", "pt2" or "safetensors".
+
+    Raises ExportError if the difference is larger or dest cannot be written, CheckpointError if model_path does not
+    hold a model.
     """
     if kind not in KINDS:
-        raise ExportError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        raise ExportError(f"unknown format {kind!r}; known: {', '.join(KINDS)}")
     if dest.suffix != f".{kind}":
-        raise ExportError(f"{dest} must end in .{kind}, or a {kind} file would pass for another")
+        raise ExportError(f"{dest} must end in .{kind}, the suffix of its format")
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as folder:
-            partial = Path(folder) / dest.name
+        with TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as scratch:
+            partial = Path(scratch, dest.name)
             difference = _write(model_path, partial, kind)
-            if not difference <= TOLERANCE:  # nan, too
+            if not difference <= TOLERANCE:  # also if it is NaN
                 raise ExportError(
                     f"{model_path} as {kind} differs from the model by {difference:.1e} of its largest score, more "
-                    f"than {TOLERANCE:.0e}; nothing was written. `fcn evaluate` tells if the model itself is sound"
+                    f"than {TOLERANCE:.0e}; nothing was written; check the model itself with `fcn predict`"
                 )
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -71,35 +78,35 @@ def export_model(model_path: Path, dest: Path, kind: str) -> float:
     return difference
 
 
-def _write(model_path: Path, partial: Path, kind: str) -> float:
-    """Writes the file, reads it back and returns how much it differs."""
-    model, about, digest = load_model(model_path, torch.device("cpu"))
+def _write(model_path: Path, dest: Path, kind: str) -> float:
+    """Write the file, read it back and return its relative difference."""
+    model, about, digest = load_model(model_path, CPU)
     model.requires_grad_(False)
     if kind == "safetensors":
-        checkpoint.save(partial, "model", checkpoint.load(model_path, "model")[0])
-        return relative_difference(model, load_model(partial, torch.device("cpu"))[0])
-    del about["trained_on"]  # thousands of ids; the sha256 leads to the file that has them
+        checkpoint.save(dest, "model", checkpoint.load(model_path, "model")[0])
+        return relative_difference(model, load_model(dest, CPU)[0])
+    del about["trained_on"]  # thousands of ids; the sha256 leads to the model file, which has them
     about |= {"sha256": digest, "input": INPUT, "output": OUTPUT}
     with _quiet():
         if kind == "onnx":
-            _write_onnx(model, about, partial)
-            score, _ = onnx_file.load(partial, num_threads=torch.get_num_threads())
+            _write_onnx(model, about, dest)
+            score, _ = onnx_file.load(dest, num_threads=torch.get_num_threads())
             return relative_difference(model, lambda image: torch.from_numpy(score(image.numpy())))
-        torch.export.save(traced(model), partial, extra_files={METADATA: json.dumps(about, indent=1)})
-        return relative_difference(model, torch.export.load(partial).module())
+        torch.export.save(traced(model), dest, extra_files={METADATA: json.dumps(about, indent=1)})
+        return relative_difference(model, torch.export.load(dest).module())
 
 
 def traced(model: FCN) -> ExportedProgram:
-    """The net's graph for uint8 images of any size and number."""
+    """Return the net's graph for uint8 images of any size and number."""
     for layer in model.modules():
         if isinstance(layer, nn.ReLU | nn.LeakyReLU):  # in place, export takes twice as long
             layer.inplace = False
     sizes = {axis: Dim.DYNAMIC(min=1) for axis in AXES}
-    # Otherwise torch takes every size that could be 1 (a score map of one cell) to be none, and refuses small images
+    # By default torch assumes that a dynamic size is never 1, and the graph refuses small images
     with tracing.patch(backed_size_oblivious=True):  # pyright: ignore[reportAttributeAccessIssue]
         program = torch.export.export(model, (_example(),), dynamic_shapes=(sizes,))
-    for node in program.graph.nodes:  # paths of this machine, of no use elsewhere
-        node.meta.pop("stack_trace", None)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
     return program
 
 
@@ -109,45 +116,48 @@ def _example() -> Tensor:
 
 @torch.no_grad()
 def relative_difference(model: Net, exported: Net) -> float:
-    """max |exported - model| over max |model|, of random images of CHECKED's sizes; nan if any score is."""
+    """Return max |exported - model| / max |model| on random images of CHECKED_SHAPES; NaN if any score is NaN."""
     generator = torch.Generator().manual_seed(0)
     difference, largest = torch.tensor(0.0), torch.tensor(0.0)
-    for num, height, width in CHECKED:
+    for num, height, width in CHECKED_SHAPES:
         image = torch.randint(0, 256, (num, 3, height, width), dtype=torch.uint8, generator=generator)
-        expected, found = model(image), exported(image)
-        if found.shape != expected.shape:
+        expected, score = model(image), exported(image)
+        if score.shape != expected.shape:
             return float("inf")
-        difference = torch.maximum(difference, (found - expected).abs().max())
+        difference = torch.maximum(difference, (score - expected).abs().max())
         largest = torch.maximum(largest, expected.abs().max())
     return float(difference / largest) if largest else float(difference)
 
 
-def _write_onnx(model: FCN, about: dict[str, Any], path: Path) -> None:
+def _write_onnx(model: FCN, about: dict[str, Any], dest: Path) -> None:
     num_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     if num_bytes > MAX_ONNX_BYTES:
         raise ExportError(
             f"an ONNX file holds at most {MAX_ONNX_BYTES} bytes, the weights have {num_bytes}; export pt2 instead"
         )
-    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["score"], "dynamic_shapes": (AXES,)}
-    program = torch.onnx.export(traced(model), (_example(),), dynamo=True, verbose=False, **names)
+    program = torch.onnx.export(
+        traced(model),
+        (_example(),),
+        input_names=["image"],
+        output_names=["score"],
+        dynamic_shapes=(AXES,),
+        dynamo=True,
+        verbose=False,
+    )
     assert program is not None
-    program.model.metadata_props.update(as_text(about))
-    program.save(path, external_data=False)
-
-
-def as_text(about: dict[str, Any]) -> dict[str, str]:
-    """What is said about a model as ONNX holds it: text as it is, the rest as JSON."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    program.model.metadata_props.update(metadata)
+    program.save(dest, external_data=False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch's exporters tell their own developers is not for the user."""
-    before = logging.root.manager.disable
+    """Hide the warnings and logs of torch's exporters, which are for their developers."""
+    disabled_level = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         try:
             yield
         finally:
-            logging.disable(before)
+            logging.disable(disabled_level)

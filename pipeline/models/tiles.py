@@ -1,4 +1,4 @@
-"""Images too large to be run at once, in tiles that overlap so far that no score tells where they meet."""
+"""Tiles of an image too large to run at once. They overlap so far that their scores are those of the whole image."""
 
 import math
 from collections.abc import Iterator
@@ -9,11 +9,14 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from fcn.model import FCN
 
+SIDE = 1536  # pixels, by default; VGG-16 takes about 2 GB for such a tile
+
 
 class Overlap(NamedTuple):
-    """stride: tiles begin at multiples of it, for their cells to lie where the whole image's do.
+    """How far tiles of a net overlap, in pixels.
 
-    margin: a multiple of it; the scores this far from a tile's end, or farther, are those of the whole image.
+    stride: tiles begin at multiples of it, so that their cells lie where the whole image's cells lie.
+    margin: scores at least this far from a tile's end are those of the whole image; a multiple of `stride`.
     """
 
     stride: int
@@ -21,12 +24,17 @@ class Overlap(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Of one side of an image: pixels first..last-1 are run, and of their scores start..end-1 are used."""
+    """One side of a tile: the net runs on pixels first..last-1, and the scores of pixels start..end-1 are used."""
 
     first: int
     last: int
     start: int
     end: int
+
+    @property
+    def used(self) -> slice:
+        """The used scores within the tile."""
+        return slice(self.start - self.first, self.end - self.first)
 
 
 class Tile(NamedTuple):
@@ -35,12 +43,12 @@ class Tile(NamedTuple):
 
 
 def overlap(model: "FCN") -> Overlap:
-    """How far tiles of this net have to overlap.
+    """Return how far tiles of this net have to overlap.
 
-    A pixel's score comes from cells of fc7 that lie less than an upsampling's reach away, each of which sees half its
-    receptive field to every side. The skips see less: their cells are finer and pass fewer upsamplings.
+    A pixel's score depends on cells of fc7 within reach of the upsamplings, and each cell sees half its receptive
+    field to every side. The skips see less: their cells are finer and pass fewer upsamplings.
     """
-    from torch import nn  # an ONNX file is run without
+    from torch import nn  # imported here because an ONNX file runs without torch
 
     coarse = model.backbone.geometry.fc7
     fine = coarse.through(layer for layer in model.children() if isinstance(layer, nn.ConvTranspose2d))
@@ -49,14 +57,16 @@ def overlap(model: "FCN") -> Overlap:
     return Overlap(stride, math.ceil(reach / stride) * stride)
 
 
-def tiles(height: int, width: int, side: int, overlap: Overlap) -> Iterator[Tile]:
-    """Tiles of at most side x side pixels whose used parts are the image, each pixel once.
+def tiles_of(height: int, width: int, side: int, overlap: Overlap) -> Iterator[Tile]:
+    """Yield tiles of at most side x side pixels. Their used parts cover the image, each pixel once.
 
-    UserError if the overlap leaves nothing of a tile.
+    Raises UserError if `side` leaves nothing of a tile but overlap.
     """
-    least = 2 * overlap.margin + overlap.stride
-    if side < least:
-        raise UserError(f"a tile of {side} pixels is all overlap with this net; give at least {least}")
+    smallest_side = 2 * overlap.margin + overlap.stride
+    if side < smallest_side:
+        raise UserError(
+            f"a tile of {side} pixels is all overlap with this net; give at least {smallest_side}"
+        )
     for rows in _spans(height, side, overlap):
         for columns in _spans(width, side, overlap):
             yield Tile(rows, columns)

@@ -1,8 +1,8 @@
-"""Photos as people have them: found by file, folder, pattern or list, and read with suspicion."""
+"""Photos of users: found by file, folder, pattern or list, and validated as they are decoded."""
 
 import glob
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -11,40 +11,43 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, UserError
 from pipeline.shards.images import MAX_PIXELS
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # no EPS and the like, which start other programs
-SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # what of a folder is a photo
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # not EPS and the like, which start other programs
+SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # of the photos in a folder
 STDIN = "-"
-DEEP = ("I", "F")  # modes which Pillow would cut off at 255
+DEEP_MODES = ("I", "F")  # Pillow would clip their pixels at 255
 
 
 def find_photos(inputs: Sequence[str], stdin: Iterable[str]) -> list[Path]:
-    """The files that are named, in that order, each once; they need not exist.
+    """Return the photos that the inputs name, in their order, each once. A named file need not exist.
 
-    inputs: files; folders, of which every photo is taken, those of folders inside not; patterns with *, ** or ?, if no
-    file is called so; "-" for a list of files on stdin, one a line. UserError if a folder or pattern gives none.
+    inputs: files; folders, whose photos are taken but not those of their folders; patterns with *, ** or ?, unless a
+        file has that very name; "-" for a list of files on stdin.
+    stdin: one path a line.
+
+    Raises UserError if a folder, pattern or list gives none.
     """
-    return list(dict.fromkeys(path for one in inputs for path in _found(one, stdin)))
+    return list(dict.fromkeys(path for text in inputs for path in _photos_of(text, stdin)))
 
 
-def _found(one: str, stdin: Iterable[str]) -> Iterator[Path]:
-    path = Path(one)
-    if one == STDIN:
-        named = [Path(line.rstrip("\r\n")) for line in stdin if line.strip()]
+def _photos_of(text: str, stdin: Iterable[str]) -> list[Path]:
+    path = Path(text)
+    if text == STDIN:
+        photos = [Path(line.rstrip("\r\n")) for line in stdin if line.strip()]
     elif path.is_dir():
-        named = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    elif glob.has_magic(one) and not path.exists():
-        named = [Path(match) for match in sorted(glob.glob(one, recursive=True)) if Path(match).is_file()]
+        photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    elif glob.has_magic(text) and not path.exists():
+        photos = [Path(match) for match in sorted(glob.glob(text, recursive=True)) if Path(match).is_file()]
     else:
-        named = [path]
-    if not named:
+        photos = [path]
+    if not photos:
         raise UserError(
-            f"{one}: no photo there; expected a file, a folder with {', '.join(SUFFIXES)}, a pattern or a list"
+            f"{text}: no photo there; expected a file, a folder with {', '.join(SUFFIXES)}, a pattern or a list"
         )
-    yield from named
+    return photos
 
 
 def read_photo(path: Path) -> Image.Image:
-    """What decode_photo gives of a file; UserError if it is missing, too."""
+    """Return the photo of a file; see `decode_photo`. Raises UserError if the file is missing or unreadable too."""
     try:
         with path.open("rb") as file:
             return decode_photo(file, str(path))
@@ -55,24 +58,25 @@ def read_photo(path: Path) -> Image.Image:
 
 
 def decode_photo(file: IO[bytes], name: str) -> Image.Image:
-    """The photo in RGB, turned as viewers turn it, on white where it is transparent; of a moving one, the first frame.
+    """Return the photo in RGB: turned by its EXIF orientation, on white where transparent, of an animation frame 1.
 
-    name: of the photo, for errors: PhotoFormatError if its format is not read here, PhotoSizeError if it has more than
-    MAX_PIXELS, PhotoError if it is damaged.
+    name: of the photo, for messages.
+
+    Raises PhotoFormatError for other formats, PhotoSizeError above MAX_PIXELS, and PhotoError for damage.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of EXIF that Pillow cannot read
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"more than {MAX_PIXELS} pixels")
-                if opened.mode.startswith(DEEP):
-                    what = f"mode {opened.mode}, grey of more than 8 bits; save it with 8"
-                    raise PhotoFormatError(f"{name} cannot be read as an image: {what}")
-                return _upright_rgb(opened)
+                if image.mode.startswith(DEEP_MODES):
+                    reason = f"mode {image.mode}, grey of more than 8 bits; save it with 8"
+                    raise PhotoFormatError(f"{name} cannot be read as an image: {reason}")
+                return _upright_rgb(image)
     except UnidentifiedImageError:
-        raise PhotoFormatError(f"{name} is no image that can be read; known: {', '.join(FORMATS)}") from None
+        raise PhotoFormatError(f"{name} is not an image of a known format: {', '.join(FORMATS)}") from None
     except PhotoError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

@@ -1,4 +1,4 @@
-"""The package that VOC's evaluation server takes: palette PNGs of a list's images in a tar, checked before it appears.
+"""`fcn submit`: predictions of a VOC list in the tar that VOC's evaluation server takes.
 
 http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/: results/VOC2012/Segmentation/<competition>_<list>_cls/<id>.png
 """
@@ -6,71 +6,80 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/: results/VOC2012/Segment
 import io
 import tarfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 from PIL import Image
 
 from pipeline.datasets import voc
 from pipeline.datasets.lists import read_bytes
 from pipeline.errors import DatasetError, UserError
-from pipeline.files import and_more
-from pipeline.prediction.predict import predict_photos, write_whole
+from pipeline.files import and_more, whole
+from pipeline.prediction.predict import predict_photos
 from pipeline.shards.labels import decode_label, voc_palette
 
-# comp5: trained on VOC's own images alone; comp6: on any others but the test set's
+# comp5: trained on VOC's images alone; comp6: on any images but those of the test set
 COMPETITIONS = ("comp5", "comp6")
 NUM_CLASSES = 21
 
 
 def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str, side: int) -> int:
-    """Writes the tar of a list's predictions to dest; returns how many there are. The same PNGs give the same bytes.
+    """Write a tar of a list's predictions; return how many it holds. The same PNGs give the same bytes.
 
     source: a folder of `fcn predict`, or a model file, which is then run on the list's images.
-    root: the folder that holds JPEGImages and ImageSets.   split: a list of ImageSets/Segmentation, such as "test".
-    side: of tiles, for a model.   UserError that names ids and reasons, and no file, unless VOC would score all of it.
+    root: the folder that holds JPEGImages and ImageSets.
+    split: a list of ImageSets/Segmentation, such as "test".
+    dest: the .tar to write.
+    competition: "comp5" or "comp6".
+    side: of the tiles of large photos, for a model; see Predictor.parts.
+
+    Raises UserError, and writes nothing, unless VOC would score all of it; the message names ids and reasons.
     """
     if competition not in COMPETITIONS:
         raise UserError(f"unknown competition {competition!r}; known: {', '.join(COMPETITIONS)}")
     if dest.suffix != ".tar":
-        raise UserError(f"{dest} must end in .tar, which is what it will be")
+        raise UserError(f"{dest} is written as a tar; give a name that ends in .tar")
     keys = sorted(voc.LAYOUT.ids(root, split))
-    if not source.is_dir():
-        with TemporaryDirectory() as folder:
-            photos = [voc.LAYOUT.files(root, key)[0] for key in keys]
-            if failed := predict_photos(source, photos, Path(folder), side=side):
-                raise DatasetError(
-                    f"{len(failed)} of {len(keys)} images of {split} cannot be read: {and_more(failed)}"
-                )
-            pngs = checked(Path(folder), root, keys)
+    if source.is_dir():
+        pngs = read_predictions(source, root, keys)
     else:
-        pngs = checked(source, root, keys)
-    folder = f"results/VOC2012/Segmentation/{competition}_{split}_cls"
-    write_whole(dest, lambda file: file.write(packed(folder, pngs)))
+        with TemporaryDirectory() as scratch:
+            photos = [voc.LAYOUT.files(root, key)[0] for key in keys]
+            if unreadable := predict_photos(source, photos, Path(scratch), side=side):
+                raise DatasetError(
+                    f"{len(unreadable)} of {len(keys)} images of {split} cannot be read: {and_more(unreadable)}"
+                )
+            pngs = read_predictions(Path(scratch), root, keys)
+    with whole(dest) as file:
+        write_tar(file, f"results/VOC2012/Segmentation/{competition}_{split}_cls", pngs)
     return len(pngs)
 
 
-def checked(folder: Path, root: Path, keys: Sequence[str]) -> dict[str, bytes]:
-    """The PNG of each id; UserError that names all ids whose is missing or would not be scored, and ids too many."""
+def read_predictions(folder: Path, root: Path, keys: Sequence[str]) -> dict[str, bytes]:
+    """Return the PNG of each id.
+
+    Raises UserError that names all ids whose PNG is missing or would not be scored, and PNGs of other ids.
+    """
     faults: dict[str, list[str]] = defaultdict(list)
-    there = {path.stem for path in folder.glob("*.png")}
-    faults["no prediction"] = [key for key in keys if key not in there]
-    faults["not in the list"] = sorted(there - set(keys))
-    pngs = {key: read_bytes(folder / f"{key}.png", key) for key in keys if key in there}
+    names = {path.stem for path in folder.glob("*.png")}
+    faults["no prediction"] = [key for key in keys if key not in names]
+    faults["not in the list"] = sorted(names - set(keys))
+    pngs = {key: read_bytes(folder / f"{key}.png", key) for key in keys if key in names}
     for key, png in pngs.items():
         if fault := _fault(png, voc.LAYOUT.files(root, key)[0]):
             faults[fault].append(key)
-    said = "; ".join(f"{fault}: {and_more(wrong)}" for fault, wrong in faults.items() if wrong)
-    if said:
+    reasons = [f"{fault}: {and_more(wrong)}" for fault, wrong in faults.items() if wrong]
+    if reasons:
         raise UserError(
-            f"{folder} cannot be submitted; {said}. `fcn predict` of the list's images makes what can be"
+            f"{folder} cannot be submitted; {'; '.join(reasons)}. Run `fcn predict` on the list's images again"
         )
     return pngs
 
 
 def _fault(png: bytes, photo: Path) -> str:
-    """Why VOC would not score this PNG for this photo, in words that do not name them; "" if it would."""
+    """Return why VOC would not score this PNG for this photo, without naming them; "" if it would."""
     try:
         label = decode_label(png, "")
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
@@ -89,7 +98,7 @@ def _fault(png: bytes, photo: Path) -> str:
 
 
 def _size(photo: Path) -> tuple[int, int]:
-    """(height, width), of its header alone."""
+    """Return (height, width) from the header alone."""
     try:
         with Image.open(photo, formats=["JPEG"]) as image:
             return image.height, image.width
@@ -97,12 +106,10 @@ def _size(photo: Path) -> tuple[int, int]:
         raise DatasetError(f"its image is missing or damaged in {photo.parent}") from error
 
 
-def packed(folder: str, pngs: dict[str, bytes]) -> bytes:
-    """A tar of folder/<id>.png, in the order of ids, without times, owners or anything else of this machine."""
-    file = io.BytesIO()
+def write_tar(file: IO[bytes], folder: str, pngs: Mapping[str, bytes]) -> None:
+    """Write folder/<id>.png of each PNG, in the order of ids, without times, owners or other traces of the machine."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key in sorted(pngs):
             member = tarfile.TarInfo(f"{folder}/{key}.png")
             member.size = len(pngs[key])
             tar.addfile(member, io.BytesIO(pngs[key]))
-    return file.getvalue()

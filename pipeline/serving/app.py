@@ -1,7 +1,7 @@
-"""`fcn serve`: a page and an API that show what a net sees in a photo. No other module knows FastAPI or uvicorn.
+"""`fcn serve`: a web page and an API that show a net's label map of a photo.
 
-The server trusts nobody: a request is counted while it is read, pipeline/serving/request_queue.py lets few in and ends them in time,
-pipeline/serving/same_origin.py keeps other sites' pages away.
+No client is trusted: a request's size is counted while it is read, request_queue.py bounds how many there are and how
+long they take, and same_origin.py keeps other sites' pages out.
 """
 
 import io
@@ -9,7 +9,6 @@ import ipaddress
 import os
 import signal
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,55 +24,64 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import Message
 
 from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, ServerError, UserError
+from pipeline.models.predictor import Predictor
 from pipeline.prediction.photos import decode_photo
-from pipeline.prediction.predict import Net, load_net
 from pipeline.serving.answer import described, layers, segment
-from pipeline.serving.request_queue import Desk, RefusedError
-from pipeline.serving.same_origin import Guard, own_names, policy
+from pipeline.serving.request_queue import RequestQueue
+from pipeline.serving.same_origin import SameOrigin, own_names, policy
 from pipeline.shards.labels import encode_label
 
 PAGE = Path(__file__).with_name("page.html")
-PHOTO = "the photo"  # what messages call it; its name is the sender's business
+PHOTO = "the photo"  # its name in messages; the file's name is not sent
 STATUS_OF = {PhotoFormatError: 415, PhotoSizeError: 413, PhotoError: 400}
-FORM = "multipart/form-data"
 Format = Literal["png", "json", "layers"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """max_bytes: of a request's body.   seconds: from a request's start to its answer.
+    """Limits of a request.
 
-    waiting: how many requests may wait while one is worked on.   side: see predict.score_maps.
+    max_bytes: of its body.
+    seconds: from its start to its answer.
+    max_waiting: requests that may wait while one is worked on.
+    side: of the tiles of large photos, in pixels; see Predictor.parts.
     """
 
     max_bytes: int
     seconds: float
-    waiting: int
+    max_waiting: int
     side: int
 
 
 def serve(model: Path, host: str, port: int, limits: Limits) -> None:
-    """Serves until Ctrl-C.   port: 0 for any that is free. ServerError if it cannot be had."""
-    net = load_net(model)
+    """Serve until Ctrl-C.
+
+    port: 0 for any free port.
+
+    Raises ServerError if the port cannot be opened.
+    """
+    predictor = Predictor.load(model)
     listening = _listen(host, port)
-    desk, page = Desk(limits.seconds, limits.waiting), PAGE.read_text("utf-8")
-    address, port = listening.getsockname()[:2]
-    app = Guard(application(net, model.name, page, desk, limits), own_names(host), policy(page))
+    page = PAGE.read_text("utf-8")
+    app = SameOrigin(application(predictor, page, limits), own_names(host), policy(page))
     config = uvicorn.Config(
         app, http="h11", ws="none", log_config=None, server_header=False, access_log=False
     )
-    shown = f"[{address}]" if ":" in address else address
-    # Until Server takes it: Ctrl-C in between would leave its coroutine half made, with a warning
+    address, port = listening.getsockname()[:2]
+    url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    # Until Server.run handles signals: Ctrl-C before that would leave a coroutine that was never awaited, a warning
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
-    print(f"http://{shown}:{port} shows what {model} sees; Ctrl-C stops it", flush=True)
+    print(f"{url} shows what {model} sees; Ctrl-C stops it", flush=True)
     if not ipaddress.ip_address(address).is_loopback:
-        said = "whoever reaches this machine can use it, unencrypted; --host 127.0.0.1 keeps it here"
-        print(f"warning: {said}", flush=True)
+        print(
+            "warning: any machine that reaches this one can use the server, unencrypted; --host 127.0.0.1 prevents it",
+            flush=True,
+        )
     Server(config).run(sockets=[listening])
 
 
 class Server(uvicorn.Server):
-    """Ends at once on Ctrl-C: a forward pass cannot be told to stop, and nothing of it is kept."""
+    """A server that exits at once on Ctrl-C: a forward pass cannot be interrupted, and nothing of it is kept."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGINT:
@@ -87,20 +95,36 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError, OverflowError) as error:
         number = getattr(error, "errno", None) or 0
-        reason = os.strerror(number) if number > 0 else error  # without what Python adds to it
+        reason = os.strerror(number) if number > 0 else error  # without the address that Python adds
         raise ServerError(
             f"cannot listen on {host}, port {port}: {reason}; try another --port or --host"
         ) from error
 
 
-def application(net: Net, name: str, page: str, desk: Desk, limits: Limits) -> FastAPI:
-    """The page, /predict and /health. Errors are JSON: {"error": what is wrong}.   name: of the model."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its pages load scripts of other hosts
-    about = {
-        "name": name,
-        "backbone": net.options.get("backbone", "vgg16"),
-        "stride": net.options.get("stride", 8),
-    }
+def application(predictor: Predictor, page: str, limits: Limits) -> FastAPI:
+    """Return the app of the page, /predict and /health. Its errors are JSON, {"error": message}.
+
+    page: HTML.
+    """
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None
+    )  # FastAPI's pages load scripts of other hosts
+    queue = RequestQueue(limits.seconds, limits.max_waiting)
+    defaults = {"backbone": "vgg16", "stride": 8}
+    about = {"name": predictor.name} | {key: predictor.options.get(key, defaults[key]) for key in defaults}
+
+    def work(data: bytes, deadline: float, format: Format) -> Response:
+        try:
+            photo = decode_photo(io.BytesIO(data), PHOTO)
+            segmentation = segment(predictor, photo, limits.side, deadline)
+        except PhotoError as error:
+            raise HTTPException(STATUS_OF[type(error)], str(error)) from error
+        except UserError as error:  # a damaged model, or tiles too small for it
+            raise HTTPException(500, str(error)) from error
+        if format == "png":
+            return Response(encode_label(segmentation.prediction), media_type="image/png")
+        content = {"model": about} | described(segmentation, predictor.classes)
+        return JSONResponse(content | (layers(segmentation, photo) if format == "layers" else {}))
 
     @app.get("/")
     def show() -> Response:
@@ -108,77 +132,61 @@ def application(net: Net, name: str, page: str, desk: Desk, limits: Limits) -> F
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": about | {"classes": net.classes}, "requests": desk.inside}
+        model = about | {"classes": predictor.classes}
+        return {"status": "ok", "model": model, "requests": queue.num_inside}
 
     @app.post("/predict")
     async def predict(request: Request, format: Format = "png") -> Response:
-        return await desk.answer(
-            lambda: body_of(request, limits.max_bytes),
-            lambda data, go_on: answer_to(data, net, about, limits.side, format, go_on),
+        return await queue.answer(
+            lambda: read_photo(request, limits.max_bytes),
+            lambda data, deadline: work(data, deadline, format),
         )
 
-    @app.exception_handler(RefusedError)
-    async def refuse(_: Request, error: RefusedError) -> Response:
-        return JSONResponse({"error": error.message}, error.status, error.headers)
-
     @app.exception_handler(HTTPException)
-    async def refuse_path(_: Request, error: HTTPException) -> Response:
+    async def refuse(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def refuse_query(_: Request, error: RequestValidationError) -> Response:
-        wrong = "; ".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors())
-        return JSONResponse({"error": f"{wrong}; see docs/serve.md"}, 400)
+        reasons = "; ".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors())
+        return JSONResponse({"error": f"{reasons}; see docs/serve.md"}, 400)
 
     @app.exception_handler(Exception)
     async def fail(_: Request, error: Exception) -> Response:  # noqa: ARG001
-        return JSONResponse({"error": "the server failed; its terminal says why"}, 500)
+        return JSONResponse({"error": "the server failed; its terminal shows the reason"}, 500)
 
     return app
 
 
-def answer_to(
-    data: bytes, net: Net, about: dict[str, Any], side: int, format: Format, go_on: Callable[[], object]
-) -> Response:
-    """The answer to a photo's bytes; RefusedError if they are none, or the model is damaged."""
-    try:
-        photo = decode_photo(io.BytesIO(data), PHOTO)
-        found = segment(net, photo, side, PHOTO, go_on)
-    except PhotoError as error:
-        raise RefusedError(STATUS_OF[type(error)], str(error)) from error
-    except UserError as error:  # a damaged model, or tiles too small for it
-        raise RefusedError(500, str(error)) from error
-    if format == "png":
-        return Response(encode_label(found.prediction), media_type="image/png")
-    said = {"model": about} | described(found, net.classes)
-    return JSONResponse(said | (layers(found, photo) if format == "layers" else {}))
+async def read_photo(request: Request, max_bytes: int) -> bytes:
+    """Return the photo in a request: its body, or the first file of a form.
 
+    Raises HTTPException if the body is too large, incomplete or empty.
+    """
+    too_large = HTTPException(413, f"the request has more than {max_bytes} bytes; send a smaller photo")
+    content_length = request.headers.get("content-length", "")
+    if content_length.isdecimal() and int(content_length) > max_bytes:
+        raise too_large
+    num_bytes = 0
 
-async def body_of(request: Request, most: int) -> bytes:
-    """The photo in a request: its body, or the first file of a form. RefusedError if it is too large or not there."""
-    refusal = RefusedError(413, f"the request has more than {most} bytes; send a smaller photo")
-    stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > most:
-        raise refusal
-    num = 0
-
-    async def counted() -> Message:
-        nonlocal num
+    async def receive_counted() -> Message:  # Content-Length may be missing or wrong
+        nonlocal num_bytes
         message = await request.receive()
-        num += len(message.get("body", b""))
-        if num > most:  # a length need not be stated, and need not be true
-            raise refusal
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > max_bytes:
+            raise too_large
         return message
 
+    counted = Request(request.scope, receive_counted)
     try:
-        if not request.headers.get("content-type", "").startswith(FORM):
-            data = await Request(request.scope, counted).body()
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            data = await counted.body()
         else:
-            async with Request(request.scope, counted).form(max_files=1, max_fields=8) as form:
-                files = [value for value in form.values() if isinstance(value, UploadFile)]
-                data = await files[0].read() if files else b""
+            async with counted.form(max_files=1, max_fields=8) as form:
+                file = next((value for value in form.values() if isinstance(value, UploadFile)), None)
+                data = await file.read() if file else b""
     except ClientDisconnect:
-        raise RefusedError(400, "the connection ended before the photo did") from None
+        raise HTTPException(400, "the connection ended before the photo was complete") from None
     if not data:
-        raise RefusedError(400, "no photo came; send one as the body, or as `file` of a form")
+        raise HTTPException(400, "the request holds no photo; send one as the body, or as `file` of a form")
     return data

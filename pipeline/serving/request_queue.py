@@ -1,88 +1,67 @@
-"""Work for many who ask at once: few are let in, one is worked on, and each has an end."""
+"""Queue of requests: one is worked on, a few wait, and more are refused."""
 
 import asyncio
 import math
-import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from starlette.exceptions import HTTPException
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-class RefusedError(Exception):
-    """A request that is not answered; status, message and headers are HTTP's."""
+class RequestQueue:
+    """Requests with a time limit, whose work runs one at a time in a thread beside the event loop.
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None):
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers
-
-
-class Desk:
-    """Works on one request at a time, in a thread beside the one that talks to clients.
-
-    seconds: from a request's start to its answer.   waiting: how many may wait while one is worked on.
+    seconds: from a request's start to its answer.
+    max_waiting: requests that may wait while one is worked on.
     """
 
-    def __init__(self, seconds: float, waiting: int):
-        self.seconds, self.waiting = seconds, waiting
-        self.inside = 0  # requests that are read, wait or are worked on
-        self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1)
-        self._last = 1.0  # seconds that the last one took
+    def __init__(self, seconds: float, max_waiting: int):
+        self.seconds, self.max_waiting = seconds, max_waiting
+        self.num_inside = 0  # requests that are read, wait or are worked on
+        self._turn = asyncio.Semaphore(1)
+        self._last_s = 1.0  # seconds that the last work took
 
-    async def answer(
-        self, read: Callable[[], Awaitable[bytes]], work: Callable[[bytes, Callable[[], None]], T]
-    ) -> T:
-        """What `work` makes of what `read` gives.   work: is given what to call now and then; it ends late work.
+    async def answer(self, read: Callable[[], Awaitable[T]], work: Callable[[T, float], R]) -> R:
+        """Return work(await read(), deadline). The work should raise TimeoutError soon after the deadline.
 
-        RefusedError if there is no room (503), or reading (408) or the answer (504) takes too long. A place is free
-        again when the work on it has ended, which may be after its client was told that it takes too long.
+        A place in the queue is free again when its work has ended, which may be after the client got its 504.
+
+        Raises HTTPException if the queue is full (503), or if reading (408) or the answer (504) takes too long.
         """
-        end = time.monotonic() + self.seconds
+        if self.num_inside > self.max_waiting:
+            later_s = math.ceil(max(1.0, self._last_s * self.num_inside))
+            message = (
+                f"{self.num_inside} photos are in the queue, which is full; send it again in {later_s} s"
+            )
+            raise HTTPException(503, message, {"Retry-After": str(later_s)})
+        self.num_inside += 1
+        deadline, task = time.monotonic() + self.seconds, None
+        try:
+            async with asyncio.timeout_at(deadline):  # the event loop's clock is time.monotonic
+                data = await read()
+                task = asyncio.create_task(self._in_turn(lambda: work(data, deadline)))
+                return await asyncio.shield(task)
+        except TimeoutError:
+            status, reason = (504, "no answer was found") if task else (408, "the photo did not arrive")
+            raise HTTPException(
+                status, f"{reason} within {self.seconds:g} seconds; send a smaller photo"
+            ) from None
+        finally:
+            task.add_done_callback(self._leave) if task else self._leave()
 
-        def go_on() -> None:
-            if time.monotonic() > end:
-                raise TimeoutError
-
-        def timed(data: bytes) -> T:
-            go_on()
+    async def _in_turn(self, work: Callable[[], R]) -> R:
+        async with self._turn:
             start = time.monotonic()
             try:
-                return work(data, go_on)
+                return await asyncio.to_thread(work)
             finally:
-                self._last = time.monotonic() - start
+                self._last_s = time.monotonic() - start
 
-        self._enter()
-        try:
-            data = await self._within(end, read(), 408, "the photo did not arrive")
-            future = self._thread.submit(timed, data)
-        except BaseException:
-            self._leave()
-            raise
-        future.add_done_callback(lambda _: self._leave())
-        return await self._within(end, asyncio.wrap_future(future), 504, "no answer was found")
-
-    async def _within(self, end: float, awaited: Awaitable[T], status: int, what: str) -> T:
-        try:
-            async with asyncio.timeout(end - time.monotonic()):
-                return await awaited
-        except TimeoutError:
-            seconds = f"{self.seconds:g} seconds"
-            raise RefusedError(status, f"{what} within {seconds}; send a smaller photo") from None
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self.inside > self.waiting:
-                later = math.ceil(max(1.0, self._last * self.inside))
-                raise RefusedError(
-                    503,
-                    f"{self.inside} photos are being worked on, which is all that may wait; send it again in {later} s",
-                    {"Retry-After": str(later)},
-                )
-            self.inside += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self.inside -= 1
+    def _leave(self, task: "asyncio.Task | None" = None) -> None:
+        self.num_inside -= 1
+        if task and not task.cancelled():
+            task.exception()  # otherwise asyncio logs the TimeoutError of work whose client has its 504 already

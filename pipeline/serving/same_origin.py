@@ -1,61 +1,55 @@
-"""Keeps other sites' pages away from a server, and tells browsers what its own page may do. Plain ASGI."""
+"""Protection from other sites' pages: the checks of a request's Host and Origin, and headers for browsers."""
 
 import base64
 import hashlib
 import ipaddress
-import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class Guard:
-    """Lets no other site's page in.
+class SameOrigin:
+    """ASGI middleware that refuses requests of other sites' pages, and adds security headers to all answers.
 
-    names: what this server is called, besides its addresses. A page can have its own name point here (DNS rebinding),
-    but not an address; so a request by another name is refused, and so is one that a page of another origin makes.
+    A site can point its own name at this server (DNS rebinding), but not an IP address. So the Host must be an address
+    or one of `names`. starlette's TrustedHostMiddleware takes a list of hosts, which cannot hold every address
+    by which a server behind NAT is reached.
+
+    names: of this server, in lower case.
+    policy: the Content-Security-Policy.
     """
 
-    def __init__(self, app: App, names: frozenset[str], policy: str):
+    def __init__(self, app: ASGIApp, names: Collection[str], policy: str):
         self.app, self.names = app, names
-        self.headers = [
-            (b"content-security-policy", policy.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"referrer-policy", b"no-referrer"),
-            (b"cross-origin-resource-policy", b"same-origin"),
-            (b"cache-control", b"no-store"),
-        ]
+        self.headers = {
+            "content-security-policy": policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cross-origin-resource-policy": "same-origin",
+            "cache-control": "no-store",
+        }
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def send_guarded(message: Message) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self.headers]
+                MutableHeaders(scope=message).update(self.headers)
             await send(message)
 
-        if refusal := self._refusal(
-            {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        ):
-            await _answer(send_guarded, *refusal)
-        else:
-            await self.app(scope, receive, send_guarded)
+        app = (self._refusal(Headers(scope=scope)) if scope["type"] == "http" else None) or self.app
+        await app(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, headers: Headers) -> JSONResponse | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_own(host):
-            return 400, f"{host!r} is not what this server is called; ask for it by its address"
+            message = f"{host!r} is not a name of this server; use its address"
+            return JSONResponse({"error": message}, 400)
         if origin is not None and urlsplit(origin).netloc != host:
-            return 403, f"a page of {origin} may not use this server"
+            return JSONResponse({"error": f"a page of {origin} may not use this server"}, 403)
         return None
 
     def _is_own(self, host: str) -> bool:
@@ -67,19 +61,13 @@ class Guard:
         return True
 
 
-async def _answer(send: Send, status: int, error: str) -> None:
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": error}).encode()})
-
-
-def own_names(host: str) -> frozenset[str]:
-    """What a server on this machine that was told to listen on `host` is called."""
-    return frozenset(name.lower() for name in ("localhost", socket.gethostname(), host))
+def own_names(host: str) -> set[str]:
+    """Return the names of a server on this machine that listens on `host`, in lower case."""
+    return {name.lower() for name in ("localhost", socket.gethostname(), host)}
 
 
 def policy(page: str) -> str:
-    """The Content-Security-Policy of HTML: its own script and style, known by their sha256, and no other host."""
+    """Return the Content-Security-Policy of an HTML page: its own script and style by sha256, and no other host."""
 
     def sources(tag: str) -> str:
         parts = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)

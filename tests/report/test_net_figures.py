@@ -14,6 +14,7 @@ from pipeline.curves import Curve
 from pipeline.distributed.rank import SINGLE
 from pipeline.evaluation import confusion, scoring
 from pipeline.evaluation.per_image import PerImage
+from pipeline.models.predictor import Predictor
 from pipeline.report import gallery, net_figures
 from pipeline.report.net_figures import Scored
 from pipeline.shards.dataset import Dataset
@@ -43,7 +44,8 @@ def probability(model) -> net_figures.Probability:
 
 @pytest.fixture(scope="module")
 def scored(shards, model) -> Scored:
-    counts = scoring.score_split(model, shards, SINGLE, border_width=2)
+    predictor = Predictor(model, shards.classes, SINGLE.device)
+    counts = scoring.score_split(predictor, shards, SINGLE, border_width=2)
     images = PerImage.sorted(shards.keys, counts.images.numpy(), {})
     values = scoring.as_json(counts.confusion.scores(), shards.classes, len(shards)) | {"model_sha256": "ab"}
     curve = Curve("fcn8s", "backbone", ({"step": 1, "loss": 2.0, "lr": 0.1},))
