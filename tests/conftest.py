@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # Ray looks at it once, when it is first imported, which a test may do before pipeline.cluster.ray_workers says so
@@ -26,6 +28,15 @@ def stoppable() -> None:
 def activated() -> None:
     """`dvc` and others are those of this environment, also where nobody has activated it."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@pytest.fixture
+def single_thread() -> Iterator[None]:
+    """torch computes on one thread: faster for tiny nets, and other tests run beside."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")

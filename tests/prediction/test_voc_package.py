@@ -1,4 +1,4 @@
-"""`fcn submit`: only what VOC's server scores is packed, and by VOC's own rules it scores what we do."""
+"""`fcn submit`: only predictions that VOC's server scores are packed, and VOC's own rules give them our scores."""
 
 import io
 import shutil
@@ -15,7 +15,7 @@ from pipeline.cli.main import parser
 from pipeline.errors import DatasetError, UserError
 from pipeline.prediction.voc_package import submit
 from pipeline.shards.labels import decode_label, encode_label
-from tests.prediction.test_predict import model, net  # noqa: F401  # fixtures
+from tests.photo_net import encoded
 
 SIZES = {"2007_000001": (5, 7), "2007_000002": (6, 4), "2008_000003": (3, 3)}
 
@@ -34,7 +34,7 @@ def voc(tmp_path) -> Path:
 
 @pytest.fixture
 def seen(tmp_path) -> Path:
-    """What `fcn predict` leaves of these images."""
+    """The folder that `fcn predict` writes for these images."""
     folder, rng = tmp_path / "seen", np.random.default_rng(0)
     (folder / "overlay").mkdir(parents=True)
     for key, size in SIZES.items():
@@ -73,46 +73,38 @@ def test_the_same_predictions_give_the_same_bytes_wherever_and_whenever(voc, see
     pack(tmp_path / "copy", voc, tmp_path / "two.tar")
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     with tarfile.open(tmp_path / "one.tar") as tar:
-        assert {(one.mtime, one.uid, one.gid, one.uname, one.gname, one.mode) for one in tar} == {
-            (0, 0, 0, "", "", 0o644)
-        }
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
 
 
-def other_palette(label: np.ndarray) -> bytes:
-    image, file = Image.fromarray(label), io.BytesIO()
+def with_other_palette(label: np.ndarray) -> bytes:
+    image = Image.fromarray(label)
     image.putpalette(bytes(range(256)) * 3)
-    image.save(file, "PNG")
-    return file.getvalue()
+    return encoded(image)
 
 
-def as_mode(label: np.ndarray, mode: str) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(label).convert(mode).save(file, "PNG")
-    return file.getvalue()
-
-
+BLANK = np.zeros((6, 4), np.uint8)
 FAULTS = {
     "no prediction": None,
-    "not in the list": encode_label(np.zeros((6, 4), np.uint8)),
-    "not VOC's palette": other_palette(np.zeros((6, 4), np.uint8)),
-    "mode L, expected P": as_mode(np.zeros((6, 4), np.uint8), "L"),
-    "a label of mode RGB": as_mode(np.zeros((6, 4), np.uint8), "RGB"),
-    "index 21, expected 0..20": encode_label(np.full((6, 4), 21, np.uint8)),
-    "index 255, expected 0..20": encode_label(np.full((6, 4), 255, np.uint8)),
-    "not of its image's size": encode_label(np.zeros((4, 6), np.uint8)),
-    "damaged PNG": encode_label(np.zeros((6, 4), np.uint8))[:-20],
+    "not in the list": encode_label(BLANK),
+    "not VOC's palette": with_other_palette(BLANK),
+    "mode L, expected P": encoded(BLANK),
+    "mode RGB": encoded(Image.fromarray(BLANK).convert("RGB")),
+    "index 21, expected 0..20": encode_label(BLANK + 21),
+    "index 255, expected 0..20": encode_label(BLANK + 255),
+    "not of its image's size": encode_label(BLANK.T),
+    "damaged PNG": encode_label(BLANK)[:-20],
     "not a PNG": b"text",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_voc_would_not_score_is_refused_by_id_and_reason(voc, seen, tmp_path, fault):
+def test_a_prediction_that_voc_would_not_score_is_refused_by_id_and_reason(voc, seen, tmp_path, fault):
     key, data = ("2009_000009" if fault == "not in the list" else "2007_000002"), FAULTS[fault]
     if data is None:
         (seen / f"{key}.png").unlink()
     else:
         (seen / f"{key}.png").write_bytes(data)
-    with pytest.raises(UserError, match="cannot be submitted") as caught:
+    with pytest.raises(UserError) as caught:
         pack(seen, voc, tmp_path / "results.tar")
     assert fault in str(caught.value)
     assert key in str(caught.value)
@@ -126,31 +118,34 @@ def test_every_fault_is_named_at_once(voc, seen, tmp_path):
     (voc / "JPEGImages" / "2008_000003.jpg").unlink()
     with pytest.raises(UserError) as caught:
         pack(seen, voc, tmp_path / "results.tar")
-    for said in ("no prediction: 2007_000001;", "2007_000002", "its image is missing", "2008_000003"):
-        assert said in str(caught.value)
+    for key in ("2007_000001", "2007_000002", "2008_000003"):
+        assert key in str(caught.value)
 
 
-def test_other_mistakes_are_refused(voc, seen, tmp_path):
-    with pytest.raises(UserError, match=r"results\.zip must end in \.tar"):
-        pack(seen, voc, tmp_path / "results.zip")
-    with pytest.raises(UserError, match="unknown competition 'comp7'"):
-        pack(seen, voc, tmp_path / "results.tar", competition="comp7")
-    with pytest.raises(DatasetError, match="no list 'tset'"):
-        pack(seen, voc, tmp_path / "results.tar", split="tset")
-    with pytest.raises(UserError, match="is missing"):
-        pack(tmp_path / "none.pt", voc, tmp_path / "results.tar")
+@pytest.mark.parametrize(
+    ("source", "dest", "options", "words"),
+    [
+        ("seen", "results.zip", {}, "results.zip"),
+        ("seen", "results.tar", {"competition": "comp7"}, "comp7"),
+        ("seen", "results.tar", {"split": "tset"}, "tset"),
+        ("none.pt", "results.tar", {}, "none.pt is missing"),
+    ],
+)
+@pytest.mark.usefixtures("seen")
+def test_a_mistaken_argument_is_refused_by_name(voc, tmp_path, source, dest, options, words):
+    with pytest.raises(UserError, match=words):
+        pack(tmp_path / source, voc, tmp_path / dest, **options)
     assert not list(tmp_path.glob("results*"))
 
 
-def test_a_model_is_run_on_the_lists_images(voc, model, tmp_path, capsys):  # noqa: F811
-    given = ["submit", str(model), str(tmp_path / "results.tar"), "--voc", str(voc)]
-    arguments = parser().parse_args(given)
+def test_a_model_is_run_on_the_lists_images(voc, model, tmp_path, capsys):
+    arguments = parser().parse_args(["submit", str(model), str(tmp_path / "results.tar"), "--voc", str(voc)])
     arguments.run(arguments)
     assert "3 predictions of test for comp6" in capsys.readouterr().out
     for name, png in unpacked(tmp_path / "results.tar").items():
         assert decode_label(png, "").shape == SIZES[Path(name).stem]
     (voc / "JPEGImages" / "2007_000001.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 3 images of test cannot be read: .*2007_000001"):
+    with pytest.raises(DatasetError, match=r"1 of 3 .*2007_000001"):
         pack(model, voc, tmp_path / "results.tar")
 
 
