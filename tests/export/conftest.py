@@ -1,0 +1,1 @@
+from tests.photo_net import nan_model, net  # noqa: F401  # fixtures
