@@ -1,14 +1,14 @@
-"""What scoring a split costs beside the bare forward passes on the same images, in turns.
+"""Compare scoring a split with the bare forward passes on the same images.
 
     python -m bench.evaluation FOLDER          # with JPEGImages/ and SegmentationClass/, such as VOCdevkit/VOC2012
     python -m bench.evaluation FOLDER --backbone mobilenet_v1 --width 0.25 --images 100
 
 Contestants, taking turns in every round, on the same photos of 500 x 375:
-    score    pipeline.evaluation.scoring.score_split: read, check, decode, run the net, count each image, whole and along borders
-    bare     the same net on the same images, decoded and in memory; nothing is done with its scores
+    score    as the evaluate stage: read, check, decode, run the net, count each image, whole and along borders
+    bare     the same net on the same images, decoded and in memory; its scores are not used
 
-Besides, from within: `score` beside the part of it that is spent in the net. Where other work makes rounds differ, it
-says more, but nothing of what reading ahead takes from the net's cores.
+Also printed: the time of `score` over the part of it spent in the net. It is the better figure where other work makes
+rounds differ, but it does not show the cores that reading ahead takes from the net.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def bare(model: FCN, images: list[torch.Tensor]) -> None:
 
 
 class Stopwatch:
-    """Adds up the seconds that a net's forward passes take."""
+    """Sum the seconds of a net's forward passes."""
 
     def __init__(self, model: FCN):
         self.seconds, self._start = 0.0, 0.0
@@ -65,8 +65,8 @@ def now() -> float:
 
 
 def contestants(model: FCN, shards: Shards, device: torch.device) -> dict[str, Callable[[], object]]:
-    dataset = Dataset(shards)
-    images = [dataset[index].image.to(device) for index in range(len(shards))]
+    samples = Dataset(shards)
+    images = [samples[index].image.to(device) for index in range(len(shards))]
     predictor, rank = Predictor(model, shards.classes, device), Rank(0, 1, device)
     return {
         "score": lambda: scoring.score_split(predictor, shards, rank, BORDER_WIDTH),
@@ -97,12 +97,12 @@ def main() -> None:
             for name, contestant in work.items():
                 watch.seconds, start = 0.0, now()
                 contestant()
-                found = now() - start
+                elapsed = now() - start
                 if number:  # the first round warms up
-                    times[name].append(found)
+                    times[name].append(elapsed)
                     if name == "score":
-                        inside.append(found / watch.seconds)
-    ratios = [one / other for one, other in zip(times["score"], times["bare"], strict=True)]
+                        inside.append(elapsed / watch.seconds)
+    ratios = [score / bare for score, bare in zip(times["score"], times["bare"], strict=True)]
     each = {name: 1e3 * statistics.median(values) / len(pairs) for name, values in times.items()}
     width = "" if arguments.width is None else f" of width {arguments.width}"
     print(
