@@ -80,7 +80,7 @@ def test_a_run_of_mlflow_is_found_by_id_and_by_name_with_its_counts(tmp_path, mo
         for name, digest in (("nightly", "ab"), ("bare", "cd"))
     )
     tracker.log(nightly, {"mean_iu": 0.5}, {}, [], [path, path.with_suffix(".parquet")])
-    run, bare = (tracker.open(record).info.run_id for record in (nightly, unscored))
+    run, bare = (tracker.open_run(record).info.run_id for record in (nightly, unscored))
     for name in (run, "nightly"):
         with metrics_file(name) as downloaded:
             result = compare.read(downloaded, name)
