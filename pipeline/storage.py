@@ -17,7 +17,6 @@ from typing import Any
 from pyarrow import fs
 
 from pipeline.errors import ShardError
-from pipeline.files import replace_folder
 
 S3 = "s3://"
 BLOCK_BYTES = 2**20
@@ -86,16 +85,13 @@ class Folder:
         with _named(self.name(file), "removed"):
             system(self.is_remote).delete_file(_path(self.name(file)))
 
-    def become(self, dest: "Folder", last: str) -> None:
-        """Replace `dest` by this folder, which is then gone.
+    def move_to(self, dest: "Folder", last: str) -> None:
+        """Replace `dest` in a bucket by this folder of the same bucket, which is then gone.
 
-        A local folder is renamed. In a bucket, files are copied one by one, each whole or not at all. The file `last`
-        leaves dest first and arrives last, so a reader that looks for it first never sees a mixture.
+        Files are copied one by one, each whole or not at all. The file `last` leaves dest first and arrives last, so a
+        reader that looks for it first never sees a mixture.
         """
         with _named(dest.where, "written"):
-            if not dest.is_remote:
-                replace_folder(Path(self.where), Path(dest.where))
-                return
             store, names = system(True), sorted(self.list(), key=lambda name: (name == last, name))
             for name in sorted(dest.list(), key=lambda name: (name != last, name)):
                 dest.remove(name)

@@ -46,13 +46,13 @@ def test_a_file_that_is_put_is_listed_read_hashed_and_removed(folder: Folder, tm
     assert list(folder.list()) == ["a.tar"]
 
 
-def test_a_folder_replaces_another_and_leaves_nothing_of_it(folder: Folder, tmp_path: Path):
-    new = Folder(f"{folder.where}.new")
+def test_a_folder_of_a_bucket_replaces_another_and_leaves_nothing_of_it(bucket: str, tmp_path: Path):
+    folder, new = Folder(f"{bucket}/dest"), Folder(f"{bucket}/dest.new")
     for name in ("a", "old", "manifest"):
         put(folder, name, b"old", tmp_path)
     for name in ("manifest", "a", "z"):
         put(new, name, b"new", tmp_path)
-    new.become(folder, last="manifest")
+    new.move_to(folder, last="manifest")
     assert {name: folder.read(name) for name in folder.list()} == dict.fromkeys(
         ("a", "manifest", "z"), b"new"
     )
@@ -75,10 +75,10 @@ def test_in_a_bucket_the_file_that_readers_look_for_first_leaves_first_and_comes
 
     monkeypatch.setattr(Folder, "remove", killed_after)
     with pytest.raises(KeyboardInterrupt):
-        new.become(dest, last="manifest")
+        new.move_to(dest, last="manifest")
     monkeypatch.setattr(Folder, "remove", remove)
     assert sorted(dest.list()) == ["a", "z"]
-    new.become(dest, last="manifest")
+    new.move_to(dest, last="manifest")
     assert {name: dest.read(name) for name in dest.list()} == dict.fromkeys(("a", "manifest", "z"), b"new")
 
 

@@ -22,7 +22,7 @@ from webdataset.writer import TarWriter
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError, ShardError, UserError
-from pipeline.files import NUM_NAMED, code_digest, lock, whole, whole_folder, write_text
+from pipeline.files import NUM_NAMED, code_digest, lock, replace_folder, whole, whole_folder, write_text
 from pipeline.progress import bar
 from pipeline.shards import manifest
 from pipeline.shards.manifest import LOCATION, MANIFEST, MEMBERS
@@ -223,7 +223,10 @@ def publish(plan: Plan, dest: Folder, num_parts: int, allow_partial: bool) -> No
     path = plan.work / MANIFEST
     manifest.write(path, manifest.joined(tables), _header(plan, shards, refused))
     staging.put(path, MANIFEST)
-    staging.become(dest, last=MANIFEST)
+    if dest.is_remote:
+        staging.move_to(dest, last=MANIFEST)
+    else:
+        replace_folder(Path(plan.staging), Path(dest.where))
 
 
 def link_shards(location: str, folder: Path) -> None:
