@@ -31,7 +31,7 @@ from scipy.io import savemat
 from pipeline.cluster import ray_workers
 from pipeline.datasets import sbd, voc
 from pipeline.shards.sample import Sample
-from pipeline.shards.write import Run, write_shards
+from pipeline.shards.write import MapFunction, write_shards
 
 CLASSES = [str(number) for number in range(21)]
 PER_SHARD = 125
@@ -55,7 +55,7 @@ def load(layout: object, root: Path, key: str) -> Sample:
     return replace(sample, key=key)
 
 
-def write(layout: object, root: Path, keys: Sequence[str], scratch: Path, run: Run = map) -> None:
+def write(layout: object, root: Path, keys: Sequence[str], scratch: Path, run: MapFunction = map) -> None:
     dest = scratch / "train"
     shutil.rmtree(dest, ignore_errors=True)
     write_shards(

@@ -1,7 +1,7 @@
 """Average a net's probabilities over scales of the image and its mirror image, "MS + flip" in published tables.
 
-The paper scores one pass at the image's own size. DeepLab and others report averages: a little higher, for as many
-times the passes.
+The paper scores one pass at the image's own size. DeepLab and others report averages: slightly higher scores, at
+the cost of one pass per scale and flip.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """Coordinate maps: where the cells of one layer lie in another, and so every crop offset of the paper.
 
 A layer that slides a window maps positions by scale * i + shift. The maps are composed from the image down to a score
-map and back up; their difference is the crop that aligns two maps (the idea of Caffe's coord_map.py). No network's
-numbers are written here: offsets 19, 27, 31, 5, 9, 18 and kernels 64 and 63 follow from the layers.
+map and back up; their difference is the crop that aligns two maps (the idea of Caffe's coord_map.py). Nothing here
+is specific to one network: offsets 19, 27, 31, 5, 9, 18 and kernels 64 and 63 follow from the layers.
 """
 
 from collections.abc import Iterable
@@ -38,27 +38,27 @@ class CoordMap:
     field: Fraction = field(default=Fraction(1), compare=False)
 
     def conv(self, kernel: int, stride: int = 1, padding: int = 0) -> "CoordMap":
-        """Return the map behind a convolution or pooling with this window."""
+        """Return the map after a convolution or pooling with this window."""
         shift = self.shift + self.scale * (Fraction(kernel - 1, 2) - padding)
         return CoordMap(self.scale * stride, shift, self.field + self.scale * (kernel - 1))
 
     def deconv(self, kernel: int, stride: int, padding: int = 0) -> "CoordMap":
-        """Return the map behind a transposed convolution: the inverse of the convolution's map."""
+        """Return the map after a transposed convolution: the inverse of the convolution's map."""
         scale, num_seen = self.scale / stride, -(-kernel // stride)
         shift = self.shift - scale * (Fraction(kernel - 1, 2) - padding)
         return CoordMap(scale, shift, self.field + self.scale * (num_seen - 1))
 
     def through(self, layers: Iterable[nn.Module]) -> "CoordMap":
-        """Return the map behind these layers. A layer without a window (ReLU, batch norm, dropout) does not change it.
+        """Return the map after these layers. A layer without a window (ReLU, batch norm, dropout) does not change it.
 
-        The field behind branches is that of the branch with the largest.
+        After branches, the field is the largest of theirs.
 
         Raises ValueError if branches end on different positions, or if a layer has inner layers and no `branches`.
         """
         here = self
         for layer in layers:
             if isinstance(layer, Windowed):
-                here = here._behind(layer)
+                here = here._after(layer)
             elif isinstance(layer, Branched):
                 ends = [here.through(branch) for branch in layer.branches()]
                 if len(set(ends)) != 1:
@@ -70,7 +70,7 @@ class CoordMap:
                 raise ValueError(f"{type(layer).__name__} has layers inside; give it branches()")
         return here
 
-    def _behind(self, layer: Windowed) -> "CoordMap":
+    def _after(self, layer: Windowed) -> "CoordMap":
         kernel, stride, padding = (_square(layer, name) for name in ("kernel_size", "stride", "padding"))
         if not isinstance(layer, nn.AvgPool2d):
             kernel = _square(layer, "dilation") * (kernel - 1) + 1
@@ -82,7 +82,7 @@ IMAGE = CoordMap()
 
 
 def receptive_field(layers: Iterable[nn.Module]) -> int:
-    """Return the receptive field of one cell behind these layers, in pixels a side: 404 for VGG-16 up to fc6 (PAMI)."""
+    """Return the receptive field of one cell after these layers, in pixels a side: 404 for VGG-16 up to fc6 (PAMI)."""
     return int(IMAGE.through(layers).field)
 
 

@@ -39,7 +39,7 @@ def mean_pixel_cross_entropy(
 def image_mean_cross_entropy(score: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
     """Return the cross entropy averaged over each image's valid pixels, then over the batch, 0-dimensional.
 
-    Every image counts the same, as with Caffe's normalize=True, one image a pass and iter_size (FCN-AlexNet).
+    Every image counts the same, as with Caffe's normalize=True, one image per pass and iter_size (FCN-AlexNet).
     """
     loss = F.cross_entropy(score, label, class_weight, ignore_index=IGNORE_LABEL, reduction="none")
     num_valid = (label != IGNORE_LABEL).sum((1, 2))
@@ -52,9 +52,9 @@ def count_valid(label: Tensor) -> Tensor:
 
 
 def balancing_weights(class_pixels: Tensor) -> Tensor:
-    """Return (C,) float32 weights inverse to each class's share of the pixels, 1 for a pixel on average.
+    """Return (C,) float32 weights inverse to each class's share of the pixels.
 
-    CVPR section 4.4 found that balancing is not needed.
+    They are scaled so that the mean weight over all pixels is 1. CVPR section 4.4 found that balancing is not needed.
 
     class_pixels: (C,) number of pixels of each class in the training set; a class without pixels gets 0.
     """

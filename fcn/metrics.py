@@ -9,7 +9,7 @@ from torch import Tensor
 from fcn import IGNORE_LABEL
 from fcn.scores import mean_iu, pixel_acc
 
-# How a class without a pixel in the labels enters mean IU; peers' numbers differ by this alone
+# How mean IU counts a class without labelled pixels; the mean IU of other projects differs only in this
 CONVENTIONS = {
     "reference": "skipped, unless it is predicted: then it counts 0 (score.py, pytorch-fcn, mmsegmentation)",
     "ground_truth": "skipped, even if it is predicted (detectron2, deeplab-pytorch)",
@@ -57,9 +57,9 @@ class ConfusionMatrix:
         Raises ValueError if a prediction was not a class, or a label neither a class nor IGNORE_LABEL.
         """
         classes = self._classes
-        if foreign := int(self._counts.sum() - self._counts[1 + IGNORE_LABEL].sum() - classes.sum()):
+        if num_unknown := int(self._counts.sum() - self._counts[1 + IGNORE_LABEL].sum() - classes.sum()):
             raise ValueError(
-                f"{foreign} pixels have a label that is neither 0..{self.num_classes - 1} nor {IGNORE_LABEL}, "
+                f"{num_unknown} pixels have a label that is neither 0..{self.num_classes - 1} nor {IGNORE_LABEL}, "
                 f"or a prediction that is not 0..{self.num_classes - 1}"
             )
         return classes
@@ -95,9 +95,10 @@ class ConfusionMatrix:
         return self
 
     def per_class(self) -> Tensor:
-        """Return (3, C) int64: of each class the pixels that are right, those of its label, those predicted as it.
+        """Return (3, C) int64, per class: true positives, labelled pixels, predicted pixels.
 
-        On the device, without synchronising it. Values that are not classes are left out; `hist` finds them.
+        The result is on the device, which is not synchronised. Values that are not classes are left out; `hist` raises
+        ValueError for them.
         """
         classes = self._classes
         return torch.stack((classes.diagonal(), classes.sum(1), classes.sum(0)))
@@ -153,7 +154,8 @@ def best_class(score: Tensor) -> Tensor:
 def trimap(label: Tensor, radius: int) -> Tensor:
     """Return `label` with all but a band around objects' borders set to IGNORE_LABEL, to score borders alone.
 
-    The band holds the valid pixels at most `radius` rows and columns from a void pixel or from one of another class.
+    The band holds the valid pixels that have a void pixel, or a pixel of another class, at most `radius` rows and
+    columns away.
     DeepLab and Kraehenbuehl & Koltun plot mean IU against its width.
 
     label: (N, H, W) integer.
@@ -192,12 +194,12 @@ def _over_windows(pick: Callable[[Tensor, Tensor], Tensor], values: Tensor, wind
     return combined(window - width)
 
 
-def _clamped(values: Tensor, most: int) -> Tensor:
-    """Return the values clamped to -1..most, (N,) int32 in memory of its own."""
+def _clamped(values: Tensor, maximum: int) -> Tensor:
+    """Return the values clamped to -1..maximum, (N,) int32, in new memory."""
     values = values.flatten()
     if values.dtype == torch.int64:  # clamped before it is narrowed, or 2 ** 32 would be 0
-        return values.clamp(-1, most).int()
-    return values.to(torch.int32, copy=True).clamp_(-1, most)
+        return values.clamp(-1, maximum).int()
+    return values.to(torch.int32, copy=True).clamp_(-1, maximum)
 
 
 def _histogram(values: Tensor, num_bins: int) -> Tensor:

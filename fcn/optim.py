@@ -44,14 +44,15 @@ def learning_rate(lr: float, schedule: str, step: int, iterations: int) -> float
 
 
 def batch_rule(lr: float, momentum: float, num_images: int) -> tuple[float, float]:
-    """Return (lr, momentum) with which steps of several images follow the run of one image a step.
+    """Return (lr, momentum) that make steps of several images train like steps of one image.
 
-    The rule keeps the decay per image, momentum ** num_images, and what each image contributes in the long run. With
-    gradients averaged over a step's images, the rate is lr * W * (1 - momentum ** W) / (1 - momentum) for W images.
-    The PAMI paper argues in the same way.
+    The rule keeps momentum's decay per image, so a step of W = num_images images decays by momentum ** W. It also keeps
+    what each image contributes in the long run: with gradients averaged over the step's images, the rate is
+    lr * W * (1 - momentum ** W) / (1 - momentum). The PAMI paper argues in the same way.
 
-    lr, momentum: of the run of one image a step.
-    num_images: images a step.
+    lr: learning rate of the run with one image per step.
+    momentum: momentum of that run.
+    num_images: images per step.
     """
     decayed = momentum**num_images
     return lr * num_images * (1 - decayed) / (1 - momentum), decayed

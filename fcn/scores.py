@@ -1,7 +1,7 @@
 """Pixel accuracy and mean IU from counts of pixels, for a confusion matrix and a bootstrap's resamples alike.
 
-counts: (..., 3, C), a torch tensor or a numpy array, which are not imported here. Of each class the pixels that are
-    right, those of its label, and those predicted as it: what ConfusionMatrix.per_class returns.
+counts: (..., 3, C), a torch tensor or a numpy array, neither of which is imported here. Per class: true positives,
+    labelled pixels, predicted pixels, as ConfusionMatrix.per_class returns them.
 """
 
 from typing import Any

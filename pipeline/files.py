@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 
-NUM_NAMED = 8  # how many of many values a message names
+NUM_NAMED = 8  # the most values that a message lists
 LOCK_POLL_S = 0.2
 
 
@@ -23,10 +23,11 @@ LOCK_POLL_S = 0.2
 def whole(path: Path, *, is_shared: bool = False) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears at `path` when the block ends, and only if it ends without an error.
 
-    The content is written to `.<name>.partial` beside `path`, synced to the disk and renamed. Parent folders are made.
+    The content is written to `.<name>.partial` beside `path`, synced to the disk and renamed. Parent folders are
+    created.
 
     path: the final name. A file that is there is replaced.
-    is_shared: several processes may write this path at the same time; each then uses a partial file of its own.
+    is_shared: several processes may write this path at the same time; each then uses its own partial file.
 
     Raises UserError if the disk is full, the folder is read-only, and the like.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import config, paths
 from pipeline.datasets import splits
 from pipeline.errors import exit_cleanly
-from pipeline.shards.write import Run, link_shards, write_shards
+from pipeline.shards.write import MapFunction, link_shards, write_shards
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
             write_split(profile_name, profile, name, run)
 
 
-def write_split(profile_name: str, profile: config.Profile, name: str, run: Run) -> None:
+def write_split(profile_name: str, profile: config.Profile, name: str, run: MapFunction) -> None:
     data, lists, root = profile.data, getattr(profile.data.splits, name), Path.cwd()
     split = splits.resolve(
         root / paths.raw(profile_name),
@@ -50,7 +50,7 @@ def write_split(profile_name: str, profile: config.Profile, name: str, run: Run)
 
 
 @contextmanager
-def workers(number: int) -> Iterator[Run]:
+def workers(number: int) -> Iterator[MapFunction]:
     """Give a function like map that runs in this process, or on so many Ray workers."""
     if number == 1:
         yield map

@@ -1,5 +1,7 @@
 """Trunks: classification networks without their last layer, each with features at strides 8, 16 and 32.
 
-To add one: a file here with a subclass of `Backbone` (features.py), its name in `BACKBONES` (fcn/model.py) and, for
-published weights, a converter in `CONVERTERS` (imagenet.py). Crop offsets and kernels follow from its layers.
+To add one, write a file here with a subclass of `Backbone` (features.py), add its name to `BACKBONES` (fcn/model.py)
+and, for published weights, a converter to `CONVERTERS` (imagenet.py). Its first argument is `padding`, and its first
+child is `pixels`, a PixelNormalization. An option that no other backbone has also needs a field in `Model`
+(pipeline/config/training.py). Crop offsets and kernels follow from its layers.
 """

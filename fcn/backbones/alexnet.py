@@ -93,7 +93,7 @@ class CaffeNetClassifier(nn.Module):
 
     num_classes: the number of classes.
     width: share of the channels kept.
-    dropout: probability behind fc6 and fc7.
+    dropout: probability after fc6 and fc7.
     """
 
     def __init__(self, num_classes: int = 1000, *, width: float = 1.0, dropout: float = 0.5):

@@ -40,7 +40,8 @@ class Backbone(nn.Module):
     """A classifier's trunk: its children run in order, under the names that their published weights have.
 
     layers: (name, layer) of each child, the pixel normalisation first; their weights are initialised here.
-    taps: names of the children whose outputs are the features at strides 8, 16 and 32. The last is the last child.
+    taps: names of the children whose outputs are the features at strides 8, 16 and 32. The third tap must be the last
+        child.
     channels: channels of these features.
     """
 
@@ -91,6 +92,6 @@ def is_tight(padding: str) -> bool:
 
 
 def refuse_tight(padding: str, backbone: str) -> None:
-    """Raise ValueError unless padding is "reference": for nets in which every layer has a padding of its own."""
+    """Raise ValueError unless padding is "reference": for nets whose layers each have their own padding."""
     if is_tight(padding):
         raise ValueError(f"{backbone} has only the padding of its own layers, 'reference'; got {padding!r}")

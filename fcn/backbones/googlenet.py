@@ -15,7 +15,7 @@ from fcn.backbones.features import Backbone, Channels, refuse_tight, scaled
 from fcn.backbones.speed import MemoryLayout
 from fcn.pixels import PixelNormalization
 
-MIN_SIZE = 31  # pixels a side; fewer leave no cell behind five layers of stride 2 without padding
+MIN_SIZE = 31  # pixels a side; fewer leave no cell after five layers of stride 2 without padding
 
 # Channels of the branches: 1x1; 3x3 and its reduction; 5x5 and its reduction; pooling (Szegedy et al., table 1)
 INCEPTIONS = {
@@ -37,7 +37,7 @@ class GoogLeNet(Backbone):
     padding: "reference", the padding of its own layers.
     width: share of the channels kept.
     windows: "torchvision", or "paper" for the original's 5x5 branch and 3x3 pool4. The receptive field is then 715
-        pixels; the 907 of CVPR Table 1 include the 7x7 average pooling behind it.
+        pixels; the 907 of CVPR Table 1 include the 7x7 average pooling after it.
     dropout: probability before the score layer.
     pixels: "inception" for torchvision's weights, which come from Google's net.
     """

@@ -81,7 +81,7 @@ def _same_names(state: Mapping[str, Tensor], ours: Callable[[], Backbone], their
     """Return the tensors that our trunk has under the same name."""
     with torch.device("meta"):
         names = ours().state_dict().keys()
-    # Batch norm's counter is not read here, and files older than it load as well
+    # Batch norm's counter is not used, so old files without the counter load as well
     _check_complete(state, (name for name in names if not name.endswith("num_batches_tracked")), theirs)
     return {name: state[name] for name in names if name in state}
 

@@ -1,4 +1,4 @@
-"""Layers that make a backbone faster without changing what it computes. None of them acts while a model is exported."""
+"""Layers that make a backbone faster, with the same result. They have no effect while a model is exported."""
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class MemoryLayout(nn.Module):
 class OneProduct(nn.Conv2d):
     """A convolution with a window nearly as large as its input, such as fc6, as a single matrix product on a CPU.
 
-    Rearranging the input costs little there. A convolution would rearrange its weights in every pass (411 MB of
+    Rearranging the input is cheap for such a layer. A convolution would rearrange its weights in every pass (411 MB of
     VGG-16's fc6), which costs as much as the convolution.
     """
 

@@ -23,7 +23,7 @@ class VGG16(Backbone):
     width: share of the channels kept, for small machines.
     batch_norm: whether batch norm follows every convolution up to pool5.
     fc6_kernel: odd; 7 in the paper.
-    dropout: probability behind fc6 and fc7.
+    dropout: probability after fc6 and fc7.
     pixels: the convention the weights were trained with, a key of fcn.pixels.CONVENTIONS.
     """
 

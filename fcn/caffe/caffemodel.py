@@ -229,7 +229,7 @@ def _fields(message: memoryview, where: str) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(message: memoryview, position: int, where: str) -> tuple[int, int]:
-    """Return (the number at `position`, the position behind it): 7 bits a byte, the lowest first, at most 64 bits."""
+    """Return (the number at `position`, the position after it): 7 bits a byte, the lowest first, at most 64 bits."""
     number = 0
     for shift in range(0, 70, 7):
         if position >= len(message):

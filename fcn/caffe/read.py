@@ -1,7 +1,7 @@
 """Caffe's layers as our networks: which network a .caffemodel holds, and its blobs as that network's state_dict.
 
 Names on both sides are the reference release's. Two things differ: the fully connected layers of ImageNet classifiers
-are matrices, and Caffe's Deconvolution has C x C kernels where our fixed upsampling has one a class.
+are matrices, and Caffe's Deconvolution has C x C kernels where our fixed upsampling has one per class.
 """
 
 import math

@@ -124,7 +124,7 @@ def _as_layers(name: str, module: nn.Module, bottom: str) -> Iterator[Layer]:
 
 
 def full_kernels(weight: Tensor) -> Tensor:
-    """Return (C, 1, k, k) kernels, one a class, as the (C, C, k, k) kernels that compute the same."""
+    """Return (C, 1, k, k) kernels, one per class, as the (C, C, k, k) kernels that compute the same."""
     num = weight.shape[0]
     full = weight.new_zeros(num, num, *weight.shape[2:])
     full[torch.arange(num), torch.arange(num)] = weight[:, 0]

@@ -30,7 +30,7 @@ def inspect(arguments: argparse.Namespace) -> None:
         print(render(as_tables({name: describe(shards)}), "markdown"), end="\n\n")
     images = [leaks.Images.of_shards(name, shards) for name, shards in opened.items()]
     for first, second in combinations(images, 2):
-        shared = leaks.seen(first, second)
+        shared = leaks.shared_images(first, second)
         ids = f": {leaks.named(shared, second.name)}" if shared else ""
         print(f"{first.name} shares {len(shared)} images with {second.name}, by id or pixels{ids}")
 
@@ -77,11 +77,11 @@ def explain(arguments: argparse.Namespace) -> None:
 
     path = Path(arguments.what)
     if path.suffix in (".pt", checkpoint.SAFETENSORS):
-        parts = explain_model(path)
+        facts_of_files = explain_model(path)
     else:
         with metrics_file(arguments.what) as path:
-            parts = explain_result(compare.read(path, arguments.what))
-    print("\n".join(part.as_text() for part in parts))
+            facts_of_files = explain_result(compare.read(path, arguments.what))
+    print("\n".join(facts.as_text() for facts in facts_of_files))
 
 
 @contextmanager

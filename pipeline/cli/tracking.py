@@ -45,7 +45,7 @@ def add_register(commands) -> None:
     command.add_argument(
         "model", metavar="RUN", help="sample/fcn8s, as in metrics/, or the id or name of an MLflow run"
     )
-    command.add_argument("name", metavar="NAME", help="of the registered model; made if there is none")
+    command.add_argument("name", metavar="NAME", help="of the registered model; created if it is missing")
     command.add_argument("--alias", help="such as champion; leads to this version from now on")
     command.set_defaults(run=register)
 

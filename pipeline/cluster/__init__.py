@@ -1,1 +1,1 @@
-"""Ray: the workers of a run, the nodes of a cluster, and jobs for a cluster. Nothing else imports Ray."""
+"""Ray: how workers, nodes and jobs start. Nothing else imports Ray; pipeline/distributed runs inside the workers."""

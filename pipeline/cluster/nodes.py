@@ -17,7 +17,7 @@ JOB_SERVER = "http://127.0.0.1:8265"  # of a head on this machine, or at this en
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, each worker would get an environment of its own
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, each worker would get its own environment
     # Metrics would be served on every interface, without the token. An invalid port switches the last two off
     "RAY_enable_metrics_collection": "0",
     "AUTOSCALER_METRIC_PORT": "-1",
@@ -64,7 +64,10 @@ def token_file() -> Path:
 
 
 def ensure_token() -> Path:
-    """Return the token's file, made if there is none. Only its owner can read it, unlike a file that Ray makes."""
+    """Return the token's file; create it if it is missing.
+
+    Only its owner can read it, unlike a file that Ray creates.
+    """
     path = token_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -17,13 +17,13 @@ from pipeline.cluster import nodes
 # Ray reads these when it is imported
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else each worker gets an environment of its own
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else each worker gets its own environment
 os.environ.setdefault("RAY_enable_metrics_collection", "0")  # else metrics are served on every interface
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line of a worker is shown twice
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # delay at the end of a run; default 2
 os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # to start on a busy machine; default 20
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray warns about
-if not nodes.cluster_address():  # this machine is not taken away from a run
+if not nodes.cluster_address():  # preemption happens only on a cluster
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import ray
@@ -69,10 +69,11 @@ def run_workers(
     use_gpu: give each worker a GPU, and use NCCL instead of gloo.
     cpus_per_worker: CPUs that each worker reserves.
     max_failures: how many times the workers start again.
-    min_workers: start with as few as these while the cluster lacks room; all start again when there is more. None:
-        wait until there is room for all.
-    batch_size: samples that the workers share. Only as many of them work as divide it evenly. None: all work.
-    on_sigterm: what to do on SIGTERM instead of ending this process.
+    min_workers: the smallest number to start with if the cluster is busy; all start again when there is more room.
+        None: wait until there is room for all.
+    batch_size: samples that the workers share; extra workers stand by if the batch does not divide evenly. None: all
+        work.
+    on_sigterm: called on SIGTERM, which then does not end this process.
 
     Raises UserError if a worker raised one, or the workers failed too often.
     """
@@ -127,7 +128,7 @@ def _run_worker(config: dict[str, Any]) -> None:
 
 
 def _make_rank(number: int, num_processes: int, batch_size: int | None) -> Rank | None:
-    """Return this process's rank among the workers, or None if it is one too many to divide the batch evenly."""
+    """Return this process's rank among the workers, or None if it stands by so that the batch divides evenly."""
     world_size = next(
         size for size in range(num_processes, 0, -1) if batch_size is None or batch_size % size == 0
     )
@@ -146,7 +147,7 @@ def _make_rank(number: int, num_processes: int, batch_size: int | None) -> Rank 
 
 @contextmanager
 def tasks(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]]:
-    """Yield a function like `map` that makes up to num_workers calls at once, each in a process of its own.
+    """Yield a function like `map` that makes up to num_workers calls at once, each in its own process.
 
     Results come in the order in which the calls end. A UserError of a call is raised here.
     """

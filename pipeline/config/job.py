@@ -9,9 +9,9 @@ from pipeline.config.training import Net, Run, Train
 
 @dataclass(frozen=True)
 class Job:
-    """The profile's sections and what the driver found out. Paths are absolute, so any machine can run it.
+    """The profile's sections and values that the driver computed. Paths are absolute, so any machine can run it.
 
-    identity: the run's name, a hash of everything that decides its result.
+    identity: the run's name, a hash of everything that affects its result; see training/prepare.py.
     net: fcn32s, fcn16s or fcn8s.
     model: FCN's keyword arguments.
     classes: names in label order.

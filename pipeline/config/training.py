@@ -1,4 +1,4 @@
-"""The sections of a profile about networks: the model, how it is trained, how a run behaves, how it is evaluated."""
+"""The sections of a profile about networks: Model, Backbone, Train, Run, Nets and Evaluate."""
 
 from typing import Annotated, Any, Literal
 
@@ -103,7 +103,7 @@ class Exchange(Section):
     """The exchange of gradients between workers.
 
     compression: "none", or "bf16", which rounds each gradient to 8 significant bits to halve the bytes sent.
-    bucket_mb: MiB of gradients sent at a time; affects speed alone.
+    bucket_mb: MiB of gradients sent at a time; affects speed only.
     """
 
     compression: Literal["none", "bf16"] = "none"
@@ -115,9 +115,9 @@ class Train(Section):
 
     num_workers: worker processes.
     use_gpu: whether each worker has a GPU.
-    batch_size: images a step, over all workers.
+    batch_size: images per step, over all workers.
     accumulation: inner steps that a step's images are split into, to save memory (Caffe's iter_size).
-    batch_rule: lr, momentum and iterations are those of one image a step; they are converted for batch_size images.
+    batch_rule: lr, momentum and iterations are those of one image per step; they are converted for batch_size images.
     loss: "sum" over pixels as in the reference release, "mean" over the step's valid pixels, or "image_mean": over each
         image's valid pixels, then over images.
     optimizer: the optimizer.

@@ -31,7 +31,7 @@ def unpack(archives: Sequence[Path], raw: Path) -> None:
 
 
 def unpack_local(archives: Sequence[Path], raw: Path) -> None:
-    """Unpack a user's own copies; one under a published name must have the published checksum."""
+    """Unpack a user's own copies; an archive with a published file name must have its published checksum."""
     for archive in archives:
         actual = digests(archive)
         if archive.name not in CHECKSUMS:

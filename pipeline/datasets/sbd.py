@@ -64,7 +64,7 @@ LAYOUT = Layout("sbd", lists="", images="img", labels="cls", suffix=".mat", deco
 
 
 class _Matrix(NamedTuple):
-    """One MATLAB array: its header, and an iterator over the elements behind it."""
+    """One MATLAB array: its header, and an iterator over the elements after it."""
 
     kind: int
     shape: tuple[int, ...]

@@ -31,7 +31,7 @@ _MAIN = {"voc2012-main": (replace(voc.LAYOUT, lists="ImageSets/Main"), voc.root)
 class Derived(NamedTuple):
     """A list that the archives do not hold but that follows from theirs: the union of some without others.
 
-    sha256: of its ids, sorted, one a line.
+    sha256: of its ids, sorted, one per line.
     """
 
     include: tuple[str, ...]

@@ -10,7 +10,7 @@ from pipeline.distributed.rank import Rank
 def across_workers(model: FCN, batch_norm: str, rank: Rank) -> FCN:
     """Return the net with synchronised batch norm if `batch_norm` is "sync"; layer names stay.
 
-    torch has it for GPUs alone; a profile that asks for it on CPUs is refused. A fixed trunk keeps its statistics.
+    torch has it for GPUs only; a profile that sets it without GPUs is refused. A fixed trunk keeps its statistics.
     """
     if batch_norm == "sync" and rank.world_size > 1 and not model.fixed_trunk:
         nn.SyncBatchNorm.convert_sync_batchnorm(model, rank.group)  # replaces layers in place
@@ -18,7 +18,7 @@ def across_workers(model: FCN, batch_norm: str, rank: Rank) -> FCN:
 
 
 def set_training(model: nn.Module, batch_norm: str) -> None:
-    """Set training mode. With "frozen", batch norm keeps its statistics and learns scale and shift alone."""
+    """Set training mode. With "frozen", batch norm keeps its statistics and learns only scale and shift."""
     model.train()
     if batch_norm == "frozen":
         for layer in model.modules():

@@ -13,7 +13,7 @@ from pipeline.distributed.rank import Rank
 def average_gradients(model: nn.Module, rank: Rank, *, compression: str, bucket_mb: int) -> nn.Module:
     """Return a model whose backward pass leaves the workers' mean gradient on each; `model` itself for one worker.
 
-    Batch norm's running statistics stay each worker's own. Training does not read them; `Rank.broadcast` gives all
+    Each worker keeps its own running statistics of batch norm. Training does not read them; `Rank.broadcast` gives all
     workers those of rank 0 before they are used.
 
     compression: "none", or "bf16" to send gradients rounded to bfloat16.
@@ -35,7 +35,7 @@ def average_gradients(model: nn.Module, rank: Rank, *, compression: str, bucket_
 
 
 def synchronised(model: nn.Module, *, is_last: bool) -> AbstractContextManager[object]:
-    """Return a context in which a backward pass averages gradients: for the last inner step of a step alone."""
+    """Return a context in which a backward pass averages gradients, only in the last inner step of each step."""
     if isinstance(model, DistributedDataParallel) and not is_last:
         return model.no_sync()
     return nullcontext()

@@ -3,7 +3,7 @@
 tarfile's extraction and iteration are not used, only its parser of one 512-byte header, `TarInfo.frombuf`:
 - extraction with `filter="data"` can be led outside its folder (CVE-2025-4517);
 - a negative size makes iteration loop (CVE-2025-8194), and a crafted pax header makes it slow (CVE-2024-6232);
-- iteration ends silently at a damaged header or a missing end mark, so a truncated archive passes for whole.
+- iteration ends silently at a damaged header or a missing end mark, so a truncated archive seems complete.
 """
 
 import bz2
@@ -63,8 +63,8 @@ def extract(archive: Path, dest: Path) -> None:
             for member in _members(reader):
                 _write(reader, member, folder / names.claim(member))
                 bar.update(packed.tell() - bar.n)
-            for made, _, _ in os.walk(folder):
-                os.chmod(made, FOLDER_MODE)  # mkdir's own mode is cut by the umask
+            for made_folder, _, _ in os.walk(folder):
+                os.chmod(made_folder, FOLDER_MODE)  # mkdir's own mode is cut by the umask
     except ArchiveError as error:
         raise ArchiveError(f"{archive}: {error}") from error.__cause__
     except OSError as error:
@@ -135,7 +135,7 @@ def _members(reader: _Reader) -> Iterator[tarfile.TarInfo]:
         num_headers += 1
         if num_headers > MAX_MEMBERS:
             raise ArchiveError(f"more than {MAX_MEMBERS} members; it may be a bomb")
-        try:  # an owner's name may have any encoding; UNSAFE_NAME holds the member's own name to UTF-8
+        try:  # an owner's name may have any encoding; UNSAFE_NAME refuses a member name that is not UTF-8
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             raise ArchiveError(f"not a tar archive, or damaged: {error}") from error
@@ -213,7 +213,7 @@ class _Names:
 
 
 def _fault(member: tarfile.TarInfo) -> str | None:
-    """Return the fault of a member that is independent of the others."""
+    """Return what is wrong with the member by itself, or None."""
     parts = member.name.split("/")
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
         return f"is neither a regular file nor a folder (type {member.type!r})"
@@ -229,5 +229,5 @@ def _fault(member: tarfile.TarInfo) -> str | None:
 
 
 def _folded(path: str) -> str:
-    """Return the same text for paths that macOS or Windows would take for one file, losing the other."""
+    """Return the same text for paths that are one file to macOS or Windows, where one would overwrite the other."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -12,7 +12,7 @@ from pipeline.download.part import Part
 from pipeline.errors import DownloadError
 from pipeline.files import lock
 
-PROGRESS_BYTES = 2**20  # tries that bring more start the count of failures again
+PROGRESS_BYTES = 2**20  # a try that adds at least this much resets the failure count
 BACKOFF_MAX_S = 30.0
 PAGE_STARTS = (b"<!doctype html", b"<html")
 
@@ -111,7 +111,7 @@ def _complete(
         except RetryError as error:
             cause, wait_s = str(error), error.wait_s
         num_failed += 1
-        # Measured from the furthest point ever: a server that always starts again from 0 makes no progress.
+        # Measured from the furthest point so far: a server that always starts again from 0 makes no progress.
         if part.size() >= furthest + PROGRESS_BYTES:
             num_failed, furthest = 1, part.size()
         if num_failed >= limits.tries:
@@ -121,7 +121,7 @@ def _complete(
 
 
 def _try(url: str, part: Part, expected: Checksum, record: Record | None, limits: Limits) -> dict[str, str]:
-    """Send one request, unless the part is whole already, and return the part's verified digests."""
+    """Send one request, unless the part is complete already, and return the part's verified digests."""
     kept_bytes = part.size()
     is_whole = kept_bytes > 0 and part.note()[1] == kept_bytes  # the last run ended before it could verify
     if not is_whole:

@@ -132,7 +132,7 @@ def leak_warning(name: str, values: Mapping[str, Any]) -> str:
 
 
 def score_table(results: Sequence[Result], published: Iterable[Published] = PUBLISHED) -> Table:
-    """Return the scores of runs, then published scores. The last column tells what is comparable to the first run."""
+    """Return the scores of runs, then published scores. The last column shows which are comparable to the first run."""
     first, rows = results[0], []
     for result in results:
         reasons = [incomparable_reason(first, result) if result is not first else ""]

@@ -18,7 +18,7 @@ MISSING = "missing: the file does not hold it"
 
 
 @dataclass(frozen=True)
-class Part:
+class FileFacts:
     """The facts of one file.
 
     facts: (name, value or why there is none), in order.
@@ -32,8 +32,8 @@ class Part:
         return "\n".join([self.title, *(f"  {name:{width}}  {value}" for name, value in self.facts)])
 
 
-def explain_result(result: compare.Result) -> Iterator[Part]:
-    """Yield the facts of a score, then of the model that it is of and of that model's parents."""
+def explain_result(result: compare.Result) -> Iterator[FileFacts]:
+    """Yield the facts of a score, then those of the scored model and its parents."""
     values = result.values
     num_leaked = values.get("num_leaked")
     facts = {
@@ -45,13 +45,13 @@ def explain_result(result: compare.Result) -> Iterator[Part]:
         "model": values.get("model_sha256") or MISSING,
         "num leaked": MISSING if num_leaked is None else str(num_leaked),
     }
-    yield Part(result.name, tuple(facts.items()))
+    yield FileFacts(result.name, tuple(facts.items()))
     profile, net, digest = (values.get(key) for key in ("profile", "net", "model_sha256"))
     if profile and net and digest:
         yield from explain_model(paths.model(profile, net), digest)
 
 
-def explain_model(path: Path, digest: str | None = None) -> Iterator[Part]:
+def explain_model(path: Path, digest: str | None = None) -> Iterator[FileFacts]:
     """Yield the facts of a model file, then of its parents.
 
     digest: the sha256 that a child or a score recorded, if there is one. If the file differs, that is reported, and
@@ -60,7 +60,7 @@ def explain_model(path: Path, digest: str | None = None) -> Iterator[Part]:
     Raises CheckpointError if the file is missing or damaged and no digest is given.
     """
     if digest is not None and not path.is_file():
-        yield Part(str(path), (("missing", f"no such file; the one that was used has sha256 {digest}"),))
+        yield FileFacts(str(path), (("missing", f"no such file; the one that was used has sha256 {digest}"),))
         return
     kind = "backbone" if path.stem == "backbone" else "model"
     try:
@@ -68,17 +68,17 @@ def explain_model(path: Path, digest: str | None = None) -> Iterator[Part]:
     except CheckpointError as error:
         if digest is None:
             raise
-        yield Part(str(path), (("unreadable", str(error)),))
+        yield FileFacts(str(path), (("unreadable", str(error)),))
         return
     facts = [("sha256", sha256)]
     is_same = digest in (None, sha256)
     if not is_same:
         facts.append(("mismatch", f"the one that was used has sha256 {digest}; this file replaced it"))
     if kind == "backbone":
-        yield Part(str(path), (*facts, ("weights", content.get("source") or MISSING)))
+        yield FileFacts(str(path), (*facts, ("weights", content.get("source") or MISSING)))
         return
     lineage = content.get("lineage") or {}
-    yield Part(str(path), (*facts, *_model_facts(content, lineage).items()))
+    yield FileFacts(str(path), (*facts, *_model_facts(content, lineage).items()))
     if is_same and lineage.get("parent") and lineage.get("parent_sha256"):
         parent = path.with_name(f"{lineage['parent']}{path.suffix}")
         yield from explain_model(parent, lineage["parent_sha256"])

@@ -1,6 +1,6 @@
 """The counts of each image of a split as a Parquet table; every score of any subset of images follows from them.
 
-One row an image, sorted by key, integers only. `right` is a class's intersection; its union is
+One row per image, sorted by key, integers only. `right` is a class's intersection; its union is
 `label + predicted - right`. The columns with the prefix `border_` count only the pixels near borders.
 """
 
@@ -60,7 +60,7 @@ class PerImage:
 
 
 def digest_of_keys(keys: Sequence[str]) -> str:
-    """Return the sha256 of the sorted ids, one a line: it identifies a published list of images."""
+    """Return the sha256 of the sorted ids, one per line: it identifies a published list of images."""
     return hashlib.sha256("".join(f"{key}\n" for key in sorted(keys)).encode()).hexdigest()
 
 

@@ -47,7 +47,7 @@ class Images:
         return ids
 
 
-def seen(evaluated: Images, trained: Images) -> dict[str, str]:
+def shared_images(evaluated: Images, trained: Images) -> dict[str, str]:
     """Return the evaluated images that are also trained on: id -> id in training (the same, or of equal pixels)."""
     leak = {}
     for key, digest in sorted(evaluated.pixels.items()):
@@ -77,7 +77,7 @@ def survey(
     uses = {train.name: {"train"}, val.name: {"val"}}
     for name in lists:
         uses[name] = {use for use, names in (("train", trained_on), ("val", evaluated_on)) if name in names}
-    leak = seen(val, train)
+    leak = shared_images(val, train)
     return {
         "leak": {"num_images": len(leak), "id_in_train": leak},
         "splits": {
@@ -99,7 +99,7 @@ def _compare(
     a: Images, b: Images, uses: Mapping[str, set[str]], train: Images, val: Images, leak: Mapping[str, str]
 ) -> dict[str, Any]:
     same_id = sorted(a.pixels.keys() & b.pixels.keys())
-    renamed = {key: other for key, other in seen(a, b).items() if key != other}
+    renamed = {key: other for key, other in shared_images(a, b).items() if key != other}
     shared = {*same_id, *renamed, *renamed.values()}
     num_in_train, num_in_val = (len(shared & images.pixels.keys()) for images in (train, val))
     pair = {
@@ -173,7 +173,7 @@ def refuse(
 ) -> None:
     """Raise LeakError if images are both trained and evaluated on; only warn if the profile allows it.
 
-    leak: the result of `seen`.
+    leak: the result of `shared_images`.
     evaluated: the name of the evaluated images, for the message.
     trained: the name of the training images, for the message.
     reasons: data.allow_leak of the profile.
@@ -192,7 +192,9 @@ def refuse(
 def check_model(
     records: Sequence[Mapping[str, Any]] | None, evaluated: Images, model: str, reasons: Sequence[str]
 ) -> int | None:
-    """Return how many of the evaluated images a model was trained on; None, after a warning, if its file lacks that.
+    """Return how many of the evaluated images a model was trained on.
+
+    Warn and return None if no leak is found, but the file does not list all training images.
 
     records: the file's `trained_on` (training/provenance.py).
 
@@ -201,7 +203,7 @@ def check_model(
     leak: dict[str, str] = {}
     known = [record for record in records or [] if record["keys"] is not None]
     for record in known:
-        leak |= seen(evaluated, Images.of_record(record["split"], record))
+        leak |= shared_images(evaluated, Images.of_record(record["split"], record))
     trained = f"what {model} was trained on"
     refuse(dict(sorted(leak.items())), evaluated.name, trained, reasons, "evaluate it on other images")
     if leak or (records is not None and len(known) == len(records)):

@@ -1,13 +1,13 @@
 """The batches that a worker trains on, each a function of (manifest, seed, step, batch size, transforms) and its rank.
 
 All workers together take the samples of a step (sampler.py), dealt out in turn. Images of different sizes are padded
-at the right and bottom, black with a void label, to the largest height and width of the *whole* step, which every
-worker knows from the manifest. So a step's summed loss and gradient do not depend on how its images are dealt out,
+at the right and bottom, black with a void label, to the largest height and width of the *whole* step, which each
+worker reads from the manifest. So a step's summed loss and gradient do not depend on how its images are dealt out,
 except for batch norm in training, which mixes the images of a worker.
 
-Nothing is padded with images of one size, with a crop, or in a size bucket. Otherwise padding changes the scores of
-pixels nearer to it than half the net's field of view, because a black border differs from a convolution's own
-padding. Padding itself is never scored.
+No padding is needed if the images have one size, are cropped, or come from a bucket of one size. Otherwise padding
+changes the scores of pixels nearer to it than half the net's field of view, because a black border differs from a
+convolution's own padding. Padding itself is never scored.
 """
 
 import mmap
@@ -29,18 +29,18 @@ from pipeline.loading.transforms import Change, apply, draw, largest
 from pipeline.shards.dataset import Batch, Dataset
 from pipeline.shards.read import Shards
 
-PREFETCH = 4  # batches that each loader process reads ahead; with 2 the loop waited now and then
+PREFETCH = 4  # batches that each loader process reads ahead; with 2 the loop sometimes waited
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One worker's batches by number. Any batch can be read; nothing before it is.
+    """One worker's batches by number. Any batch can be read without reading earlier ones.
 
-    batch_size: images a step, over all workers.
+    batch_size: images per step, over all workers.
     seed: of order and transforms.
     sampling: see sampler.Order.
     size_buckets: see sampler.Buckets.
-    accumulation: batches a step; batch n belongs to step n // accumulation.
+    accumulation: batches per step; batch n belongs to step n // accumulation.
     rank: this worker's number, 0 .. world_size - 1.
     """
 
@@ -137,7 +137,7 @@ def loader(
     """Yield the stream's batches of these numbers, in order.
 
     num_workers: processes that read ahead; 0 for none.
-    pin: put batches into page-locked memory, from which a GPU copies by itself.
+    pin: put batches into page-locked memory, from which a GPU copies asynchronously.
     """
     if num_workers == 0:
         for number in numbers:
@@ -145,7 +145,7 @@ def loader(
         return
     # Loader processes write to memory that they share with this one and reuse. Sharing each batch as torch does takes
     # half as long as decoding it. A batch is copied out before the next is requested, so one slot more than there are
-    # batches on their way is enough.
+    # batches in flight is enough.
     slots = [_shared_memory(stream.max_bytes) for _ in range(PREFETCH * num_workers + 1)]
     batches = data.DataLoader(
         _IntoSlots(stream, slots),
@@ -154,7 +154,7 @@ def loader(
         collate_fn=lambda item: item,
         num_workers=num_workers,
         prefetch_factor=PREFETCH,
-        multiprocessing_context="fork",  # the slots are shared by a fork alone
+        multiprocessing_context="fork",  # only forked processes share the slots
     )
     for turn, outcome in enumerate(batches):
         if isinstance(outcome, UserError):
@@ -171,7 +171,7 @@ def _copy(batch: Batch, pin: bool) -> Batch:
 
 
 def _shared_memory(num_bytes: int) -> Tensor:
-    """Return memory that forked processes share; no page of it is allocated before it is used."""
+    """Return memory that forked processes share; each page is allocated when it is first used."""
     return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8)
 
 

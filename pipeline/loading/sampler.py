@@ -1,7 +1,8 @@
 """Which samples a step takes: arithmetic on (number of samples, seed, step, batch size), without state.
 
-Samples form one endless sequence of positions. Step s takes positions s * batch_size onwards, however many workers
-share them. So the sequence does not depend on the number of workers, and any step can be the first.
+Samples form one endless sequence of positions. A round is num_samples positions: one epoch, or as many random draws.
+Step s takes positions s * batch_size onwards, however many workers share them. So the sequence does not depend on the
+number of workers, and any step can be the first.
 """
 
 from dataclasses import dataclass, field
@@ -68,10 +69,10 @@ class Order:
 class Buckets:
     """An order whose steps take images of one size, so that no image is padded.
 
-    Every sample comes equally often. Sizes with fewer than batch_size images share one bucket, the only one with
+    Every sample is taken equally often. Sizes with fewer than batch_size images share one bucket, the only one with
     padded batches. By "epochs" a bucket visits each of its samples once before any twice. A bucket of n samples has
-    had n * (e + 1) // batch_size steps at the end of epoch e; the rest waits for the next epoch. With "replacement" a
-    uniform draw from all samples chooses a step's bucket, and draws from that bucket choose its samples.
+    had n * (e + 1) // batch_size steps at the end of epoch e; its other samples wait for the next epoch. With
+    "replacement" a uniform draw from all samples chooses a step's bucket; draws from that bucket choose its samples.
 
     sizes: (num_samples, 2) height and width.
     """
@@ -119,7 +120,7 @@ class Buckets:
 
     def _bucket_at(self, number: int) -> tuple[int, int]:
         """Return (the bucket of a step, the number of steps that bucket had before)."""
-        epoch = number * self.batch_size // len(self.sizes)  # or a little later, because rests wait
+        epoch = number * self.batch_size // len(self.sizes)  # or a later one, because some samples wait
         while self._steps_before(epoch + 1).sum() <= number:
             epoch += 1
         before = self._steps_before(epoch)

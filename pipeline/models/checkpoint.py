@@ -21,8 +21,8 @@ from pipeline.files import and_more, whole
 FORMAT = "fcn/1"
 SAFETENSORS = ".safetensors"
 PLAIN = (bool, int, float, str, type(None))
-KEPT = 3  # working checkpoints of a run: the newest may be damaged, and the one before it too
-NUM_NAMED = 4  # layers that a message names
+NUM_KEPT = 3  # working checkpoints of a run: the newest may be damaged, and the one before it too
+NUM_NAMED = 4  # the most layers that a message lists
 
 
 def save(path: Path, kind: str, content: Mapping[str, Any]) -> str:
@@ -51,7 +51,7 @@ def load(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     if not isinstance(file, dict) or file.get("format") != FORMAT:
         raise CheckpointError(f"{path} has another format than {FORMAT!r}; this project did not write it")
     if file.get("kind") != kind:
-        raise CheckpointError(f"{path} holds a {file.get('kind')}, expected a {kind}")
+        raise CheckpointError(f"{path} is a {file.get('kind')} file, expected a {kind} file")
     try:
         digest = content_digest(file.get("content"))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -70,7 +70,7 @@ def load_weights(path: Path) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about a pickle protocol that a flipped bit made up
+            warnings.simplefilter("ignore", UserWarning)  # about a protocol number that a flipped bit changed
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise nearly anything, AssertionError among it
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -89,7 +89,7 @@ def _to_safetensors(kind: str, digest: str, content: Mapping[str, Any]) -> bytes
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
-    """Return what `_to_safetensors` was given, {} for a file of another program."""
+    """Return the dict that `save` would give to torch.save; {} for a file of another program."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -155,15 +155,15 @@ def _feed(digest: Any, value: Any) -> None:
 
 
 def save_step(folder: Path, step: int, content: Mapping[str, Any]) -> None:
-    """Add a run's working checkpoint, and remove all but the newest KEPT.
+    """Add a run's working checkpoint, and remove all but the newest NUM_KEPT.
 
-    Later ones are removed first: they are damaged, because the run resumed from an earlier one.
+    Checkpoints of later steps are all removed: the run resumed before them, so they were damaged.
     """
     newest = _step_path(folder, step)
     save(newest, "training", content)
     paths = _step_paths(folder)
     later = [path for path in paths if path > newest]
-    for path in later + [path for path in paths if path <= newest][KEPT:]:
+    for path in later + [path for path in paths if path <= newest][NUM_KEPT:]:
         path.unlink()
 
 

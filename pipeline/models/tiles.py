@@ -45,8 +45,8 @@ class Tile(NamedTuple):
 def overlap(model: "FCN") -> Overlap:
     """Return how far tiles of this net have to overlap.
 
-    A pixel's score depends on cells of fc7 within reach of the upsamplings, and each cell sees half its receptive
-    field to every side. The skips see less: their cells are finer and pass fewer upsamplings.
+    A pixel's score depends on cells of fc7 within reach of the upsamplings, and each cell depends on pixels up to half
+    its receptive field away. The skips reach less far: their cells are finer and pass fewer upsamplings.
     """
     from torch import nn  # imported here because an ONNX file runs without torch
 
@@ -60,7 +60,7 @@ def overlap(model: "FCN") -> Overlap:
 def tiles_of(height: int, width: int, side: int, overlap: Overlap) -> Iterator[Tile]:
     """Yield tiles of at most side x side pixels. Their used parts cover the image, each pixel once.
 
-    Raises UserError if `side` leaves nothing of a tile but overlap.
+    Raises UserError if tiles of `side` pixels would consist of overlap only.
     """
     smallest_side = 2 * overlap.margin + overlap.stride
     if side < smallest_side:

@@ -56,7 +56,7 @@ class Meter:
     Collections happen every run.log_every and run.checkpoint_every steps, and when rank 0 expects run.log_every_s to
     have passed since the last line.
 
-    done: steps done before.
+    done: steps done before; 0 unless the run is resumed.
     unshown: `Meter.unshown` of the run that is resumed.
     keys_at: returns the keys of the images of a step.
     """
@@ -98,7 +98,7 @@ class Meter:
         return done in (self._next_collection, iterations) or any(done % every == 0 for every in intervals)
 
     def collect(self, done: int) -> bool:
-        """Sum the losses over all workers; return whether the run was asked to stop.
+        """Sum the losses over all workers; return whether the run's folder has a STOP file.
 
         Raises UserError, on every worker, if the loss of a step is NaN or infinite.
         """

@@ -21,8 +21,8 @@ def find_photos(inputs: Sequence[str], stdin: Iterable[str]) -> list[Path]:
     """Return the photos that the inputs name, in their order, each once. A named file need not exist.
 
     inputs: files; folders, whose photos are taken but not those of their folders; patterns with *, ** or ?, unless a
-        file has that very name; "-" for a list of files on stdin.
-    stdin: one path a line.
+        file has that exact name; "-" for a list of files on stdin.
+    stdin: one path per line.
 
     Raises UserError if a folder, pattern or list gives none.
     """
@@ -47,7 +47,7 @@ def _photos_of(text: str, stdin: Iterable[str]) -> list[Path]:
 
 
 def read_photo(path: Path) -> Image.Image:
-    """Return the photo of a file; see `decode_photo`. Raises UserError if the file is missing or unreadable too."""
+    """Return the photo of a file; see `decode_photo`. Also raises UserError if the file is missing or unreadable."""
     try:
         with path.open("rb") as file:
             return decode_photo(file, str(path))
@@ -58,7 +58,9 @@ def read_photo(path: Path) -> Image.Image:
 
 
 def decode_photo(file: IO[bytes], name: str) -> Image.Image:
-    """Return the photo in RGB: turned by its EXIF orientation, on white where transparent, of an animation frame 1.
+    """Return the photo in RGB, turned by its EXIF orientation.
+
+    Transparent pixels become white; of an animation, the first frame is taken.
 
     name: of the photo, for messages.
 

@@ -24,7 +24,7 @@ BACKGROUND = 0  # the class whose pixels an overlay leaves as they are
 
 
 class Outputs(NamedTuple):
-    """The files written for one photo; None for those not wanted."""
+    """The files written for one photo; None for those not requested."""
 
     prediction: Path
     overlay: Path | None
@@ -42,7 +42,7 @@ def predict_photos(
 ) -> list[Path]:
     """Write folder/<name>.png for each photo, and folder/classes.json; return the photos that could not be read.
 
-    Each unreadable photo is named on stderr, and the others are done.
+    Each unreadable photo is named on stderr, and the others are written.
 
     model: a model file; see Predictor.load.
     side: of the tiles of large photos, in pixels; see Predictor.parts.
@@ -98,7 +98,7 @@ def plan(photos: Sequence[Path], folder: Path, *, overlay: bool, scores: bool) -
 
 
 def _inode(path: Path) -> tuple[int, int]:
-    """Return the same for two names of one file, whether they differ by links or by case."""
+    """Identify a file independently of its name, such as through a link or in another case."""
     status = path.stat()
     return status.st_dev, status.st_ino
 

@@ -21,7 +21,7 @@ from pipeline.tables import Table, render
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_BYTES = 10_000_000  # of the page
-FOR_TEXT = 1_500_000  # of it, for all but the gallery's pictures
+RESERVED_BYTES = 1_500_000  # the part of MAX_BYTES reserved for everything except gallery pictures
 
 
 def write_page(path: Path, content: Content) -> None:
@@ -51,7 +51,7 @@ def build(content: Content) -> str:
         leaks=[warning for result in results if (warning := leak_warning(result.name, result.values))],
         scores=content.scores,
         differences=content.differences,
-        viewer=viewer.viewer_data(results, content.galleries, classes, MAX_BYTES - FOR_TEXT),
+        viewer=viewer.viewer_data(results, content.galleries, classes, MAX_BYTES - RESERVED_BYTES),
         errors=viewer.ERRORS,
         nets=[result.name for result in results],
         class_rows=_class_rows(content, inspection),

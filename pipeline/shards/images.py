@@ -40,7 +40,7 @@ def check_photo(jpeg: bytes, where: str) -> Photo:
     is refused: viewers turn such a photo, training does not, and the label may fit either.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # EXIF that Pillow cannot read turns no viewer's image
+        warnings.simplefilter("ignore", UserWarning)  # viewers ignore EXIF that Pillow cannot read
         image = decode_image(jpeg, "JPEG", where)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
@@ -66,7 +66,7 @@ def decode_image(data: bytes, kind: str, where: str) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=[kind])
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            if kind == "PNG":  # load() checks neither the checksums behind the last pixel nor the end mark
+            if kind == "PNG":  # load() checks neither the checksums after the last pixel nor the end mark
                 image.verify()  # leaves the image unusable
                 image = Image.open(io.BytesIO(data), formats=[kind])
             image.load()

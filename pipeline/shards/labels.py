@@ -1,4 +1,4 @@
-"""Label maps as palette PNGs: encoding, decoding and the check of their values.
+"""Labels, also called masks, as palette PNGs: encoding, decoding and the check of their values.
 
 Errors are DatasetErrors. A message starts with `where`, the caller's name for the file.
 """
@@ -36,7 +36,7 @@ def encode_label(label: NDArray[np.uint8]) -> bytes:
 def is_label_png(data: bytes) -> bool:
     """Return whether a file starts as encode_label and VOC write it: 8-bit palette indices in VOC's colours."""
     depth_and_colour = data[24:29]  # of IHDR, which is always the first chunk
-    palette = data[37 : 41 + 768]  # the chunk behind it
+    palette = data[37 : 41 + 768]  # the chunk after it
     return depth_and_colour == b"\x08\x03\0\0\0" and palette == b"PLTE" + voc_palette().tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a split's shards: a Parquet table with a row a sample, and a header that lists the shards.
+"""The manifest of a split's shards: a Parquet table with one row per sample, and a header that lists the shards.
 
 A manifest is sealed: it contains the sha256 of its own bytes, because Parquet's checksums do not cover its metadata.
 Columns stay in Arrow: a million rows take a few hundred MB, and many times that as Python objects.

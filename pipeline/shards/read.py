@@ -1,7 +1,7 @@
-"""Shards opened and verified, and read from any sample on, in a folder of this machine or in S3.
+"""Shards opened and verified, and read starting at any sample, in a folder of this machine or in S3.
 
-A shard is a WebDataset tar with <key>.jpg and <key>.png of each sample, one after the other. manifest.parquet has a row
-a sample, in the shards' order, and in its header the size and sha256 of every shard. shards/write.py writes both.
+A shard is a WebDataset tar with <key>.jpg and <key>.png of each sample, one after the other. manifest.parquet has one
+row per sample, in the shards' order, and in its header the size and sha256 of every shard. shards/write.py writes both.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ REMEDY = "run `dvc repro -f shard` to write it again"
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of a split: the manifest in memory, the samples a read away. It may be used after a fork.
+    """The shards of a split: the manifest is in memory, samples are read when needed. It may be used after a fork.
 
     folder: where the shards lie, a path or s3://bucket/prefix.
-    table: a row a sample, as manifest.SCHEMA.
+    table: one row per sample, as manifest.SCHEMA.
     header: the manifest's header.
     """
 
@@ -96,7 +96,7 @@ def open_shards(
 
     where: a folder of write_shards, a path or s3://bucket/prefix, or one of link_shards.
     split: the split that it must hold, any if None.
-    cache: a folder that remembers intact shards, so that they are not read at every start.
+    cache: a folder that records which shards are intact, so that they are not read at every start.
     verify_all: read every shard, whatever the cache holds.
     """
     shards = _open(where)

@@ -42,7 +42,7 @@ class Sample:
         """Return a sample; DatasetError if the photo cannot be decoded or the label does not fit it.
 
         where: the names of photo and label in messages.
-        mask: the bytes of the file that the label was decoded from, if it was one.
+        mask: the label file's bytes; empty if the label was not decoded from a file.
         """
         photo = check_photo(jpeg, where[0])
         counts = check_label(label, photo.size, num_classes, where[1])

@@ -33,7 +33,7 @@ def find_damage(
 ) -> Iterator[Damage]:
     """Yield every shard that is missing, unlisted or different from the manifest's header.
 
-    cache: a folder that remembers intact shards by size and time of change, so that they are not read again.
+    cache: a folder that records intact shards by size and time of change, so that they are not read again.
     verify_all: read every shard, whatever the cache holds.
     """
     present = folder.list()

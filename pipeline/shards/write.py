@@ -1,8 +1,8 @@
 """Write a split as shards: the same bytes each time, by one process or many, resumed after a stop.
 
-Keys and seed alone decide which sample lies in which shard. Every finished shard has a record, a manifest of its own,
-in a working folder. A record is valid until something that decides its shard's bytes changes. The finished split
-replaces an older one at once.
+Keys, seed and samples_per_shard decide which sample lies in which shard. Every finished shard has a record, its own
+manifest, in a working folder. A record is valid until something that decides its shard's bytes changes. The finished
+split replaces an older one at once.
 """
 
 import hashlib
@@ -29,11 +29,12 @@ from pipeline.shards.manifest import LOCATION, MANIFEST, MEMBERS
 from pipeline.shards.sample import Sample
 from pipeline.storage import S3, Folder
 
-CODE = ("pipeline/shards", "pipeline/datasets")  # another version of these may write other bytes,
-PACKAGES = ("pillow", "pyarrow", "webdataset")  # and so may another version of these
+# The shards' bytes depend on the versions of these folders and packages
+CODE = ("pipeline/shards", "pipeline/datasets")
+PACKAGES = ("pillow", "pyarrow", "webdataset")
 
-Part = tuple[int, Sequence[str]]  # a shard's number, and its keys in order
-Run = Callable[[Callable[[Part], int], Iterable[Part]], Iterator[int]]
+ShardKeys = tuple[int, Sequence[str]]  # a shard's number, and its keys in order
+MapFunction = Callable[[Callable[[ShardKeys], int], Iterable[ShardKeys]], Iterator[int]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Plan:
     load: returns the sample of a key.
     stamp: returns a text that changes when a key's source files do.
     work: the folder of records and unfinished shards.
-    staging: the folder, a path or s3://..., of finished shards until all are there.
-    root: a prefix that refusals leave out of paths, so that a manifest does not depend on the project's folder.
+    staging: the folder, a path or s3://..., where finished shards wait until the split is complete.
+    root: a prefix removed from paths in refusal messages, so that a manifest does not depend on the project's folder.
     code: digest of the code that decides a shard's bytes.
     """
 
@@ -63,8 +64,8 @@ class Plan:
     def digest(self, keys: Sequence[str]) -> str:
         """Return the digest of everything that decides a shard's bytes."""
         stamps = [(key, self.stamp(key)) for key in keys]
-        decides = [self.split, self.classes, self.staging, self.code, stamps]
-        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+        digest_inputs = [self.split, self.classes, self.staging, self.code, stamps]
+        return hashlib.sha256(json.dumps(digest_inputs).encode()).hexdigest()
 
 
 def write_shards(
@@ -79,7 +80,7 @@ def write_shards(
     stamp: Callable[[str], str] = str,
     allow_partial: bool = False,
     work: Path | None = None,
-    run: Run = map,
+    run: MapFunction = map,
 ) -> None:
     """Write dest/shard-000000.tar ... and the manifest. The same keys, samples and seed give the same bytes.
 
@@ -89,7 +90,7 @@ def write_shards(
     stamp: returns a text that changes when a key's source files do.
     allow_partial: leave refused keys out and record them, instead of refusing the split.
     work: a folder for unfinished shards, on dest's disk; beside dest if None.
-    run: a function like map, in any order; it decides which processes do the work.
+    run: like map, but results may come in any order; it decides which processes do the work.
     """
     assert len(set(keys)) == len(keys) > 0, len(keys)
     if str(dest).startswith(S3):
@@ -124,7 +125,7 @@ def write_shards(
         ) from error
 
 
-def finish_shard(plan: Plan, part: Part) -> int:
+def finish_shard(plan: Plan, part: ShardKeys) -> int:
     """Write one shard and its record, unless both are valid already; return its number of keys."""
     number, keys = part
     digest = plan.digest(keys)

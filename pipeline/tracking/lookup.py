@@ -18,7 +18,7 @@ RUN_HELP = "give a metrics JSON, profile/net, or the id or name of a run"
 def download_metrics(run: str, root: Path, folder: Path) -> Path:
     """Download a run's metrics JSON, and its Parquet file of each image, into `folder`. Return the JSON's path.
 
-    run: id of an MLflow run, or name; of several runs of that name it is the newest.
+    run: id or name of an MLflow run; of several runs with that name, the newest is used.
 
     Raises ResultError if there is no such run, or it has no scores.
     """
@@ -70,7 +70,7 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
 
 def _open_tracker(profile: str, root: Path, run: str) -> Tracker:
     tracker = Tracker(profile, root)
-    # Opening a database that is missing would make it
+    # Opening a missing database would create it
     if tracker.uri.startswith("sqlite:") and not (root / "mlflow.db").exists():
         raise ResultError(f"unknown run {run!r}: no such file, and no mlflow.db in {root}; {RUN_HELP}")
     return tracker

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 ROOT = Path(__file__).parents[2]
 # Logged with each model, so that it can be loaded where this project is not installed
 CODE = ("fcn", "pipeline")
-# The packages that pipeline.models.pyfunc needs. MLflow would take 15 seconds to find them out
+# The packages that pipeline.models.pyfunc needs. MLflow would take 15 seconds to detect them
 PACKAGES = ("numpy", "safetensors", "torch")
 
 
@@ -43,8 +43,8 @@ def _search(client: MlflowClient, run: Run) -> list[LoggedModel]:
 def save_model(folder: Path, path: Path) -> None:
     """Write a folder in MLflow's layout of a model.
 
-    folder: is made.
-    path: of a net in a file of models/.
+    folder: is created.
+    path: a net's file in models/.
     """
     import numpy as np
     from mlflow import pyfunc  # takes seconds to import
@@ -68,12 +68,17 @@ def save_model(folder: Path, path: Path) -> None:
 def register_version(
     client: MlflowClient, run: Run, model: LoggedModel, name: str, alias: str | None
 ) -> ModelVersion:
-    """Return the version of the registered model `name` that is this model. Make it if needed, and set the alias."""
+    """Return this model's version under the registered name `name`.
+
+    It is created if it is missing. The alias is set to it.
+    """
     versions = client.search_model_versions(f"name = '{name}'")
-    registered = next((each for each in versions if each.source == model.artifact_location), None)
+    registered = next(
+        (candidate for candidate in versions if candidate.source == model.artifact_location), None
+    )
     if registered is None:
         if not versions:
-            with suppress(MlflowException):  # the name exists without a version
+            with suppress(MlflowException):  # the name is registered without a version
                 client.create_registered_model(name)
         registered = client.create_model_version(
             name, model.artifact_location, run.info.run_id, model_id=model.model_id

@@ -1,4 +1,4 @@
-"""Outages: which errors of MLflow count as one, and messages about them, which contain no password."""
+"""Outages: which MLflow errors count as outages, and messages about them without passwords."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from pipeline.errors import UserError
 
 # Raised by an unreachable or failing server, a damaged database, a database whose driver is not installed, a full disk
 OUTAGE = (MlflowException, OSError, SQLAlchemyError, ImportError, UserError)
-PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 def is_down(error: Exception) -> bool:
     """Return whether every other call would fail too; otherwise the server refused this one call."""
-    return not isinstance(error, MlflowException) or error.error_code in PASSING
+    return not isinstance(error, MlflowException) or error.error_code in TRANSIENT
 
 
 def one_line(error: Exception) -> str:

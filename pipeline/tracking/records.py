@@ -1,4 +1,4 @@
-"""Records: what MLflow should hold of a run, as files that are written first and sent later, as often as it takes.
+"""Records: what MLflow should hold of a run, as files that are written first and sent later, retried until it succeeds.
 
 runs/<profile>/.tracking/<kind>-<name>-<hash>/ holds:
 
@@ -22,7 +22,7 @@ from typing import Any
 from pipeline import files, paths
 from pipeline.errors import ResultError
 
-KINDS = ("inspection", "training", "evaluation")  # in the order of sending: training makes a net's run
+KINDS = ("inspection", "training", "evaluation")  # in the order of sending: training creates a net's run
 
 
 def now_ms() -> int:
@@ -49,9 +49,9 @@ class Record:
 
     kind: one of KINDS.
     name: of the run.
-    key, value: the tag that identifies the run. If there is no such run, one is made.
-    params: by dotted name; set when the run is made.
-    origin: tags that are set when the run is made.
+    key, value: the tag that identifies the run. The run is created if it is missing.
+    params: by dotted name; set when the run is created.
+    origin: tags that are set when the run is created.
     datasets: digest by split.
     tags, metrics, files, model: the results, once the record has ended.
     curves: path of the training curve, relative to the root.
@@ -101,7 +101,10 @@ class RecordStore:
         return self.folder / f"{record.kind}-{record.name}-{key}"
 
     def write(self, record: Record) -> None:
-        """Write a record and copies of its files but for the model. It replaces the one of the same run and kind."""
+        """Write a record and copies of its files, except the model.
+
+        An older record of the same run and kind is replaced.
+        """
         for file in record.files:
             files.copy_file(self.root / file.path, self._copy_of(record, file))
         files.write_json(self.folder_of(record) / "record.json", asdict(record))
@@ -159,7 +162,7 @@ class RecordStore:
                 files.copy_file(path, self.folder_of(record) / path.name)
 
     def lock(self, record: Record) -> AbstractContextManager[bool]:
-        """Let one process at a time send a record, because two would make two runs."""
+        """Let one process at a time send a record, because two processes would create two runs."""
         return files.lock(self.folder_of(record) / "lock", f"sends {record.name} to MLflow")
 
     def _copy_of(self, record: Record, file: RecordedFile) -> Path:

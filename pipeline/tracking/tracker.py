@@ -60,13 +60,13 @@ class Tracker:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """Made on first use, because opening a database takes seconds and can fail."""
+        """The client, created on first use, because opening a database takes seconds and can fail."""
         database.MAX_RETRY_COUNT = 1  # by default, a stage would wait 100 seconds for a database that is down
         return MlflowClient(self.uri)
 
     @property
     def server(self) -> str:
-        """A hash of the address, which tells servers apart in files without naming them."""
+        """A hash of the address. Files identify a server by it, so that they do not contain the address."""
         return hashlib.sha256(without_passwords(self.uri).encode()).hexdigest()[:16]
 
     def record(
@@ -105,7 +105,7 @@ class Tracker:
         files: Sequence[Path] = (),
         model: Path | None = None,
     ) -> None:
-        """End a record with its results, and send it after the records that wait from earlier.
+        """End a record with its results, and send it after earlier unsent records.
 
         An outage is reported as a warning; the records then wait on disk.
 
@@ -150,7 +150,7 @@ class Tracker:
     def send(self, record: Record, *, replaces_deleted: bool = False) -> Sent:
         """Send what MLflow lacks of a record. Sending again after any failure leaves nothing in MLflow twice.
 
-        replaces_deleted: make another run if the record's run was deleted in MLflow.
+        replaces_deleted: create another run if the record's run was deleted in MLflow.
         """
         with self.records.lock(record):
             run = self.open_run(record, replaces_deleted=replaces_deleted)
@@ -191,10 +191,13 @@ class Tracker:
         return Sent(num_points, len(scores), len(wanted) - len(missing), tuple(missing))
 
     def _finish(self, run: Run, record: Record, *, is_complete: bool) -> None:
-        """Set the tags, last of all the one that the run has all of the record, if the record has ended."""
+        """Set the tags in the last call.
+
+        If the record has ended and all of it was sent, they include `sent_tag`.
+        """
         tags = dict(record.tags) | self._parent_tags(run, record)
         if record.ended_ms is not None:
-            # A run is as long as its training, whatever ended first
+            # The run's end time is that of its training, even if its evaluation was sent before
             if run.info.status != "FINISHED" or record.kind == "training":
                 self.client.set_terminated(run.info.run_id, end_time=record.ended_ms)
             tags |= {record.key: record.value}
@@ -213,7 +216,7 @@ class Tracker:
         return {"parent_run": info.run_id, "mlflow.note.content": f"Started from {link}."}
 
     def open_run(self, record: Record, *, replaces_deleted: bool = False) -> Run:
-        """Return the record's run, made if there is none. It may be a deleted one unless `replaces_deleted`."""
+        """Return the record's run; create it if it is missing. It may be a deleted one unless `replaces_deleted`."""
         experiment_id = self.experiment_id()
         run = self._find_run(experiment_id, record)
         is_deleted = run is not None and run.info.lifecycle_stage == LifecycleStage.DELETED
@@ -229,7 +232,7 @@ class Tracker:
     def _find_run(self, experiment_id: str, record: Record) -> Run | None:
         if runs := self.search_runs(f"tags.`{record.key}` = '{record.value}'", experiment_id):
             return runs[0]
-        # An evaluation of the model on another machine may have made the run
+        # An evaluation of the model on another machine may have created the run
         if digest := record.tags.get("model_sha256"):
             runs = self.search_runs(f"tags.model_sha256 = '{digest}'", experiment_id)
             return next((run for run in runs if record.key not in run.data.tags), None)
@@ -247,7 +250,7 @@ class Tracker:
         return sorted(runs, key=lambda run: run.info.lifecycle_stage == LifecycleStage.DELETED)
 
     def experiment_id(self) -> str:
-        """Return the id of the experiment, made if there is none."""
+        """Return the id of the experiment; create it if it is missing."""
         if experiment := self.client.get_experiment_by_name(self.experiment):
             return experiment.experiment_id
         # A server has its own artifact store; a database would put artifacts into the working directory

@@ -21,7 +21,7 @@ from pipeline.training.loop import FINAL, train_worker
 from pipeline.training.prepare import make_job
 
 PARENT_POLL_S = 1.0
-ATTEMPT = "attempt"  # file with a random name for this attempt at a run; a resume keeps it, MLflow's run is found by it
+ATTEMPT = "attempt"  # file with a random name, kept when a run resumes; it identifies the run in MLflow
 FINISHED = "finished"  # marks a run whose model was handed over; training it again starts from the beginning
 
 
@@ -36,7 +36,7 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
     job = make_job(profile_name, profile, net, root)
     with lock(job.folder.with_suffix(".driver.lock"), f"trains {net} already") as has_waited:
         tracker = tracking.Tracker(profile_name, root)
-        # The process that held the lock may have finished this very run.
+        # The process that held the lock may have finished this run.
         if (job.folder / FINISHED).exists() and not has_waited:
             tracker.records.keep_curves(job.folder)
             shutil.rmtree(job.folder)
@@ -93,7 +93,10 @@ def _run_on_workers(job: Job) -> None:
 
 @contextmanager
 def _stop_when_orphaned(stop: Path) -> Iterator[None]:
-    """Stop the workers if the `dvc repro` that runs this stage dies; its next run would wait for them."""
+    """Stop the workers if the `dvc repro` that runs this stage dies.
+
+    Otherwise the next `dvc repro` waits for these workers.
+    """
     done = threading.Event()
     parent = os.getppid()
 
@@ -113,7 +116,7 @@ def _stop_when_orphaned(stop: Path) -> Iterator[None]:
 
 def _attempt(folder: Path) -> str:
     path = folder / ATTEMPT
-    if not path.exists() or not path.read_text(encoding="utf-8"):  # empty: killed before it was written
+    if not path.exists() or not path.read_text(encoding="utf-8"):  # empty: killed before the name was written
         path.write_text(secrets.token_hex(8), encoding="utf-8")
     return path.read_text(encoding="utf-8")
 

@@ -158,7 +158,7 @@ def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, rank: R
 
 
 def _differences(content: dict[str, Any], rank: Rank) -> str:
-    """Return why a resumed run may differ from an undisturbed one in its last bits, or ""."""
+    """Return why a resumed run may differ from an uninterrupted one in its last bits, or ""."""
     before = content["versions"]
     changes = [
         f"{name} is {now} and was {before[name]}" for name, now in versions().items() if now != before[name]
@@ -173,7 +173,10 @@ def versions() -> dict[str, str]:
 
 
 def refuse_broken_weights(job: Job, model: nn.Module, done: int) -> None:
-    """Raise UserError if a weight is NaN or infinite; the loss shows it one step later, when it would be on disk."""
+    """Raise UserError if a weight is NaN or infinite.
+
+    The loss would show it a step later, after the checkpoint was written.
+    """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
@@ -222,12 +225,12 @@ def training_state(
 
 
 def recipe(job: Job) -> dict[str, Any]:
-    """Return the settings of a run as a file can hold them."""
+    """Return the settings of a run as plain values, which a file can hold."""
     return job.recipe.model_dump() | job.train.model_dump(mode="json") | job.run.model_dump(mode="json")
 
 
 def origin(job: Job, rank: Rank) -> dict[str, Any]:
-    """Return how and where a model was made. It does not change the model; machines may differ in it."""
+    """Return how and where a model was made. It does not change the model; it may differ between machines."""
     is_gpu = rank.device.type == "cuda"
     hardware = {
         "workers": rank.world_size,
@@ -239,17 +242,17 @@ def origin(job: Job, rank: Rank) -> dict[str, Any]:
 
 
 def save_model(
-    job: Job, model: nn.Module, shards: Shards, rank: Rank, name: str, chosen: dict[str, float]
+    job: Job, model: nn.Module, shards: Shards, rank: Rank, name: str, selection: dict[str, float]
 ) -> None:
     """Write a model file to the run's folder.
 
     name: of the file.
-    chosen: why the weights of this step are kept, if it is not the last; goes into the lineage.
+    selection: for a model chosen by validation, its step and score, which the lineage records; otherwise {}.
     """
     content = {
         "model": job.model,
         "classes": list(job.classes),
-        "lineage": job.lineage | chosen,
+        "lineage": job.lineage | selection,
         "trained_on": provenance.records(shards, job.inherited),
         "origin": origin(job, rank),
         "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},

@@ -17,7 +17,7 @@ from pipeline.distributed.precision import autocast
 from pipeline.distributed.rank import Rank
 from pipeline.errors import UserError
 from pipeline.loading.transforms import largest
-from pipeline.models.checkpoint import KEPT
+from pipeline.models.checkpoint import NUM_KEPT
 from pipeline.monitoring.meter import peak_memory_gb
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
@@ -32,14 +32,14 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
     Every worker calls it.
 
     Raises UserError if memory or disk is too small; if the loss or a gradient is NaN or infinite; or if a net whose
-    scores start at zero does not start with a loss of ln C a pixel.
+    scores start at zero does not start with a loss of ln C per pixel.
     """
     state_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     learned_bytes = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     optimizer_bytes = OPTIMIZER_COPIES[job.train.optimizer.name] * learned_bytes
     checkpoint_bytes = state_bytes + optimizer_bytes
     if rank.is_first:
-        check_disk(job, (KEPT + 1) * checkpoint_bytes + 2 * state_bytes)
+        check_disk(job, (NUM_KEPT + 1) * checkpoint_bytes + 2 * state_bytes)
     image, label = largest_batch(job, shards, job.inner_batch_size // rank.world_size)
     with torch.random.fork_rng(devices=[rank.device] if rank.device.type == "cuda" else []):
         loss = first_loss(job, model, image.to(rank.device), label.to(rank.device).long(), rank)
@@ -54,7 +54,7 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
         num_images, _, height, width = image.shape
         print(
             f"{job.net}  check: {num_images} x {height}x{width} a worker, loss {loss:.4f} (chance {chance:.4f}), "
-            f"memory {peak_memory_gb(rank.device):.2f} GB, checkpoints {KEPT} x {checkpoint_bytes / 1e6:.0f} MB",
+            f"memory {peak_memory_gb(rank.device):.2f} GB, checkpoints {NUM_KEPT} x {checkpoint_bytes / 1e6:.0f} MB",
             flush=True,
         )
 
@@ -66,7 +66,7 @@ def scores_are_zero(model: FCN) -> bool:
 
 
 def largest_batch(job: Job, shards: Shards, num_images: int) -> tuple[Tensor, Tensor]:
-    """Return (image, label) of the images with most pixels, padded or cut to the largest size a worker can meet."""
+    """Return (image, label) of the images with most pixels, padded or cut to the largest size a batch can have."""
     heights, widths = (shards.table[side].to_numpy() for side in ("height", "width"))
     by_size = np.argsort(-heights.astype(np.int64) * widths, kind="stable")
     height, width = largest(job.train.transforms, (int(heights.max()), int(widths.max())))

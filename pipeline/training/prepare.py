@@ -18,9 +18,9 @@ from pipeline.shards.read import open_shards
 from pipeline.training import provenance
 
 CODE = Path(__file__).parents[2]
-# Keys of `train` that may change before a stopped run is resumed: they split the work, and decide nothing.
+# Keys of `train` that may change before a stopped run is resumed: they split the work and do not change the result.
 SPLITS_WORK = {"num_workers", "use_gpu", "accumulation"}
-# Keys of a parent's file that record where and when it was made. Its weights decide.
+# Keys of a parent's file that record where and when it was made. Only its weights and settings affect the result.
 RECORDS_ORIGIN = {"lineage", "origin"}
 
 
@@ -50,7 +50,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
             f"data.classes is {', '.join(profile.data.classes)}; run `dvc repro shard`"
         )
     model = profile.model.arguments() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
-    decides_result = [
+    digest_inputs = [
         net,
         model,
         profile.train.model_dump(exclude=SPLITS_WORK),
@@ -59,7 +59,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         checkpoint.content_digest({key: content[key] for key in content if key not in RECORDS_ORIGIN}),
         code_digest(CODE, code_that_decides()),
     ]
-    digest = hashlib.sha256(json.dumps(decides_result, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(digest_inputs, sort_keys=True).encode()).hexdigest()
     identity = f"{net}-{digest[:12]}"
     train, recipe = _apply_batch_rule(profile.train, profile.net(net))
     commit = git.find_commit(root)
@@ -90,13 +90,13 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
 
 
 def code_that_decides() -> list[str]:
-    """Return the code folders that decide what a run learns: those that the train stage of dvc.yaml depends on."""
+    """Return the code folders that affect a run's result: those that the train stage of dvc.yaml depends on."""
     stages = YAML(typ="safe", pure=True).load((CODE / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     return [dep for dep in stages["train"]["do"]["deps"] if dep.startswith(("fcn", "pipeline/"))]
 
 
 def _apply_batch_rule(train: Train, recipe: Net) -> tuple[Train, Net]:
-    """Return both with lr, momentum and iterations for `train.batch_size`, if the profile asks for it."""
+    """Return both with lr, momentum and iterations for `train.batch_size`, if `train.batch_rule` is set."""
     if not train.batch_rule:
         return train, recipe
     lr, momentum = batch_rule(recipe.lr, train.optimizer.momentum, train.batch_size)

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 def records(shards: Shards, inherited: Sequence[Record]) -> list[Record]:
-    """Return the records of a model that was trained on the shards, one a data set.
+    """Return the records of a model that was trained on the shards, one per data set.
 
     inherited: records of the model's parent, without these shards.
     """
@@ -33,8 +33,8 @@ def records(shards: Shards, inherited: Sequence[Record]) -> list[Record]:
 def inherited(kind: str, content: Mapping[str, Any], sha256: str, shards: Shards) -> list[Record]:
     """Return the records in a parent's file, without those of these shards.
 
-    A backbone without records saw no image of a segmentation data set. A model without records, such as an imported
-    one, gets a record of unknown images.
+    A backbone without records was trained on no image of a segmentation data set. A model without records, such as an
+    imported one, gets a record of unknown images.
 
     kind, content, sha256: as `checkpoint.load` takes and returns them.
     """

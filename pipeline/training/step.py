@@ -27,9 +27,11 @@ from pipeline.shards.dataset import Batch
 def backward(
     job: Job, model: nn.Module, batches: Sequence[Batch], step: int, rank: Rank, class_weight: Tensor | None
 ) -> Tensor:
-    """Add the gradients of this worker's batches, one an inner step; after the last, all workers have the mean.
+    """Add the gradients of this worker's batches, one per inner step.
 
-    batches: train.accumulation of them.
+    After the last inner step, each worker holds the mean gradient.
+
+    batches: one batch per inner step, train.accumulation in all.
     step: from 0.
     class_weight: (C,) float32, or None.
 
@@ -67,9 +69,9 @@ def on_device(job: Job, batch: Batch, position: int, device: torch.device) -> tu
 
 
 def valid_share(job: Job, labels: Sequence[Tensor], rank: Rank) -> Tensor:
-    """Return the step's valid pixels per worker, on average: the divisor of loss "mean", however void is spread.
+    """Return the divisor of loss "mean": the step's valid pixels divided by the number of workers.
 
-    labels: this worker's, of every inner step, because the first inner step needs the number already.
+    labels: this worker's labels of all inner steps; the divisor is needed from the first one on.
     """
     valid = torch.stack([count_valid(label) for label in labels]).sum().double()
     if job.train.loss != "mean":

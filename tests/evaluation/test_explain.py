@@ -8,7 +8,7 @@ import torch
 
 from pipeline.errors import CheckpointError
 from pipeline.evaluation.compare import Result
-from pipeline.evaluation.explain import MISSING, Part, explain_model, explain_result
+from pipeline.evaluation.explain import MISSING, FileFacts, explain_model, explain_result
 from pipeline.models import checkpoint
 
 ORIGIN = {
@@ -49,7 +49,7 @@ def models(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def names(parts: list[Part]) -> list[str]:
+def names(parts: list[FileFacts]) -> list[str]:
     return [Path(part.title).stem for part in parts]
 
 

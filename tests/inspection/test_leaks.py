@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import LeakError
 from pipeline.inspection import leaks
-from pipeline.inspection.leaks import Images, check_model, refuse, seen, survey
+from pipeline.inspection.leaks import Images, check_model, refuse, shared_images, survey
 from pipeline.shards.sample import Sample
 from pipeline.training import provenance
 from tests.drawn_shards import photo, shards_of
@@ -30,11 +30,11 @@ def pair(shared: dict, a: str, b: str) -> dict:
 def test_an_image_is_seen_under_its_own_id_or_another_one_with_its_pixels():
     train = Images("train", {"1": A, "2": B, "4": C})
     val = Images("val", {"1": D, "3": B, "5": bytes(31) + b"x"})
-    assert seen(val, train) == {"1": "1", "3": "2"}
+    assert shared_images(val, train) == {"1": "1", "3": "2"}
 
 
 def test_images_of_unknown_pixels_do_not_count_as_equal():
-    assert seen(Images("val", {"1": None}), Images("train", {"2": None})) == {}
+    assert shared_images(Images("val", {"1": None}), Images("train", {"2": None})) == {}
 
 
 images = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from([A, B, C, D, None]))
@@ -47,7 +47,7 @@ def test_seen_is_what_comparing_each_with_each_finds(evaluated, trained):
         for key, other in itertools.product(evaluated, trained)
         if key == other or (evaluated[key] is not None and evaluated[key] == trained[other])
     }
-    shared = seen(Images("val", evaluated), Images("train", trained))
+    shared = shared_images(Images("val", evaluated), Images("train", trained))
     assert shared.keys() == expected
     for key, other in shared.items():
         assert key == other or (key not in trained and evaluated[key] == trained[other])
@@ -123,7 +123,7 @@ def test_the_1103_ids_that_sds_val_shares_with_vocs_val_are_all_found(real_data:
 def test_trainaug_as_the_profiles_make_it_shares_no_id_with_vocs_val(real_data: Path):
     trainaug = (real_data / "sbd" / "lists" / "train_aug.txt").read_text().split()
     voc = (real_data / "voc" / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
-    assert not seen(Images("val", dict.fromkeys(voc)), Images("train", dict.fromkeys(trainaug)))
+    assert not shared_images(Images("val", dict.fromkeys(voc)), Images("train", dict.fromkeys(trainaug)))
 
 
 def test_a_real_photo_is_known_again_under_another_name_and_header(real_data: Path, tmp_path: Path):
@@ -136,7 +136,7 @@ def test_a_real_photo_is_known_again_under_another_name_and_header(real_data: Pa
     )
     renamed = Sample.checked("mine", jpeg[:2] + comment + jpeg[2:], label)
     val = shards_of(tmp_path / "val", {"2": 2}, samples={"mine": renamed})
-    shared = seen(Images.of_shards("val", val), Images.of_shards("train", train))
+    shared = shared_images(Images.of_shards("val", val), Images.of_shards("train", train))
     assert shared == {"mine": "2007_000032"}
 
 

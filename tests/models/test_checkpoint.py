@@ -229,7 +229,7 @@ def test_a_file_of_another_kind_format_or_none_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"a\.pt is missing"):
         load(path, "model")
     save(path, "backbone", {})
-    with pytest.raises(CheckpointError, match=r"a\.pt holds a backbone, expected a model"):
+    with pytest.raises(CheckpointError, match=r"a\.pt is a backbone file, expected a model file"):
         load(path, "model")
     for foreign in ({"conv1_1.weight": torch.zeros(1)}, [1, 2], {"format": "fcn/0"}, torch.zeros(2)):
         torch.save(foreign, path)

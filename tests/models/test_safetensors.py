@@ -29,7 +29,7 @@ def test_dtypes_shapes_and_order_are_kept(tmp_path, dtype):
     assert loaded_digest == digest == checkpoint.content_digest(content)
     assert list(loaded) == list(content)
     assert list(loaded["state_dict"]) == ["z", "a", "m"]
-    with pytest.raises(CheckpointError, match="backbone, expected a model"):
+    with pytest.raises(CheckpointError, match="backbone file, expected a model"):
         checkpoint.load(tmp_path / "a.safetensors", "model")
 
 

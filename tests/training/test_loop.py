@@ -578,7 +578,7 @@ def test_a_parent_net_that_does_not_fit_is_refused_naming_the_file(make_job, mod
 
 
 def test_a_parent_of_the_wrong_kind_or_none_at_all_is_refused(make_job, trunk):
-    with pytest.raises(CheckpointError, match=f"{trunk} holds a backbone, expected a model"):
+    with pytest.raises(CheckpointError, match=f"{trunk} is a backbone file, expected a model file"):
         start_model(make_job("a", model={"stride": 16}))
     with pytest.raises(CheckpointError, match=r"gone\.pt is missing"):
         start_model(make_job("b", parent=Path("gone.pt")))
