@@ -1,5 +1,6 @@
 """The results of bench.gpu_all: rows of measured values, written as JSON and as a Markdown table."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,10 +76,7 @@ class Results:
 
     def write(self) -> None:
         """Write gpu.json and gpu.md, each whole or not at all."""
-        parts = [
-            asdict(part) | {"rows": [asdict(row) | {"verdict": row.verdict} for row in part.rows]}
-            for part in self.parts
-        ]
+        parts = [asdict(part) | {"rows": [_as_json(row) for row in part.rows]} for part in self.parts]
         write_json(self.folder / "gpu.json", {"about": self.about, "parts": parts})
         write_text(self.folder / "gpu.md", self.markdown())
 
@@ -108,6 +106,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     cells = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    is_number = row.value is not None and math.isfinite(row.value)  # JSON has no NaN
+    return asdict(row) | {"value": row.value if is_number else None, "verdict": row.verdict}
 
 
 def _first_line(text: str) -> str:

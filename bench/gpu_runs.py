@@ -92,8 +92,7 @@ def train_deterministically(job: Job, rank: Rank, killed_at: int | None = None) 
 
     killed_at: the step before whose batch this process gets SIGKILL.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    use_deterministic_algorithms()
     if killed_at is not None:
         kill_at(killed_at)
     with warnings.catch_warnings(record=True) as caught:
@@ -101,6 +100,12 @@ def train_deterministically(job: Job, rank: Rank, killed_at: int | None = None) 
         train_worker(job, rank)
     lines = {str(w.message).splitlines()[0] for w in caught if "deterministic" in str(w.message)}
     (job.folder / WARNINGS).write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+
+
+def use_deterministic_algorithms() -> None:
+    """Before CUDA starts. Operations without a deterministic form warn, such as the loss, whose sum alone varies."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def kill_at(step: int) -> None:
@@ -189,6 +194,7 @@ def pinned(bench: Bench, job: Job) -> Row:
 def group(bench: Bench) -> Iterator[Row]:
     """A process group of one (NCCL; gloo on a CPU): gradients, the batch rule, synchronised batch norm."""
     backend = "nccl" if bench.is_cuda else "gloo"
+    use_deterministic_algorithms()
     if bench.is_cuda:
         torch.cuda.set_device(bench.device)
     meeting = bench.folder("group") / "meeting"
@@ -196,7 +202,6 @@ def group(bench: Bench) -> Iterator[Row]:
     # The pipeline uses no group for one worker. With world_size 2 it does; the group itself has one.
     rank = Rank(0, 2, bench.device)
     try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
         warnings.filterwarnings("ignore", ".*deterministic")
         with tf32(False):
             yield from gradients(bench, rank, backend)

@@ -99,11 +99,12 @@ def medians(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def peak_gib(work: Work, device: torch.device) -> float:
-    """Return the peak memory of a work on a GPU, NaN on a CPU."""
-    if device.type != "cuda":
-        return math.nan
+def peak_gib(make_work: Callable[[], Work], device: torch.device) -> float:
+    """Return the peak memory on a GPU while a work is made and runs twice."""
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
+    work = make_work()
+    work()
     work()
     return torch.cuda.max_memory_allocated(device) / 2**30
 

@@ -136,21 +136,26 @@ def step(bench: Bench) -> Iterator[Row]:
     image, label = batch_of(bench)
     net, largest = our_net(bench), len(image)
     contestants = {f"ours, batch {b}": Contestant(net, b) for b in batches(bench)}
-    if bench.peer:
-        peer = peer_net(bench)
+    peer = peer_net(bench) if bench.peer else None
+    if peer:
         for batch in (1, largest):
             for is_tf32, name in ((False, "float32"), (True, "TF32")):
                 contestants[f"pytorch-fcn, {name}, batch {batch}"] = Contestant(peer, batch, False, is_tf32)
     else:
         yield Row("pytorch-fcn", None, note="skipped: give --peer")
     yield from rates(bench, contestants, image, label, conv_multiply_adds(net, image[:1]))
-    for name in (f"ours, batch {largest}", f"pytorch-fcn, float32, batch {largest}"):
-        if name in contestants:
-            gib = peak_gib(training(contestants[name], image, label), bench.device)
-            yield Row(
-                f"training, {name}: peak memory", gib, "GiB", note="with the other contestants' weights"
-            )
     yield from counting(bench)
+    if not bench.is_cuda:
+        yield Row("training: peak memory", None, note="skipped: needs a GPU")
+        return
+    contestants.clear()  # their weights and momentum would count
+    del net, peer
+    makers = {"ours": lambda: Contestant(our_net(bench), largest)}
+    if bench.peer:
+        makers["pytorch-fcn, float32"] = lambda: Contestant(peer_net(bench), largest, is_ours=False)
+    for name, make in makers.items():
+        gib = peak_gib(lambda make=make: training(make(), image, label), bench.device)
+        yield Row(f"training, {name}, batch {largest}: peak memory", gib, "GiB")
 
 
 def rates(
@@ -222,6 +227,8 @@ def compiled(bench: Bench) -> Iterator[Row]:
             f"ours, batch {batch}": Contestant(net, batch),
             f"ours, torch.compile, batch {batch}": Contestant(through_compiler, batch),
         }
+        if bench.peer and batch == len(image):
+            contestants[f"pytorch-fcn, float32, batch {batch}"] = Contestant(peer_net(bench), batch, False)
         yield from rates(bench, contestants, image[:batch], label[:batch], multiply_adds, most_s=5)
 
 
