@@ -2,17 +2,25 @@
 
 import io
 import json
+import math
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from bench import gpu_pack
-from bench.gpu_all import PARTS
+from bench.gpu_all import PARTS, Part, measure
+from bench.gpu_result import PartResult, Results, Row
+from bench.gpu_setup import Bench, SkippedError
 from pipeline.datasets.synthetic import picture
 from pipeline.shards.sample import Sample
 
@@ -101,3 +109,91 @@ def test_the_whole_command_runs_on_a_cpu_without_what_is_missing_on_the_machine(
     for part in results["parts"]:
         for row in part["rows"]:
             assert f"| {part['name']} | {row['name']} |" in table
+
+
+# Parts that do not end well
+
+
+def raises(_: Bench) -> Iterator[Row]:
+    yield Row("before", 1.0)
+    raise ValueError("out of order")
+
+
+def cannot_run(_: Bench) -> Iterator[Row]:
+    raise SkippedError("no peer")
+    yield
+
+
+def hangs(_: Bench) -> Iterator[Row]:
+    yield Row("before", 1.0)
+    time.sleep(600)
+
+
+def dies(_: Bench) -> Iterator[Row]:
+    yield Row("before", 1.0)
+    time.sleep(0.5)  # the row is on its way
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "reason", "num_rows"),
+    [
+        (raises, "failed", "ValueError: out of order", 1),
+        (cannot_run, "skipped", "no peer", 0),
+        (hangs, "stopped", "time", 1),
+        (dies, "failed", "-9", 1),
+    ],
+)
+def test_a_part_that_does_not_end_well_keeps_its_rows_and_its_reason(
+    work: Callable[[Bench], Iterator[Row]], status: str, reason: str, num_rows: int, tmp_path: Path
+):
+    bench = Bench(torch.device("cpu"), True, tmp_path, None, None, deadline_s=time.monotonic() + 4)
+    shown: list[Row] = []
+    result = measure(Part("part", 1, work), bench, shown.append)
+    assert (result.status, len(result.rows)) == (status, num_rows)
+    assert reason in result.reason
+    assert shown == result.rows
+    assert result.seconds < 60
+    results = Results(tmp_path, {"torch": "2.11"}, [result])
+    results.write()
+    assert f"- part: {status}" in (tmp_path / "gpu.md").read_text("utf-8")
+
+
+# Results
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (Row("error", 0.5, limit=1), "met"),
+        (Row("error", 1.5, limit=1), "missed"),
+        (Row("error", math.nan, limit=1), "missed"),
+        (Row("speed", 1.5, limit=1, at_most=False), "met"),
+        (Row("speed", 0.5, limit=1, at_most=False), "missed"),
+        (Row("speed", math.nan, limit=1, at_most=False), "missed"),
+        (Row("speed", 0.5), ""),
+        (Row("name", None, note="a word"), ""),
+    ],
+)
+def test_a_row_meets_or_misses_its_limit(row: Row, verdict: str, tmp_path: Path):
+    Results(tmp_path, {}, [PartResult("part", "done", rows=[row])]).write()
+    text = (tmp_path / "gpu.json").read_text("utf-8")
+    assert json.loads(text)["parts"][0]["rows"][0]["verdict"] == verdict
+    assert "NaN" not in text
+
+
+# Packing
+
+
+@pytest.mark.parametrize("quality", [None, 30])
+def test_packed_photos_keep_their_labels_and_recoded_ones_are_smaller(quality: int | None, tmp_path: Path):
+    image, label = picture("voc_val", 0, 48, seed=0)
+    for name in ("voc/JPEGImages", "voc/SegmentationClass"):
+        (tmp_path / name).mkdir(parents=True)
+    jpeg = tmp_path / "voc/JPEGImages/a.jpg"
+    Image.fromarray(image).save(jpeg, quality=95)
+    Image.fromarray(label).save(tmp_path / "voc/SegmentationClass/a.png")
+    sample = gpu_pack.load(tmp_path, "a", quality)
+    assert (sample.label == label).all()
+    assert (sample.jpeg == jpeg.read_bytes()) == (quality is None)
+    assert len(sample.jpeg) <= jpeg.stat().st_size
