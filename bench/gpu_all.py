@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import torch
 import torchvision
 
-from bench import gpu_checks, gpu_learning, gpu_runs, gpu_speed
+from bench import gpu_checks, gpu_learning, gpu_loop, gpu_runs, gpu_speed
 from bench.gpu_result import PartResult, Results, Row
 from bench.gpu_setup import Bench, SkippedError
 
@@ -56,12 +56,12 @@ PARTS = (
     Part("nets", 40, gpu_checks.nets),
     Part("counts", 10, gpu_checks.counts),
     Part("step", 45, gpu_speed.step),
-    Part("loop", 40, gpu_speed.loop),
+    Part("loop", 40, gpu_loop.loop),
     Part("resume", 30, gpu_runs.resume),
     Part("group", 15, gpu_runs.group),
     Part("files", 25, gpu_runs.files),
     Part("tiles", 10, gpu_checks.tiles),
-    Part("evaluation", 25, gpu_speed.evaluation),
+    Part("evaluation", 25, gpu_loop.evaluation),
     Part("kernels", 15, gpu_speed.kernels),
     Part("learning", 70, gpu_learning.learning),
     Part("compile", 35, gpu_speed.compiled),

@@ -4,11 +4,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from bench.gpu_result import Row
-from bench.gpu_setup import Bench, job, project
-from pipeline import config, paths
+from bench.gpu_setup import Bench, Project, project
+from pipeline import paths
 from pipeline.config import CHAIN
 from pipeline.config.job import Job
 from pipeline.evaluation.scoring import score_split
@@ -23,12 +22,11 @@ MARGIN = 0.7  # of the time that is left; the rest is for starts, files and scor
 
 def learning(bench: Bench) -> Iterator[Row]:
     """Train and score each net. All iterations are cut by one factor if the time is too short for them."""
-    root = project(bench, "learning")
-    assert bench.photos is not None
-    name, profile = config.load(bench.photos)
+    own = project(bench, "learning")
+    root, name, profile = own
     iterations = {net: profile.net(net).iterations for net in CHAIN}
     trial_steps = 2 if bench.is_small else TRIAL_STEPS
-    start_s, step_s = timed(bench, root, trial_steps)
+    start_s, step_s = timed(bench, own, trial_steps)
     needed_s = step_s * sum(iterations.values()) + len(CHAIN) * start_s
     factor = min(1.0, MARGIN * bench.left_s / needed_s)
     if bench.is_small:
@@ -38,7 +36,7 @@ def learning(bench: Bench) -> Iterator[Row]:
     yield Row("the chain's recipe", None, note=f"profile {name}: {note}")
     val = open_shards(root / paths.shards(name, "val"), split="val")
     for net in CHAIN:
-        made = trainable(bench, root, net, max(1, round(factor * iterations[net])))
+        made = trainable(bench, own, net, max(1, round(factor * iterations[net])))
         before = time.monotonic()
         train_worker(made, bench.rank)
         seconds = time.monotonic() - before
@@ -53,11 +51,9 @@ def learning(bench: Bench) -> Iterator[Row]:
         yield Row(f"{net}: mean IU", scores.mean_iu, note=note)
 
 
-def trainable(bench: Bench, root: Path, net: str, iterations: int) -> Job:
+def trainable(bench: Bench, own: Project, net: str, iterations: int) -> Job:
     num_loaders = 0 if bench.is_small else max(1, len(os.sched_getaffinity(0)) - 2)
-    return job(
-        bench,
-        root,
+    return own.job(
         net,
         train={"precision": "auto"},
         run={"loader_workers": num_loaders, "log_every": 20, "checkpoint_every": 10**6},
@@ -65,11 +61,11 @@ def trainable(bench: Bench, root: Path, net: str, iterations: int) -> Job:
     )
 
 
-def timed(bench: Bench, root: Path, num_steps: int) -> tuple[float, float]:
+def timed(bench: Bench, own: Project, num_steps: int) -> tuple[float, float]:
     """Return the seconds that a run's start takes, and those of a step, from runs of the first net."""
     seconds = []
     for steps in (1, 2, num_steps + 2):  # the first also starts CUDA
-        made = trainable(bench, root, CHAIN[0], steps)
+        made = trainable(bench, own, CHAIN[0], steps)
         before = time.monotonic()
         train_worker(made, bench.rank)
         seconds.append(time.monotonic() - before)

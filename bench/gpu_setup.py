@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fcn import IGNORE_LABEL
 from pipeline import config, paths
+from pipeline.config import Profile
 from pipeline.config.job import Job
 from pipeline.config.training import Model, Net
 from pipeline.distributed.rank import Rank
@@ -142,47 +143,52 @@ def l2_error(result: Tensor, expected: Tensor) -> float:
     return ((result - expected).norm() / expected.norm()).item()
 
 
-def project(bench: Bench, name: str, *, has_backbone: bool = True) -> Path:
-    """Return a project folder of a part's own, whose shards and backbone are those of the packed photos.
+class Project(NamedTuple):
+    """A project folder of a part's own, with the packed photos' shards."""
+
+    root: Path
+    name: str
+    profile: Profile
+
+    def job(
+        self,
+        net: str,
+        *,
+        model: Model | None = None,
+        train: Mapping[str, Any] | None = None,
+        run: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Return the job of a net of the profile, for one worker.
+
+        model, train, run, recipe: what differs from the profile's sections.
+        """
+        profile = self.profile
+        lines = {"log_every_s": 1e9, "validate_every": 0}
+        changed = Net(**(profile.net(net).model_dump() | dict(recipe or {})))
+        sections = {
+            "model": model or profile.model,
+            "train": profile.train.model_copy(update={"num_workers": 1} | dict(train or {})),
+            "run": profile.run.model_copy(update=lines | dict(run or {})),
+            "nets": profile.nets.model_copy(update={net: changed}),
+        }
+        made = make_job(self.name, profile.model_copy(update=sections), net, self.root)
+        made.folder.mkdir(parents=True, exist_ok=True)
+        return made
+
+
+def project(bench: Bench, folder: str, *, has_backbone: bool = True) -> Project:
+    """Return a new project whose shards and backbone are those of the packed photos.
 
     has_backbone: False leaves the backbone to the caller.
     """
     if bench.photos is None:
         raise SkippedError("no photos; give --photos, a folder that bench.gpu_pack wrote")
-    root, packed = bench.folder(name), bench.photos.absolute()
-    profile_name, _ = config.load(packed)
+    root, packed = bench.folder(folder).absolute(), bench.photos.absolute()
+    name, profile = config.load(packed)
     (root / "data").symlink_to(packed / "data")
-    backbone = paths.model(profile_name, "backbone")
+    backbone = paths.model(name, "backbone")
     (root / backbone).parent.mkdir(parents=True)
     if has_backbone:
         (root / backbone).symlink_to(packed / backbone)
-    return root
-
-
-def job(
-    bench: Bench,
-    root: Path,
-    net: str,
-    *,
-    model: Model | None = None,
-    train: Mapping[str, Any] | None = None,
-    run: Mapping[str, Any] | None = None,
-    recipe: Mapping[str, Any] | None = None,
-) -> Job:
-    """Return the job of a net of the packed profile, for one worker.
-
-    model, train, run, recipe: what differs from the profile's sections.
-    """
-    assert bench.photos is not None
-    name, profile = config.load(bench.photos)
-    sections = {
-        "model": model or profile.model,
-        "train": profile.train.model_copy(update={"num_workers": 1} | dict(train or {})),
-        "run": profile.run.model_copy(update={"log_every_s": 1e9, "validate_every": 0} | dict(run or {})),
-        "nets": profile.nets.model_copy(
-            update={net: Net(**(profile.net(net).model_dump() | dict(recipe or {})))}
-        ),
-    }
-    made = make_job(name, profile.model_copy(update=sections), net, root.absolute())
-    made.folder.mkdir(parents=True, exist_ok=True)
-    return made
+    return Project(root, name, profile)

@@ -1,14 +1,10 @@
-"""Speed on the GPU: steps beside the peer, the whole loop, evaluation, the dearest kernels, torch.compile.
+"""Speed of nets on the GPU: steps beside the peer, the dearest kernels, torch.compile.
 
 FCN-8s of VGG-16 at 500x375 with random weights. Contestants take turns in one run. Ours computes in bfloat16 with
 channels last and the fused optimizer; pytorch-fcn in float32, as its trainer does, and in TF32. A training step is
 three forward passes' multiply-adds: forward, and back to inputs and to weights.
 """
 
-import dataclasses
-import math
-import os
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,34 +17,23 @@ from bench.gpu_result import Row
 from bench.gpu_setup import (
     NUM_CLASSES,
     Bench,
-    SkippedError,
     Work,
     drawn_labels,
-    job,
     medians,
     peak_gib,
-    project,
     tf32,
 )
 from bench.step import build, conv_multiply_adds
 from fcn.loss import pixel_cross_entropy
 from fcn.metrics import ConfusionMatrix
 from fcn.model import FCN
-from pipeline import config, paths
-from pipeline.config.training import Model
-from pipeline.curves import read_points
-from pipeline.evaluation.scoring import score_split
-from pipeline.models import backbone
-from pipeline.models.predictor import Predictor
-from pipeline.monitoring.meter import CURVES, STOP
-from pipeline.shards.dataset import Samples
-from pipeline.shards.read import open_shards
-from pipeline.training.loop import train_worker
 
 BATCHES, SMALL_BATCHES = (16, 4, 1), (2, 1)
-SPEEDUP, MATRIX_SHARE, DATA_WAIT, EVALUATION_RATIO, CONFUSION_SPEEDUP = 8, 0.5, 0.05, 1.1, 10
-BORDER_WIDTH = 5  # the profiles' default
+SPEEDUP, MATRIX_SHARE, CONFUSION_SPEEDUP = 8, 0.5, 10
 NUM_KERNELS = 10
+WARM_UP_POINTS = (
+    5  # of the loop's curve: its first steps take the batches that were read ahead during the start
+)
 
 
 class Contestant(NamedTuple):
@@ -256,12 +241,11 @@ def kernels(bench: Bench) -> Iterator[Row]:
 
 def kernel_times(profiler: torch.profiler.profile, is_cuda: bool) -> dict[str, float]:
     """Return seconds by kernel; on a CPU by operation."""
-    wanted = "CUDA" if is_cuda else "CPU"
-    micros = "self_device_time_total" if is_cuda else "self_cpu_time_total"
+    device, micros = ("CUDA", "self_device_time_total") if is_cuda else ("CPU", "self_cpu_time_total")
     return {
         event.key: 1e-6 * getattr(event, micros)
         for event in profiler.key_averages()
-        if event.device_type.name == wanted and getattr(event, micros) > 0
+        if event.device_type.name == device and getattr(event, micros) > 0 and not event.is_user_annotation
     }
 
 
@@ -279,78 +263,3 @@ def settings(bench: Bench, image: Tensor, label: Tensor, seconds: float) -> Iter
         {"step": training(Contestant(net, len(image)), image, label)}, bench, 1 if bench.is_small else 5
     )["step"]
     yield Row("a training step with weights in channels last, over one without", laid_out / seconds)
-
-
-@torch.inference_mode()
-def evaluation(bench: Bench) -> Iterator[Row]:
-    """Scoring the validation photos beside the bare forward passes on the same photos, on the device already."""
-    root = project(bench, "evaluation")
-    name, _ = config.load(root.parent if bench.photos is None else bench.photos)
-    shards = open_shards(root / paths.shards(name, "val"), split="val")
-    if bench.is_small:
-        shards = dataclasses.replace(shards, table=shards.table.slice(0, 3))
-    with bench.device:
-        options = {"width": 1 / 32, "fc6_kernel": 1} if bench.is_small else {}
-        net = FCN(len(shards.classes), 8, padding="tight", score_init="random", **options).eval()
-    samples = Samples(shards)
-    images = [samples[index].image.to(bench.device) for index in range(len(shards))]
-    predictor = Predictor(net, shards.classes, bench.device)
-
-    def bare() -> None:
-        for image in images:
-            net(image)
-
-    works = {"scored": lambda: score_split(predictor, shards, bench.rank, BORDER_WIDTH), "bare": bare}
-    seconds = medians(works, bench, 2 if bench.is_small else 5, 0.6 * bench.left_s)
-    note = f"{1e3 * seconds['scored'] / len(images):.2f} ms a photo, bare {1e3 * seconds['bare'] / len(images):.2f} ms"
-    ratio = seconds["scored"] / seconds["bare"]
-    yield Row(
-        f"evaluation of {len(images)} photos over bare passes", ratio, "times", EVALUATION_RATIO, note=note
-    )
-
-
-def loop(bench: Bench) -> Iterator[Row]:
-    """The whole training loop from shards: loader processes, augmentation, pinned copies, steps."""
-    root = project(bench, "loop", has_backbone=False)
-    assert bench.photos is not None
-    name, profile = config.load(bench.photos)
-    options = {"width": 1 / 32, "fc6_kernel": 1} if bench.is_small else {}
-    model = Model(backbone="vgg16", padding="tight", at_once=True, **options)
-    backbone.write_random(root / paths.model(name, "backbone"), model.arguments(), seed=0)
-    num_loaders = 2 if bench.is_small else max(1, len(os.sched_getaffinity(0)) - 2)
-    log_every = 2 if bench.is_small else 20
-    made = job(
-        bench,
-        root,
-        "fcn8s",
-        model=model,
-        train={
-            "batch_size": max(batches(bench)),
-            "accumulation": 1,
-            "precision": "auto",
-            "loss": "mean",
-            "transforms": profile.train.transforms.model_copy(update={"crop": bench.image_size}),
-        },
-        run={"loader_workers": num_loaders, "log_every": log_every, "checkpoint_every": 10**6},
-        recipe={"lr": 1e-5, "iterations": 6 if bench.is_small else 600},
-    )
-    # Ends the run in time for its rows; it writes a checkpoint then
-    timer = threading.Timer(max(1.0, bench.left_s - 12), (made.folder / STOP).touch)
-    timer.daemon = True
-    timer.start()
-    train_worker(made, bench.rank)
-    timer.cancel()
-    points = [point.values for point in read_points(made.folder / CURVES)][1:]  # the first holds the start-up
-    if not points:
-        raise SkippedError("no point of the curve was measured in time")
-    num_loaded = (
-        f"{num_loaders} loader processes, batch {made.train.batch_size}, {len(points) * log_every} steps"
-    )
-    yield Row("the whole loop", mean(points, "images_per_s"), "images/s", note=num_loaded)
-    yield Row("the whole loop: share of time that waits for data", mean(points, "data_wait"), "", DATA_WAIT)
-    peak = max(point["memory_gb"] for point in points)
-    yield Row("the whole loop: peak memory" if bench.is_cuda else "the process: peak memory", peak, "GB")
-
-
-def mean(points: list[dict[str, float]], name: str) -> float:
-    return math.fsum(point[name] for point in points) / len(points)
