@@ -38,6 +38,7 @@ from bench.gpu_setup import Bench, SkippedError
 
 POLL_S = 0.5
 LEAST_S = 3.0  # no part starts with less
+Measure = Callable[[Bench], Iterator[Row]]
 
 
 class Part(NamedTuple):
@@ -49,7 +50,7 @@ class Part(NamedTuple):
 
     name: str
     seconds: float
-    measure: Callable[[Bench], Iterator[Row]]
+    measure: Measure
 
 
 PARTS = (
@@ -76,33 +77,32 @@ def main() -> None:
         bench = Bench(
             torch.device(arguments.device), arguments.small, Path(scratch), arguments.photos, arguments.peer
         )
-        machine = measure(
-            Part("machine", 0, about), dataclasses.replace(bench, deadline_s=end_s), lambda _: None
-        )
+        machine = PartResult("machine")
+        measure(about, dataclasses.replace(bench, deadline_s=end_s), machine)
         if machine.status != "done":
             sys.exit(machine.reason)
         results = Results(arguments.out, {row.name: row.note for row in machine.rows})
         print("\n".join(f"{name}: {value}" for name, value in results.about.items()), flush=True)
+
+        def show(row: Row) -> None:
+            print(f"  {row.name}: {row.measured}  {row.target} {row.verdict}".rstrip(), flush=True)
+            results.write()
+
         for number, part in enumerate(PARTS):
+            result = PartResult(part.name)
+            results.parts.append(result)
             left_s = end_s - time.monotonic()
             if left_s < LEAST_S:
-                results.parts.append(PartResult(part.name, "skipped", "no time is left"))
+                result.status, result.reason = "skipped", "no time is left"
                 continue
             share = part.seconds / sum(later.seconds for later in PARTS[number:])
-            deadline_s = time.monotonic() + max(LEAST_S, share * left_s)
-            print(f"\n{part.name}: {deadline_s - time.monotonic():.0f} s", flush=True)
-            result = PartResult(part.name, "stopped", "still running")
-            results.parts.append(result)
-
-            def show(row: Row, result: PartResult = result) -> None:
-                result.rows.append(row)
-                print(f"  {row.name}: {row.measured}  {row.target} {row.verdict}".rstrip(), flush=True)
-                results.write()
-
-            results.parts[-1] = measure(part, dataclasses.replace(bench, deadline_s=deadline_s), show)
+            part_s = max(LEAST_S, share * left_s)
+            print(f"\n{part.name}: {part_s:.0f} s", flush=True)
+            own = dataclasses.replace(bench, deadline_s=time.monotonic() + part_s)
+            measure(part.measure, own, result, show)
             results.write()
-            if results.parts[-1].status != "done":
-                print(f"  {results.parts[-1].status}: {results.parts[-1].reason}", flush=True)
+            if result.status != "done":
+                print(f"  {result.status}: {result.reason}", flush=True)
     results.write()
     print(f"\n{results.markdown()}", flush=True)
     sys.exit(any(part.status == "failed" for part in results.parts))
@@ -121,50 +121,49 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(part: Part, bench: Bench, show: Callable[[Row], None]) -> PartResult:
-    """Run a part in a forked process, at most until its deadline; call `show` with each row as it comes.
+def measure(
+    work: Measure, bench: Bench, result: PartResult, show: Callable[[Row], None] = lambda _: None
+) -> None:
+    """Run a part in a forked process, at most until its deadline, and fill in its result.
 
     The fork saves the seconds of importing torch. This process never starts CUDA or torch's threads, which a forked
     process could not use.
+
+    show: is called with each row as it comes.
     """
     start = time.monotonic()
-    result = PartResult(part.name, "done")
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=run, args=(part, bench, sender))
+    process = multiprocessing.get_context("fork").Process(target=run, args=(work, bench, sender))
     process.start()
     sender.close()
     try:
-        while True:
-            if time.monotonic() > bench.deadline_s:
-                result.status, result.reason = "stopped", "its time was up"
-                break
+        while time.monotonic() < bench.deadline_s:
             if receiver.poll(POLL_S):
                 message = receiver.recv()
-                if isinstance(message, Row):
-                    result.rows.append(message)
-                    show(message)
-                    continue
-                result.status, result.reason = message
-                break
-            if not process.is_alive() and not receiver.poll():
-                result.status, result.reason = "failed", f"its process ended with code {process.exitcode}"
-                break
-    except EOFError:
+                if not isinstance(message, Row):
+                    result.status, result.reason = message
+                    break
+                result.rows.append(message)
+                show(message)
+            elif not process.is_alive() and not receiver.poll():
+                raise EOFError
+        else:
+            result.status, result.reason = "stopped", "its time was up"
+    except EOFError:  # it died without a last message
         process.join()
         result.status, result.reason = "failed", f"its process ended with code {process.exitcode}"
     finally:
         end(process)
-    result.seconds = time.monotonic() - start
-    return result
+        result.seconds = time.monotonic() - start
 
 
-def run(part: Part, bench: Bench, sender: Connection) -> None:
+def run(work: Measure, bench: Bench, sender: Connection) -> None:
     """In the part's process: send each row, then (status, reason)."""
     os.setpgid(0, 0)  # with the processes that it starts, a group that `end` can end
     if bench.is_small:
         torch.set_num_threads(1)
     try:
-        for row in part.measure(bench):
+        for row in work(bench):
             sender.send(row)
         sender.send(("done", ""))
     except SkippedError as error:

@@ -48,12 +48,10 @@ def evaluation(bench: Bench) -> Iterator[Row]:
             net(image)
 
     works = {"scored": lambda: score_split(predictor, shards, bench.rank, BORDER_WIDTH), "bare": bare}
-    seconds = medians(works, bench, 2 if bench.is_small else 5, 0.6 * bench.left_s)
+    seconds = medians(works, bench, 5, 0.6 * bench.left_s)
     note = f"{1e3 * seconds['scored'] / len(images):.2f} ms a photo, bare {1e3 * seconds['bare'] / len(images):.2f} ms"
-    ratio = seconds["scored"] / seconds["bare"]
-    yield Row(
-        f"evaluation of {len(images)} photos over bare passes", ratio, "times", EVALUATION_RATIO, note=note
-    )
+    ratio, what = seconds["scored"] / seconds["bare"], f"evaluation of {len(images)} photos over bare passes"
+    yield Row(what, ratio, "times", EVALUATION_RATIO, note=note)
 
 
 def loop(bench: Bench) -> Iterator[Row]:
@@ -88,17 +86,15 @@ def loop(bench: Bench) -> Iterator[Row]:
     points = points[1 if bench.is_small else WARM_UP_POINTS :]
     if not points:
         raise RuntimeError("its time was too short for a point of the curve after the start-up")
-    num_loaded = (
-        f"{num_loaders} loader processes, batch {made.train.batch_size}, {len(points) * log_every} steps"
-    )
+    note = f"{num_loaders} loader processes, batch {made.train.batch_size}, {len(points) * log_every} steps"
     speed = mean(points, "images_per_s")
-    yield Row("the whole loop", speed, "images/s", note=num_loaded)
+    yield Row("the whole loop", speed, "images/s", note=note)
     yield Row("the whole loop: share of time that waits for data", mean(points, "data_wait"), "", DATA_WAIT)
     peak = max(point["memory_gb"] for point in points)
     yield Row("the whole loop: peak memory" if bench.is_cuda else "the process: peak memory", peak, "GB")
     image, label = batch_of(bench)
     bare = training(Contestant(our_net(bench), len(image)), image, label)
-    step_s = medians({"step": bare}, bench, 1 if bench.is_small else 10, 2)["step"]
+    step_s = medians({"step": bare}, bench, 10, 2)["step"]
     yield Row("the whole loop over bare steps on one batch", speed * step_s / len(image), "times")
 
 

@@ -52,12 +52,12 @@ class Row:
 class PartResult:
     """The outcome of one part.
 
-    status: "done", "failed", "stopped" at the end of its time, or "skipped".
+    status: "running", "done", "failed", "stopped" at the end of its time, or "skipped".
     reason: of every status but "done".
     """
 
     name: str
-    status: str
+    status: str = "running"
     reason: str = ""
     seconds: float = 0.0
     rows: list[Row] = field(default_factory=list)

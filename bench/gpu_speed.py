@@ -31,9 +31,6 @@ from fcn.model import FCN
 BATCHES, SMALL_BATCHES = (16, 4, 1), (2, 1)
 SPEEDUP, MATRIX_SHARE, CONFUSION_SPEEDUP = 8, 0.5, 10
 NUM_KERNELS = 10
-WARM_UP_POINTS = (
-    5  # of the loop's curve: its first steps take the batches that were read ahead during the start
-)
 
 
 class Contestant(NamedTuple):
@@ -159,7 +156,7 @@ def rates(
             for name, c in contestants.items()
         }
         matrix_adds, matrix = matrix_product(bench)
-        seconds = medians(works | {"matrix": matrix}, bench, 2 if bench.is_small else 15, most_s)
+        seconds = medians(works | {"matrix": matrix}, bench, 15, most_s)
         matrix_rate = matrix_adds / seconds["matrix"]
         yield Row(f"{kind}, bfloat16 matrix product", 2e-12 * matrix_rate, "TFLOP/s")
         speeds = {name: c.batch / seconds[name] for name, c in contestants.items()}
@@ -170,10 +167,8 @@ def rates(
             yield Row(f"{kind}, {name}", speed, "images/s")
             if is_largest and peer_s:
                 limit = SPEEDUP if kind == "training" else None
-                ratio = speed / max(peer_s)
-                yield Row(
-                    f"{kind}, {name}: over pytorch-fcn's best float32", ratio, "times", limit, at_most=False
-                )
+                what = f"{kind}, {name}: over pytorch-fcn's best float32"
+                yield Row(what, speed / max(peer_s), "times", limit, at_most=False)
             if contestant.is_ours:
                 share = passes * multiply_adds * speed / matrix_rate
                 limit = MATRIX_SHARE if is_largest and kind == "training" else None
@@ -200,9 +195,8 @@ def counting(bench: Bench) -> Iterator[Row]:
 def compiled(bench: Bench) -> Iterator[Row]:
     """Ours through torch.compile, from the largest batch down, beside the same without."""
     image, label = batch_of(bench)
-    backend = (
-        "inductor" if bench.is_cuda else "eager"
-    )  # on a CPU, compiling takes longer than the rehearsal may
+    # On a CPU, compiling would take longer than a rehearsal may
+    backend = "inductor" if bench.is_cuda else "eager"
     net = our_net(bench)
     multiply_adds = conv_multiply_adds(net, image[:1])
     for batch in batches(bench)[:1] if bench.is_small else BATCHES:
@@ -222,7 +216,7 @@ def kernels(bench: Bench) -> Iterator[Row]:
     image, label = batch_of(bench)
     net = our_net(bench)
     work = training(Contestant(net, len(image)), image, label)
-    seconds = medians({"step": work}, bench, 1 if bench.is_small else 5)["step"]
+    seconds = medians({"step": work}, bench, 5)["step"]
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.is_cuda else [])
     num_steps = 3
     with torch.profiler.profile(activities=activities) as profiler:
@@ -252,14 +246,11 @@ def kernel_times(profiler: torch.profiler.profile, is_cuda: bool) -> dict[str, f
 def settings(bench: Bench, image: Tensor, label: Tensor, seconds: float) -> Iterator[Row]:
     """The step with cuDNN's search for the fastest kernels, and with weights in channels last."""
     net = our_net(bench)
+    work = training(Contestant(net, len(image)), image, label)
     torch.backends.cudnn.benchmark = True
-    searched = medians(
-        {"step": training(Contestant(net, len(image)), image, label)}, bench, 1 if bench.is_small else 5
-    )["step"]
-    yield Row("a training step with cudnn.benchmark, over one without", searched / seconds)
+    searched_s = medians({"step": work}, bench, 5)["step"]
     torch.backends.cudnn.benchmark = False
-    net = net.to(memory_format=torch.channels_last)
-    laid_out = medians(
-        {"step": training(Contestant(net, len(image)), image, label)}, bench, 1 if bench.is_small else 5
-    )["step"]
-    yield Row("a training step with weights in channels last, over one without", laid_out / seconds)
+    yield Row("a training step with cudnn.benchmark, over one without", searched_s / seconds)
+    net.to(memory_format=torch.channels_last)
+    arranged_s = medians({"step": work}, bench, 5)["step"]
+    yield Row("a training step with weights in channels last, over one without", arranged_s / seconds)

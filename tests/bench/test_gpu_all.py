@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from bench import gpu_pack
-from bench.gpu_all import PARTS, Part, measure
+from bench.gpu_all import PARTS, measure
 from bench.gpu_result import PartResult, Results, Row
 from bench.gpu_setup import Bench, SkippedError
 from pipeline.datasets.synthetic import picture
@@ -149,7 +149,8 @@ def test_a_part_that_does_not_end_well_keeps_its_rows_and_its_reason(
 ):
     bench = Bench(torch.device("cpu"), True, tmp_path, None, None, deadline_s=time.monotonic() + 4)
     shown: list[Row] = []
-    result = measure(Part("part", 1, work), bench, shown.append)
+    result = PartResult("part")
+    measure(work, bench, result, shown.append)
     assert (result.status, len(result.rows)) == (status, num_rows)
     assert reason in result.reason
     assert shown == result.rows
