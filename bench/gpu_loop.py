@@ -20,7 +20,7 @@ from pipeline.evaluation.scoring import score_split
 from pipeline.models import backbone
 from pipeline.models.predictor import Predictor
 from pipeline.monitoring.meter import CURVES, STOP
-from pipeline.shards.dataset import Samples
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import open_shards
 from pipeline.training.loop import train_worker
 
@@ -39,8 +39,8 @@ def evaluation(bench: Bench) -> Iterator[Row]:
     with bench.device:
         options: dict[str, Any] = {"width": 1 / 32, "fc6_kernel": 1} if bench.is_small else {}
         net = FCN(len(shards.classes), 8, padding="tight", score_init="random", **options).eval()
-    samples = Samples(shards)
-    images = [samples[index].image.to(bench.device) for index in range(len(shards))]
+    dataset = Dataset(shards)
+    images = [dataset[index].image.to(bench.device) for index in range(len(shards))]
     predictor = Predictor(net, shards.classes, bench.device)
 
     def bare() -> None:
