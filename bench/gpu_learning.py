@@ -6,17 +6,19 @@ import time
 from collections.abc import Iterator
 
 from bench.gpu_result import Row
-from bench.gpu_setup import Bench, Project, project
+from bench.gpu_setup import Bench, Project, project, stopped_after
 from pipeline import paths
 from pipeline.config import CHAIN
 from pipeline.config.job import Job
+from pipeline.curves import read_points
 from pipeline.evaluation.scoring import score_split
 from pipeline.models.model_file import load_model
 from pipeline.models.predictor import Predictor
+from pipeline.monitoring.meter import CURVES
 from pipeline.shards.read import open_shards
 from pipeline.training.loop import FINAL, train_worker
 
-TRIAL_STEPS = 40  # measure the rate, before the iterations are chosen
+TRIAL_STEPS, TRIAL_SHARE = 100, 0.15  # to measure the rate: at most so many steps, and so much of the time
 MARGIN = 0.7  # of the time that is left; the rest is for starts, files and scoring
 
 
@@ -25,8 +27,7 @@ def learning(bench: Bench) -> Iterator[Row]:
     own = project(bench, "learning")
     root, name, profile = own
     iterations = {net: profile.net(net).iterations for net in CHAIN}
-    trial_steps = 2 if bench.is_small else TRIAL_STEPS
-    start_s, step_s = timed(bench, own, trial_steps)
+    start_s, step_s = trial(bench, own)
     needed_s = step_s * sum(iterations.values()) + len(CHAIN) * start_s
     factor = min(1.0, MARGIN * bench.left_s / needed_s)
     if bench.is_small:
@@ -51,22 +52,29 @@ def learning(bench: Bench) -> Iterator[Row]:
         yield Row(f"{net}: mean IU", scores.mean_iu, note=note)
 
 
-def trainable(bench: Bench, own: Project, net: str, iterations: int) -> Job:
+def trainable(bench: Bench, own: Project, net: str, iterations: int, log_every: int = 20) -> Job:
     num_loaders = 0 if bench.is_small else max(1, len(os.sched_getaffinity(0)) - 2)
     return own.job(
         net,
         train={"precision": "auto"},
-        run={"loader_workers": num_loaders, "log_every": 20, "checkpoint_every": 10**6},
+        run={"loader_workers": num_loaders, "log_every": log_every, "checkpoint_every": 10**6},
         recipe={"iterations": iterations},
     )
 
 
-def timed(bench: Bench, own: Project, num_steps: int) -> tuple[float, float]:
-    """Return the seconds that a run's start takes, and those of a step, from runs of the first net."""
-    seconds = []
-    for steps in (1, 2, num_steps + 2):  # the first also starts CUDA
-        made = trainable(bench, own, CHAIN[0], steps)
-        before = time.monotonic()
+def trial(bench: Bench, own: Project) -> tuple[float, float]:
+    """Return the seconds that a run's start takes, and those of a step, from a short run of the first net.
+
+    The steps of its second half count: the first ones take batches that were read ahead during the start.
+    """
+    made = trainable(bench, own, CHAIN[0], 4 if bench.is_small else TRIAL_STEPS, log_every=1)
+    before = time.monotonic()
+    with stopped_after(made, TRIAL_SHARE * bench.left_s):
         train_worker(made, bench.rank)
-        seconds.append(time.monotonic() - before)
-    return seconds[1], max(1e-4, (seconds[2] - seconds[1]) / num_steps)
+    seconds = time.monotonic() - before
+    points = read_points(made.folder / CURVES)
+    if len(points) < 3:
+        raise RuntimeError(f"its time was too short: {len(points)} steps in {seconds:.0f} s")
+    middle, last = points[len(points) // 2], points[-1]
+    step_s = (last.time_ms - middle.time_ms) / 1e3 / (last.step - middle.step)
+    return max(0.0, seconds - step_s * last.step), step_s

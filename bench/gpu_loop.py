@@ -3,14 +3,13 @@
 import dataclasses
 import math
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from bench.gpu_result import Row
-from bench.gpu_setup import Bench, medians, project
+from bench.gpu_setup import Bench, medians, project, stopped_after
 from bench.gpu_speed import Contestant, batch_of, batches, our_net, training
 from fcn.model import FCN
 from pipeline import paths
@@ -19,12 +18,13 @@ from pipeline.curves import read_points
 from pipeline.evaluation.scoring import score_split
 from pipeline.models import backbone
 from pipeline.models.predictor import Predictor
-from pipeline.monitoring.meter import CURVES, STOP
+from pipeline.monitoring.meter import CURVES
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import open_shards
 from pipeline.training.loop import train_worker
 
 DATA_WAIT, EVALUATION_RATIO = 0.05, 1.1
+ENDING_S = 12  # for the checkpoint of a run that is stopped, and what follows it
 BORDER_WIDTH = 5  # the profiles' default
 WARM_UP_POINTS = 5  # of the loop's curve: the first steps take batches that were read ahead
 
@@ -76,12 +76,8 @@ def loop(bench: Bench) -> Iterator[Row]:
         run={"loader_workers": num_loaders, "log_every": log_every, "checkpoint_every": 10**6},
         recipe={"lr": 1e-5, "iterations": 6 if bench.is_small else 600},
     )
-    # Ends the run in time for its rows; it writes a checkpoint then
-    timer = threading.Timer(max(1.0, bench.left_s - 12), (made.folder / STOP).touch)
-    timer.daemon = True
-    timer.start()
-    train_worker(made, bench.rank)
-    timer.cancel()
+    with stopped_after(made, bench.left_s - ENDING_S):
+        train_worker(made, bench.rank)
     points = [point.values for point in read_points(made.folder / CURVES)]
     points = points[1 if bench.is_small else WARM_UP_POINTS :]
     if not points:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pipeline.config import Profile
 from pipeline.config.job import Job
 from pipeline.config.training import Model, Net
 from pipeline.distributed.rank import Rank
+from pipeline.monitoring.meter import STOP
 from pipeline.training.prepare import make_job
 
 NUM_CLASSES = 21
@@ -192,3 +194,15 @@ def project(bench: Bench, folder: str, *, has_backbone: bool = True) -> Project:
     if has_backbone:
         (root / backbone).symlink_to(packed / backbone)
     return Project(root, name, profile)
+
+
+@contextmanager
+def stopped_after(job: Job, seconds: float) -> Iterator[None]:
+    """Stop the job that the block trains after so many seconds; it then writes a checkpoint and ends."""
+    timer = threading.Timer(max(1.0, seconds), (job.folder / STOP).touch)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
