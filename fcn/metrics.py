@@ -205,6 +205,7 @@ def _clamped(values: Tensor, maximum: int) -> Tensor:
 def _histogram(values: Tensor, num_bins: int) -> Tensor:
     """Return the counts of values 0..num_bins-1, int64."""
     if values.is_cuda:
-        # bincount synchronises to find the largest value; histc counts in float32, exact up to 2 ** 24 pixels a call
-        return torch.histc(values.float(), num_bins, 0, num_bins - 1).long()
+        # bincount synchronises to find the largest value; histc counts in float32, exact up to 2 ** 24
+        parts = values.float().split(2**24)
+        return torch.stack([torch.histc(part, num_bins, 0, num_bins - 1).long() for part in parts]).sum(0)
     return torch.bincount(values, minlength=num_bins)
