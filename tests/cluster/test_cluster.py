@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_the_job_running_and_a_stopped_one_goes_on_from_its_checkp
     assert f"job {job[1]}: stopped" in log
     (saved,) = (shared / "other" / "runs" / "tiny").glob("fcn32s-*/step-*.pt")
     log = submit(project, cluster, *arguments)
-    assert f"fcn32s  going on from step {int(saved.stem.removeprefix('step-'))}\n" in log
+    assert f"fcn32s  resumed from step {int(saved.stem.removeprefix('step-'))}\n" in log
     assert f"fcn32s  {LONG}/{LONG}  loss " in log
 
 
@@ -304,7 +304,7 @@ def test_a_lost_node_leaves_a_run_with_fewer_workers_that_ends_with_the_same_bat
     assert run.wait() == 0, "".join(lines)
     log = "".join(lines)
     goes_on = re.search(
-        r"going on from step (\d+); equal but for rounding from here: 1 workers share what 2 did", log
+        r"resumed from step (\d+); equal but for rounding from here: 1 workers instead of 2", log
     )
     assert goes_on, log
     assert int(goes_on[1]) % 50 == 0
