@@ -1,4 +1,6 @@
-"""Describe the splits in data/<profile>/inspection, and fail if an image is both trained and evaluated on.
+"""Describe the splits in data/<profile>/inspection, and fail if a score could not be trusted.
+
+That is so if an image is both trained and evaluated on, or if a class is in no training image.
 
 Writes inspection.json, .md and .png, leaks.json and .md, and verdict.json, the only file that training depends on:
 another validation split retrains nothing.
@@ -52,6 +54,7 @@ def main() -> None:
     tracker.log(record, metrics, tags, [dest / "inspection.png"], texts)
     remedy = f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} lists the shared images)"
     leaks.refuse(leak, "val", "train", reasons, remedy)
+    describe.refuse_missing_classes(shards["train"], allow_partial=profile.data.allow_partial)
 
 
 if __name__ == "__main__":

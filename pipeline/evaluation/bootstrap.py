@@ -101,11 +101,18 @@ def paired_difference(
 
 
 def with_interval(values: Mapping[str, Any], name: str) -> str:
-    """Return a score of a metrics JSON as text, with its interval if it has one: 0.654 [0.640, 0.668]."""
+    """Return a score of a metrics JSON as text, with its interval if it has one: 0.654 [0.640, 0.668].
+
+    A mean over fewer classes than there are is marked as such: 1.000 (1 of 2 classes).
+    """
     score, low, high = (values.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if score is None:
         return "nan"
-    return f"{score:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
+    text = f"{score:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
+    num_scored, num_classes = values.get("num_classes_scored"), len(values.get("class_iu", ()))
+    if name == "mean_iu" and num_scored is not None and num_scored < num_classes:
+        text += f" ({num_scored} of {num_classes} classes)"
+    return text
 
 
 def _resample(statistic: Statistic, counts: NDArray[np.int64], bootstrap: Bootstrap) -> Floats:

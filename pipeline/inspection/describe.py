@@ -1,5 +1,6 @@
 """Describe a data set from the shards' manifests alone: images, sizes, classes, conversions, refusals."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn import IGNORE_LABEL
+from pipeline.errors import DatasetError
+from pipeline.files import and_more
 from pipeline.shards.read import Shards
 from pipeline.tables import Table
 
@@ -58,6 +62,34 @@ def describe(shards: Shards) -> dict[str, Any]:
         "conversions": {name: modes[mode] for mode, name in CONVERSIONS.items() if modes[mode]},
         "refused": shards.header.get("refused", []),
     }
+
+
+def refuse_missing_classes(train: Shards, *, allow_partial: bool) -> None:
+    """Raise DatasetError if a class has no pixel in the training split; only warn if the data set may be incomplete.
+
+    A net cannot learn such a class, and a mean over the other classes looks better than it is.
+
+    allow_partial: data.allow_partial of the profile.
+    """
+    pixels, num_void = train.class_pixels, int(train.table["void_pixels"].to_numpy().sum())
+    missing = [name for name, number in zip(train.classes, pixels, strict=True) if not number]
+    if not missing:
+        return
+    verb = "class {} is" if len(missing) == 1 else "classes {} are"
+    problem = f"{verb.format(and_more(missing))} in no training image"
+    if num_void:
+        value = train.classes.index(missing[0])
+        problem += (
+            f", and {num_void / (num_void + int(pixels.sum())):.1%} of the pixels are {IGNORE_LABEL} (void); "
+            f"if {IGNORE_LABEL} means {missing[0]}, run `fcn import`, or write {value} into the masks"
+        )
+    if allow_partial:
+        print(f"warning: {problem}", file=sys.stderr, flush=True)
+        return
+    raise DatasetError(
+        f"{problem}; otherwise add images that show it to the training list, or remove it from data.classes. Then "
+        "run `dvc repro`. With data.allow_partial this is only a warning"
+    )
 
 
 def _spread(values: NDArray[np.integer]) -> dict[str, Any]:

@@ -76,6 +76,10 @@ def decode_image(data: bytes, kind: str, where: str) -> Image.Image:
                 f"{where}: a JPEG whose header is damaged or of an unsupported kind (12 bits, lossless); save it "
                 f"again as 8-bit JPEG, or {REMEDY}"
             ) from error
+        if kind == "PNG" and data.startswith(_JPEG_START):
+            raise DatasetError(
+                f"{where}: a JPEG, which changes label values; save the mask as PNG from the annotation tool"
+            ) from error
         raise DatasetError(f"{where}: not a {kind}, it begins with {data[:8]!r}; {REMEDY}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DatasetError(f"{where}: {error}: more than {MAX_PIXELS} pixels are refused") from error

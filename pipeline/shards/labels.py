@@ -51,8 +51,8 @@ def decode_label(png: bytes, where: str = "label") -> NDArray[np.uint8]:
     bits = png[24]  # of IHDR; Pillow stretches 2- and 4-bit greyscale to 0..255
     if image.mode != "P" and (image.mode, bits) != ("L", 8):
         raise DatasetError(
-            f"{where}: a label of mode {image.mode} with {bits} bits per channel; save class indices, not "
-            "colours, as a palette PNG (mode P) or 8-bit greyscale (mode L)"
+            f"{where}: a label of mode {image.mode} with {bits} bits per channel; expected class indices as a palette "
+            "PNG (mode P) or 8-bit greyscale (mode L); `fcn import` writes such masks from colours or other values"
         )
     return np.array(image)
 

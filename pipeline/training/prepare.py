@@ -13,6 +13,7 @@ from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.config.job import Job
 from pipeline.errors import CheckpointError
 from pipeline.files import code_digest
+from pipeline.inspection.describe import refuse_missing_classes
 from pipeline.models import checkpoint
 from pipeline.shards.read import open_shards
 from pipeline.training import provenance
@@ -30,7 +31,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     root: the project's folder, absolute.
 
     Raises CheckpointError if the parent is missing or damaged, or the shards have other classes than the profile;
-    ShardError if the shards are damaged.
+    ShardError if the shards are damaged; DatasetError if a class is in no training image.
     """
     starts_chain = net == CHAIN[0] or profile.model.at_once
     parent_name = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
@@ -49,6 +50,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
             f"{shards.folder} has classes {', '.join(shards.classes)}, "
             f"data.classes is {', '.join(profile.data.classes)}; run `dvc repro shard`"
         )
+    refuse_missing_classes(shards, allow_partial=profile.data.allow_partial)
     model = profile.model.arguments() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
     digest_inputs = [
         net,

@@ -102,9 +102,9 @@ DAMAGE: dict[str, tuple[Damage, str, str]] = {  # by name: the damage, the file 
     "unknown class": (lambda _, label: write_label(label, LABEL + np.uint8(1)), "label", "label values 21"),
     "image turned": (lambda photo, _: photo.write_bytes(turned()), "photo", "EXIF orientation 6"),
     "another format": (
-        lambda _, label: label.write_bytes(jpeg()),
+        lambda _, label: label.write_bytes(b"GIF89a"),
         "label",
-        "it begins with b'\\xff\\xd8\\xff",
+        "it begins with b'GIF89a'",
     ),
 }
 

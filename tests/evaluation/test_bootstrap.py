@@ -148,3 +148,18 @@ def test_a_score_reads_with_its_interval_if_it_has_one():
     assert bootstrap.with_interval(values, "mean_iu") == "0.654 [0.640, 0.668]"
     assert bootstrap.with_interval({"mean_iu": 0.6543}, "mean_iu") == "0.654"
     assert bootstrap.with_interval({"mean_iu": None, "mean_iu_low": None}, "mean_iu") == "nan"
+
+
+def test_a_mean_over_some_of_the_classes_never_stands_alone():
+    values = {
+        "mean_iu": 1.0,
+        "mean_iu_low": 1.0,
+        "mean_iu_high": 1.0,
+        "pixel_acc": 1.0,
+        "num_classes_scored": 1,
+    }
+    values |= {"class_iu": {"background": 1.0, "lesion": None}}
+    assert bootstrap.with_interval(values, "mean_iu") == "1.000 [1.000, 1.000] (1 of 2 classes)"
+    assert bootstrap.with_interval(values, "pixel_acc") == "1.000"
+    values |= {"num_classes_scored": 2}
+    assert bootstrap.with_interval(values, "mean_iu") == "1.000 [1.000, 1.000]"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.inspection.describe import as_metrics, as_tables, describe
+from pipeline.errors import DatasetError
+from pipeline.inspection.describe import as_metrics, as_tables, describe, refuse_missing_classes
 from pipeline.shards.read import Shards
 from pipeline.shards.sample import Sample
 from tests.drawn_shards import photo, shards_of
@@ -105,3 +106,37 @@ def test_the_counts_of_real_photos_are_those_of_their_files(real_data: Path, tmp
     assert counts["width"]["median"] == np.median([width for width, _ in sides])
     assert counts["height"]["max"] == max(height for _, height in sides)
     assert counts["num_sizes"] == len(set(sides))
+
+
+def shown(folder: Path, *values: int) -> Shards:
+    """One image of 6x8 for each value, which fills the lower half of its label; the upper half is background."""
+    samples = {}
+    for number, value in enumerate(values):
+        label = np.zeros((6, 8), np.uint8)
+        label[3:] = value
+        samples[str(number)] = sample(str(number), "RGB", label)
+    return shards_of(folder, {}, samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("values", "facts", "absent"),
+    [
+        ((255, 255), ["classes cat, dog are", "50.0% of the pixels are 255", "`fcn import`", "write 1"], []),
+        ((1, 255), ["class dog is", "25.0%", "if 255 means dog", "write 2"], ["cat"]),
+        ((1, 0), ["class dog is", "data.classes", "`dvc repro`"], ["cat", "255"]),
+    ],
+)
+def test_a_class_without_a_training_pixel_is_refused_with_the_share_of_void(
+    tmp_path: Path, values: tuple[int, ...], facts: list[str], absent: list[str], capsys
+):
+    train = shown(tmp_path / "train", *values)
+    with pytest.raises(DatasetError) as caught:
+        refuse_missing_classes(train, allow_partial=False)
+    assert all(fact in str(caught.value) for fact in facts), str(caught.value)
+    assert not any(fact in str(caught.value) for fact in absent), str(caught.value)
+    refuse_missing_classes(train, allow_partial=True)
+    assert facts[0] in capsys.readouterr().err
+
+
+def test_a_training_split_that_shows_every_class_passes(tmp_path: Path):
+    refuse_missing_classes(shown(tmp_path / "train", 1, 2, 255), allow_partial=False)

@@ -112,7 +112,7 @@ def test_a_palette_png_of_any_bit_depth_and_an_eight_bit_grey_one_give_their_val
     ],
 )
 def test_a_mask_that_holds_no_indices_is_refused_with_its_mode_and_the_remedy(data: bytes, reason: str):
-    with pytest.raises(DatasetError, match=rf"^voc 7: m\.png: .*{re.escape(reason)}.*palette"):
+    with pytest.raises(DatasetError, match=rf"^voc 7: m\.png: .*{re.escape(reason)}.*palette.*`fcn import`"):
         decode_label(data, "voc 7: m.png")
 
 
@@ -135,7 +135,16 @@ def test_a_png_cut_short_is_refused_even_if_all_pixels_are_there(missing: int):
         decode_label(encode_label(np.arange(100, dtype=np.uint8).reshape(10, 10))[:-missing])
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xe0\0\x10JFIF"])
+@pytest.mark.parametrize("options", [{}, {"quality": 100, "subsampling": 0}, {"progressive": True}])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_mask_is_refused_because_it_changes_label_values(mode: str, options: dict):
+    file = io.BytesIO()
+    Image.new(mode, (4, 4)).save(file, "JPEG", **options)
+    with pytest.raises(DatasetError, match=r"^voc 7: m\.png: a JPEG, which changes label values"):
+        decode_label(file.getvalue(), "voc 7: m.png")
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a"])
 def test_a_file_of_another_format_is_refused_with_its_first_bytes(data: bytes):
     with pytest.raises(DatasetError, match=re.escape(repr(data[:8]))):
         decode_label(data)

@@ -5,16 +5,20 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from scipy.io import loadmat, savemat
 
 from fcn.model import FCN
+from pipeline import config
 from pipeline.datasets import sbd, synthetic, voc
-from pipeline.errors import LeakError
-from pipeline.models import checkpoint
+from pipeline.errors import DatasetError, LeakError
+from pipeline.models import backbone, checkpoint
 from pipeline.shards.read import open_shards
 from pipeline.training import provenance
+from pipeline.training.prepare import make_job
 from stages import evaluate, inspect, shard
 from tests.conftest import ROOT
 from tests.project_copy import yaml
@@ -123,6 +127,22 @@ def test_a_leak_that_is_allowed_passes_loudly_and_stands_in_mlflow_with_all_file
     inputs = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
     assert {split: one.digest for split, one in inputs.items()} == {s: d[:36] for s, d in digests.items()}
     assert inputs["train"].name == "small-train"
+
+
+def test_masks_of_0_and_255_stop_the_chain_before_training(root: Path):
+    """As many tools write binary masks: 255 is void here, so that the only class beside background has no pixel."""
+    for path in (sbd.root(root / "data" / "small" / "raw") / "cls").iterdir():
+        label = loadmat(path)["GTcls"][0, 0]["Segmentation"]
+        savemat(path, {"GTcls": {"Segmentation": np.where(label > 0, 255, 0).astype(np.uint8)}})
+    write_profile(root, classes=["background", "lesion", "b", "c", "d"])
+    shard.main()
+    with pytest.raises(DatasetError, match=r"lesion.*255.*write 1 into the masks"):
+        inspect.main()
+    (root / "models" / "small").mkdir(parents=True)
+    profile = config.load()[1]
+    backbone.write_random(root / "models" / "small" / "backbone.pt", profile.model.arguments(), seed=0)
+    with pytest.raises(DatasetError, match="lesion"):
+        make_job("small", profile, "fcn32s", root)
 
 
 def write_model(root: Path, split: str | None) -> None:
