@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from pipeline.loading.loader import Stream, loader
-from pipeline.shards.dataset import decode_jpeg
+from pipeline.shards.dataset import decode_photo
 from pipeline.shards.labels import decode_label
 from pipeline.shards.read import Shards, open_shards
 from pipeline.shards.sample import Sample
@@ -97,7 +97,7 @@ def contestants(
     return {
         "shards": lambda: loader(stream, count(), num_workers=1),
         "folder": folder,
-        "bare": lambda: bare(decode_jpeg, decode_label),
+        "bare": lambda: bare(decode_photo, decode_label),
         "pillow": lambda: bare(pillow, pillow),
     }
 

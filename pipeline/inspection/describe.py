@@ -16,7 +16,15 @@ from pipeline.tables import Table
 
 NUM_SIZES = 20  # the most frequent sizes are listed
 BIN = 25  # pixels, of the histograms of height and width
-CONVERSIONS = {"L": "greyscale to RGB", "CMYK": "CMYK to RGB"}  # by Pillow's mode of the file; nets see RGB
+CONVERSIONS = {  # by Pillow's mode of the file; nets see RGB
+    "1": "black and white to RGB",
+    "L": "greyscale to RGB",
+    "P": "palette to RGB",
+    "CMYK": "CMYK to RGB",
+    "LA": "transparent on white",
+    "PA": "transparent on white",
+    "RGBA": "transparent on white",
+}
 
 
 def describe(shards: Shards) -> dict[str, Any]:
@@ -33,6 +41,10 @@ def describe(shards: Shards) -> dict[str, Any]:
     num_valid, num_void = int(pixels.sum()), int(void.sum())
     sizes = Counter(zip(height.tolist(), width.tolist(), strict=True))
     modes = Counter(column("mode").to_pylist())
+    conversions: Counter[str] = Counter()
+    for mode in [*CONVERSIONS, *sorted(modes.keys() - CONVERSIONS.keys() - {"RGB"})]:
+        if modes[mode]:
+            conversions[CONVERSIONS.get(mode, f"{mode} to RGB")] += modes[mode]
     return {
         "num_images": len(shards),
         "digest": shards.digest,
@@ -59,7 +71,7 @@ def describe(shards: Shards) -> dict[str, Any]:
             "num_images": int((void > 0).sum()),
         },
         "modes": dict(sorted(modes.items())),
-        "conversions": {name: modes[mode] for mode, name in CONVERSIONS.items() if modes[mode]},
+        "conversions": dict(conversions),
         "refused": shards.header.get("refused", []),
     }
 

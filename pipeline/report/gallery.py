@@ -1,6 +1,6 @@
 """The gallery of a net: single images with label, prediction and confidence, as files.
 
-A gallery is a folder: index.json, and for each of its keys KEY.jpg, KEY-label.png, KEY-prediction.png and
+A gallery is a folder: index.json, and for each of its keys KEY.jpg or KEY.png, KEY-label.png, KEY-prediction.png and
 KEY-confidence.png. The same split gives the same keys for every net.
 """
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline import files
 from pipeline.errors import DatasetError, ResultError
+from pipeline.shards.images import is_jpeg_file
 from pipeline.shards.labels import decode_label, encode_label
 
 FOLDER = "gallery"  # in the folder of a net's figures
@@ -42,12 +43,13 @@ class Seen(NamedTuple):
 def write(folder: Path, images: Iterable[tuple[Seen, bytes]], model_sha256: str) -> None:
     """Write a new gallery, index.json last.
 
-    images: each with its photo as the JPEG file of the data set.
+    images: each with its photo as the JPEG or PNG file of the shards.
     """
     folder.mkdir(parents=True)
     keys = []
-    for seen, jpeg in images:
-        (folder / f"{seen.key}.jpg").write_bytes(jpeg)
+    for seen, photo in images:
+        suffix = "jpg" if is_jpeg_file(photo) else "png"
+        (folder / f"{seen.key}.{suffix}").write_bytes(photo)
         (folder / f"{seen.key}-label.png").write_bytes(encode_label(seen.label))
         (folder / f"{seen.key}-prediction.png").write_bytes(encode_label(seen.prediction))
         Image.fromarray(seen.confidence).save(folder / f"{seen.key}-confidence.png")
@@ -66,7 +68,9 @@ class Gallery:
     def __getitem__(self, key: str) -> Seen:
         """Read an image. Raises ResultError if a file is missing or damaged."""
         try:
-            with Image.open(self.folder / f"{key}.jpg", formats=["JPEG"]) as photo:
+            png = self.folder / f"{key}.png"
+            path = png if png.exists() else png.with_suffix(".jpg")
+            with Image.open(path, formats=["JPEG", "PNG"]) as photo:
                 image = np.array(photo.convert("RGB"))
             label, prediction, confidence = (
                 decode_label((self.folder / f"{key}-{name}.png").read_bytes())

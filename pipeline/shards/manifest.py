@@ -7,7 +7,7 @@ Columns stay in Arrow: a million rows take a few hundred MB, and many times that
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from pyarrow import Table
 
 from pipeline.errors import ShardError
 from pipeline.files import whole
+from pipeline.shards.images import JPG, PNG
 
 MANIFEST = "manifest.parquet"
 LOCATION = "location"  # the file beside a manifest that names the folder of its shards, where that is another
-FORMAT = "fcn-shards/1"
-MEMBERS = ("jpg", "png")
+FORMAT, FORMAT_WITH_PNG = "fcn-shards/1", "fcn-shards/2"  # the second has the column PHOTO
+MEMBERS = ("jpg", "png")  # a sample's photo and label in the names of columns
+LABEL = "png"  # the label's member of a shard; the photo's is images.JPG or images.PNG
+PHOTO = "photo"
 SCHEMA = pa.schema(
     [("key", pa.string()), ("split", pa.string()), ("shard", pa.string())]
     + [(f"{kind}_{what}", pa.int64()) for kind in MEMBERS for what in ("offset", "size")]
@@ -30,6 +33,8 @@ SCHEMA = pa.schema(
     + [("height", pa.int32()), ("width", pa.int32()), ("mode", pa.string()), ("pixel_sha256", pa.binary(32))]
     + [("class_pixels", pa.list_(pa.int64())), ("void_pixels", pa.int64())]
 )
+SCHEMA_WITH_PNG = SCHEMA.append(pa.field(PHOTO, pa.string()))
+SCHEMAS = {FORMAT: SCHEMA, FORMAT_WITH_PNG: SCHEMA_WITH_PNG}
 
 _REPETITIVE = ["split", "shard", "mode"]  # columns of few values: an index a row, in the file and in memory
 _SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")  # neither a path that leads elsewhere nor a command
@@ -38,31 +43,51 @@ _SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"')
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the table of one shard's rows."""
-    return Table.from_pylist(list(rows), SCHEMA)
+    """Return the table of one shard's rows; it has the column PHOTO only where a photo is a PNG."""
+    has_png = any(row[PHOTO] != JPG for row in rows)
+    return Table.from_pylist(list(rows), SCHEMA_WITH_PNG if has_png else SCHEMA)
 
 
 def joined(tables: Sequence[Table]) -> Table:
     """Return the rows of all tables; without a copy, so that a million samples fit."""
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    if any(PHOTO in table.schema.names for table in tables):
+        tables = [table if PHOTO in table.schema.names else _with_photos(table) for table in tables]
+        tables = [table.cast(SCHEMA_WITH_PNG) for table in tables]
+    return pa.concat_tables(tables)
+
+
+def _with_photos(table: Table) -> Table:
+    return table.append_column(PHOTO, pa.array([JPG] * len(table), pa.string()))
+
+
+def format_of(table: Table) -> str:
+    """Return the format of a manifest with this table."""
+    return FORMAT_WITH_PNG if PHOTO in table.schema.names else FORMAT
+
+
+def members_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a sample's members of the shard by the name in columns: {"jpg": "jpg" or "image.png", "png": "png"}."""
+    return {MEMBERS[0]: row.get(PHOTO, JPG), MEMBERS[1]: LABEL}
 
 
 def write(path: Path, table: Table, header: dict[str, Any]) -> None:
     """Write a sealed manifest, whole or not at all; the same content gives the same bytes.
 
-    table: of SCHEMA.
+    table: of SCHEMA or SCHEMA_WITH_PNG.
     header: format, split, classes, shards and refused; other keys are kept.
     """
+    schema = SCHEMAS[format_of(table)]
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(
         buffer,
-        SCHEMA,
+        schema,
         compression="zstd",
         write_page_checksum=True,
         store_schema=False,  # Arrow's own schema would repeat the header, and with it the seal
         use_dictionary=_REPETITIVE,  # pyright: ignore[reportArgumentType]  # its stub accepts only a bool
     ) as file:
-        file.write_table(table.cast(SCHEMA))
+        file.write_table(table.cast(schema))
         file.add_key_value_metadata({"fcn": json.dumps(header | {"seal": "0" * 64}, sort_keys=True)})
     content = buffer.getvalue().to_pybytes()
     assert content.count(_BLANK) == 1
@@ -84,8 +109,8 @@ def parse(manifest: bytes, where: str) -> tuple[Table, dict[str, Any]]:
         header = json.loads((table.schema.metadata or {})[b"fcn"])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ShardError(f"{where} is damaged ({error})") from error
-    if header.get("format") != FORMAT:
-        raise ShardError(f"{where} has format {header.get('format')!r}, expected {FORMAT!r}")
+    if header.get("format") not in SCHEMAS:
+        raise ShardError(f"{where} has format {header.get('format')!r}, expected {' or '.join(SCHEMAS)}")
     if contradiction := _contradiction(table, header):
         raise ShardError(f"{where} contradicts itself: {contradiction}")
     return table, header
@@ -104,7 +129,7 @@ def is_sealed(manifest: bytes | bytearray) -> bool:
 
 def _contradiction(table: Table, header: dict[str, Any]) -> str | None:
     """Return the first inconsistency that no manifest written here can have, whatever its seal."""
-    if table.schema.names != SCHEMA.names:
+    if table.schema.names != SCHEMAS[header["format"]].names:
         return f"columns {', '.join(table.schema.names)}"
     size_of = {shard["name"]: shard["bytes"] for shard in header["shards"]}
     strange = [name for name in size_of if not _SHARD_NAME.fullmatch(name)]
@@ -116,6 +141,8 @@ def _contradiction(table: Table, header: dict[str, Any]) -> str | None:
         return f"rows of other splits than {header['split']!r}"
     if (num_keys := len(table["key"].unique())) != table.num_rows:
         return f"{num_keys} keys for {table.num_rows} samples"
+    if PHOTO in table.schema.names and set(table[PHOTO].unique().to_pylist()) - {JPG, PNG}:
+        return f"photos that are neither {JPG} nor {PNG}"
     column = table["shard"].unify_dictionaries().combine_chunks()
     limit = np.array([size_of[name] for name in column.dictionary.to_pylist()])[column.indices.to_numpy()]
     for kind in MEMBERS:

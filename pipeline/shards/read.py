@@ -1,7 +1,8 @@
 """Shards opened and verified, and read starting at any sample, in a folder of this machine or in S3.
 
-A shard is a WebDataset tar with <key>.jpg and <key>.png of each sample, one after the other. manifest.parquet has one
-row per sample, in the shards' order, and in its header the size and sha256 of every shard. shards/write.py writes both.
+A shard is a WebDataset tar with <key>.jpg and <key>.png of each sample, one after the other; a photo of another format
+than JPEG is <key>.image.png. manifest.parquet has one row per sample, in the shards' order, and in its header the size and
+sha256 of every shard. shards/write.py writes both.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ShardError
 from pipeline.shards import manifest
-from pipeline.shards.manifest import LOCATION, MANIFEST, MEMBERS, Table
+from pipeline.shards.manifest import LOCATION, MANIFEST, MEMBERS, PHOTO, Table
 from pipeline.shards.verify import damaged_samples, find_damage
 from pipeline.storage import Folder
 
@@ -29,7 +30,7 @@ class Shards:
     """The shards of a split: the manifest is in memory, samples are read when needed. It may be used after a fork.
 
     folder: where the shards lie, a path or s3://bucket/prefix.
-    table: one row per sample, as manifest.SCHEMA.
+    table: one row per sample, as manifest.SCHEMA or manifest.SCHEMA_WITH_PNG.
     header: the manifest's header.
     """
 
@@ -62,7 +63,7 @@ class Shards:
         return hashlib.sha256(json.dumps([self.classes, shards]).encode()).hexdigest()
 
     def read(self, index: int) -> tuple[memoryview, memoryview]:
-        """Return the bytes of a sample's jpg and png; ShardError if they differ from the manifest."""
+        """Return the bytes of a sample's photo and label; ShardError if they differ from the manifest."""
         row = {name: column[index].as_py() for name, column in self._members.items()}
         folder = Folder(str(self.folder))
         start = min(row[f"{kind}_offset"] for kind in MEMBERS)
@@ -77,7 +78,7 @@ class Shards:
             offset = row[f"{kind}_offset"] - start
             member = data[offset : offset + row[f"{kind}_size"]]
             if hashlib.sha256(member).digest() != row[f"{kind}_sha256"]:
-                name = f"{folder.name(row['shard'])}: {self.keys[index]}.{kind}"
+                name = f"{folder.name(row['shard'])}: {self.keys[index]}.{manifest.members_of(row)[kind]}"
                 raise ShardError(f"{name} differs from the manifest; {REMEDY}")
             members.append(member)
         return members[0], members[1]
@@ -86,6 +87,7 @@ class Shards:
     def _members(self) -> dict[str, Any]:
         """The columns that locate samples, each in one chunk, where a value is found ten times as fast."""
         names = ["shard"] + [f"{kind}_{what}" for kind in MEMBERS for what in ("offset", "size", "sha256")]
+        names += [PHOTO] if PHOTO in self.table.schema.names else []
         return {name: self.table[name].combine_chunks() for name in names}
 
 

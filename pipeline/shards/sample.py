@@ -15,25 +15,28 @@ class Sample:
     """One photo with its ground truth, both checked.
 
     key: unique in the data set, without '.' and '/'.
-    jpeg: the photo file's bytes, unchanged.
     label: (H, W) uint8, 0..num_classes-1 or fcn.IGNORE_LABEL, of the photo's size.
     png: the label as encode_label writes it, or the label file's own bytes where they already are such a PNG.
-    photo: the photo's size, mode and pixel hash.
+    photo: the photo as the shard holds it, with its size, mode and pixel hash.
     counts: (256,) int64, the label's pixels of each value.
     """
 
     key: str
-    jpeg: bytes
     label: NDArray[np.uint8]
     png: bytes
     photo: Photo
     counts: NDArray[np.int64]
 
+    @property
+    def image(self) -> bytes:
+        """The photo's bytes: of the JPEG file, unchanged, or of a PNG."""
+        return self.photo.data
+
     @classmethod
     def checked(
         cls,
         key: str,
-        jpeg: bytes,
+        image: bytes,
         label: NDArray[np.uint8],
         num_classes: int = IGNORE_LABEL,
         where: tuple[str, str] = ("image", "label"),
@@ -41,10 +44,11 @@ class Sample:
     ) -> "Sample":
         """Return a sample; DatasetError if the photo cannot be decoded or the label does not fit it.
 
+        image: the bytes of the photo's file.
         where: the names of photo and label in messages.
         mask: the label file's bytes; empty if the label was not decoded from a file.
         """
-        photo = check_photo(jpeg, where[0])
+        photo = check_photo(image, where[0])
         counts = check_label(label, photo.size, num_classes, where[1])
         png = mask if is_label_png(mask) else encode_label(label)
-        return cls(key, jpeg, label, png, photo, counts)
+        return cls(key, label, png, photo, counts)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.files import and_more, write_json
 from pipeline.progress import bar
-from pipeline.shards.manifest import MANIFEST, MEMBERS, Table
+from pipeline.shards.manifest import MANIFEST, MEMBERS, Table, members_of
 from pipeline.storage import Folder
 
 QUIET_S = 3.0  # a shorter check shows no progress bar
@@ -73,7 +73,7 @@ def damaged_samples(folder: Folder, table: Table, shard: str) -> str:
     """Return how many samples of a damaged shard are damaged, and the names of the first members."""
     rows = np.flatnonzero(np.asarray(table["shard"].to_numpy()) == shard).tolist()
     members = [
-        (row["key"], kind)
+        (row["key"], members_of(row)[kind])
         for row in table.take(rows).to_pylist()
         for kind in MEMBERS
         if hashlib.sha256(folder.read(shard, row[f"{kind}_offset"], row[f"{kind}_size"])).digest()

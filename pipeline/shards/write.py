@@ -25,7 +25,7 @@ from pipeline.errors import DatasetError, ShardError, UserError
 from pipeline.files import NUM_NAMED, code_digest, lock, replace_folder, whole, whole_folder, write_text
 from pipeline.progress import bar
 from pipeline.shards import manifest
-from pipeline.shards.manifest import LOCATION, MANIFEST, MEMBERS
+from pipeline.shards.manifest import LABEL, LOCATION, MANIFEST, MEMBERS, PHOTO
 from pipeline.shards.sample import Sample
 from pipeline.storage import S3, Folder
 
@@ -140,8 +140,8 @@ def finish_shard(plan: Plan, part: ShardKeys) -> int:
     if rows:
         shards = [{"name": name, "bytes": tar.size, "sha256": tar.sha256.hexdigest()}]
         Folder(plan.staging).put(finished, name)
-    header = _header(plan, shards, refused) | {"plan": digest}
-    manifest.write(plan.record(number), manifest.table_of(rows), header)
+    table = manifest.table_of(rows)
+    manifest.write(plan.record(number), table, _header(plan, table, shards, refused) | {"plan": digest})
     return len(keys)
 
 
@@ -198,8 +198,10 @@ def _write_samples(
             row |= {"mode": sample.photo.mode, "pixel_sha256": sample.photo.pixel_sha256}
             row |= {"class_pixels": sample.counts[: len(plan.classes)]}
             row |= {"void_pixels": int(sample.counts[IGNORE_LABEL])}
-            for kind, data in zip(MEMBERS, (sample.jpeg, sample.png), strict=True):
-                writer.write({"__key__": key, kind: data})
+            row |= {PHOTO: sample.photo.member}
+            members = ((sample.photo.member, sample.image), (LABEL, sample.png))
+            for kind, (member, data) in zip(MEMBERS, members, strict=True):
+                writer.write({"__key__": key, member: data})
                 padded_size = len(data) + -len(data) % tarfile.BLOCKSIZE
                 row[f"{kind}_offset"] = writer.tarstream.offset - padded_size
                 row[f"{kind}_size"] = len(data)
@@ -222,7 +224,8 @@ def publish(plan: Plan, dest: Folder, num_parts: int, allow_partial: bool) -> No
     for stale in staging.list().keys() - {shard["name"] for shard in shards}:  # of another plan
         staging.remove(stale)
     path = plan.work / MANIFEST
-    manifest.write(path, manifest.joined(tables), _header(plan, shards, refused))
+    table = manifest.joined(tables)
+    manifest.write(path, table, _header(plan, table, shards, refused))
     staging.put(path, MANIFEST)
     if dest.is_remote:
         staging.move_to(dest, last=MANIFEST)
@@ -239,9 +242,11 @@ def link_shards(location: str, folder: Path) -> None:
         write_text(building / LOCATION, location)
 
 
-def _header(plan: Plan, shards: list[dict[str, Any]], refused: list[tuple[str, str]]) -> dict[str, Any]:
+def _header(
+    plan: Plan, table: manifest.Table, shards: list[dict[str, Any]], refused: list[tuple[str, str]]
+) -> dict[str, Any]:
     return {
-        "format": manifest.FORMAT,
+        "format": manifest.format_of(table),
         "split": plan.split,
         "classes": list(plan.classes),
         "shards": shards,

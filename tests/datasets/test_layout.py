@@ -55,7 +55,7 @@ def root(tmp_path: Path, layout: Layout) -> Path:
 def test_a_sample_is_the_unchanged_jpeg_and_the_values_of_its_label(layout: Layout, root: Path):
     sample = layout.sample(root, "a", NUM_CLASSES)
     assert sample.key == "a"
-    assert sample.jpeg == layout.files(root, "a")[0].read_bytes()
+    assert sample.image == layout.files(root, "a")[0].read_bytes()
     assert sample.label.dtype == np.uint8
     assert sample.label.flags.c_contiguous
     assert sample.label.tolist() == LABEL.tolist()
@@ -83,7 +83,7 @@ def test_an_image_of_one_pixel_in_any_mode_is_accepted_as_it_is(layout: Layout, 
     photo.write_bytes(jpeg((1, 1), mode))
     write_label(label, np.array([[20]], np.uint8))
     sample = layout.sample(root, "a", NUM_CLASSES)
-    assert (sample.jpeg, sample.label.tolist()) == (jpeg((1, 1), mode), [[20]])
+    assert (sample.image, sample.label.tolist()) == (jpeg((1, 1), mode), [[20]])
 
 
 def turned() -> bytes:

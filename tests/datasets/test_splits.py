@@ -87,10 +87,10 @@ def resolve(raw: Path, include: Sequence[str], exclude: Sequence[str] = (), **op
 def test_an_id_in_several_lists_takes_image_and_label_from_the_first(shared_raw: Path):
     first = resolve(shared_raw, ["voc2012/train", "sbd/train"])
     assert first.sources == {"c": "voc2012", "a": "voc2012", "d": "sbd", "b": "sbd"}
-    assert first.load("c").jpeg == jpeg(150)
+    assert first.load("c").image == jpeg(150)
     assert first.load("c").label.tolist() == [[2] * 4] * 3
     second = resolve(shared_raw, ["sbd/train", "voc2012/train"])
-    assert second.load("c").jpeg == jpeg(50)
+    assert second.load("c").image == jpeg(50)
     assert second.load("c").label.tolist() == [[1] * 4] * 3
 
 

@@ -86,7 +86,7 @@ def test_torchvision_reads_the_same_sets(raw: Path):
     ):
         for (image, mask), sample in zip(theirs, ours, strict=True):
             assert np.array_equal(np.asarray(mask), sample.label)
-            assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(sample.jpeg))))
+            assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(sample.image))))
 
 
 # --- all or nothing

@@ -40,8 +40,8 @@ def test_real_pairs_are_read_as_pillow_reads_them(real_data: Path):
         sample = voc.LAYOUT.sample(real_data / "voc", key, NUM_CLASSES)
         mask = np.asarray(Image.open(real_data / "voc" / "SegmentationClass" / f"{key}.png"))
         assert np.array_equal(sample.label, mask)
-        assert Image.open(io.BytesIO(sample.jpeg)).size == mask.shape[::-1]
-        assert hashlib.sha256(sample.jpeg).hexdigest() == manifest[key]["image_sha256"]
+        assert Image.open(io.BytesIO(sample.image)).size == mask.shape[::-1]
+        assert hashlib.sha256(sample.image).hexdigest() == manifest[key]["image_sha256"]
 
 
 def test_an_official_id_without_its_image_is_named(real_data: Path):

@@ -11,10 +11,10 @@ from pipeline.report import gallery
 from pipeline.report.gallery import Seen
 
 
-def seen(key: str, seed: int = 0, size: tuple[int, int] = (20, 30)) -> tuple[Seen, bytes]:
+def seen(key: str, seed: int = 0, size: tuple[int, int] = (20, 30), kind: str = "JPEG") -> tuple[Seen, bytes]:
     random = np.random.Generator(np.random.PCG64(seed))
     file = io.BytesIO()
-    Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, "JPEG")
+    Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, kind)
     image = np.array(Image.open(file))
     label, prediction = random.integers(0, 3, (2, *size), dtype=np.uint8)
     label[:3] = 255
@@ -23,15 +23,16 @@ def seen(key: str, seed: int = 0, size: tuple[int, int] = (20, 30)) -> tuple[See
 
 
 def test_a_gallery_gives_back_what_was_written_to_the_pixel_and_keeps_the_photos_bytes(tmp_path):
-    shown = [seen("2007_000033"), seen("2007_000042", 1, (7, 9))]
+    shown = [seen("2007_000033"), seen("2007_000042", 1, (7, 9), "PNG")]
     gallery.write(tmp_path / "gallery", shown, "ab" * 32)
     opened = gallery.read(tmp_path / "gallery")
     assert opened.keys == ("2007_000033", "2007_000042")
     assert opened.model_sha256 == "ab" * 32
-    for one, jpeg in shown:
+    for one, photo in shown:
         for expected, got in zip(one, opened[one.key], strict=True):
             assert np.array_equal(expected, got)
-        assert (tmp_path / "gallery" / f"{one.key}.jpg").read_bytes() == jpeg
+        suffix = "jpg" if one.key == "2007_000033" else "png"
+        assert (tmp_path / "gallery" / f"{one.key}.{suffix}").read_bytes() == photo
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a-label.png", "a-prediction.png", "a-confidence.png"])

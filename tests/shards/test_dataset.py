@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import ShardError
-from pipeline.shards.dataset import Dataset, decode_jpeg
+from pipeline.shards.dataset import Dataset, decode_photo
 from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
 from tests.noise import shards_of
@@ -78,14 +78,14 @@ def test_reading_ahead_raises_a_samples_error_in_its_turn(folder: Path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_jpeg_has_the_pixels_of_pillow(kind: str):
-    pixels = decode_jpeg(bytearray(jpeg(kind))).permute(1, 2, 0).numpy()
+    pixels = decode_photo(bytearray(jpeg(kind))).permute(1, 2, 0).numpy()
     assert np.array_equal(pixels, pixels_of_pillow(jpeg(kind)))
 
 
 def test_real_photos_have_the_pixels_of_pillow(real_data: Path):
     for path in sorted((real_data / "voc" / "JPEGImages").glob("*.jpg"))[::40]:
         data = path.read_bytes()
-        pixels = decode_jpeg(bytearray(data)).permute(1, 2, 0).numpy()
+        pixels = decode_photo(bytearray(data)).permute(1, 2, 0).numpy()
         assert np.array_equal(pixels, pixels_of_pillow(data))
 
 
@@ -93,7 +93,7 @@ DAMAGE = """
 import io, random, sys, warnings
 import numpy as np
 from PIL import Image
-from pipeline.shards.dataset import decode_jpeg
+from pipeline.shards.dataset import decode_photo
 warnings.simplefilter("ignore")
 random.seed(1)
 outcomes = {"whole": 0, "refused": 0}
@@ -111,7 +111,7 @@ for original in map(bytes.fromhex, sys.stdin.read().split()):
         except Exception:
             expected = None
         try:
-            pixels = decode_jpeg(data).permute(1, 2, 0).numpy()
+            pixels = decode_photo(data).permute(1, 2, 0).numpy()
         except Exception:
             pixels = None
         if expected is not None:

@@ -4,13 +4,11 @@ import io
 import re
 import struct
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.errors import DatasetError
 from pipeline.shards.images import MAX_PIXELS, check_photo
-from pipeline.shards.labels import encode_label
 
 START_OF_FRAME = b"\xff\xc0"
 
@@ -44,7 +42,7 @@ def test_a_jpeg_cut_short_is_refused(keep: int):
         check_photo(jpeg()[:keep], "sbd 7: i.jpg")
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>404</html>", encode_label(np.zeros((3, 3), np.uint8))])
+@pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"GIF89a"])
 def test_a_file_of_another_format_is_refused_with_its_first_bytes(data: bytes):
     with pytest.raises(DatasetError, match=re.escape(repr(data[:8]))):
         check_photo(data, "image")
@@ -89,5 +87,5 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side: int):
 def test_the_same_pixels_under_another_header_have_the_same_hash_and_another_size_does_not():
     plain, commented = jpeg("L"), jpeg("L", comment=b"the same again")
     assert plain != commented
-    assert check_photo(plain, "7") == check_photo(commented, "7")
+    assert check_photo(plain, "7").pixel_sha256 == check_photo(commented, "7").pixel_sha256
     assert check_photo(plain, "7").pixel_sha256 != check_photo(jpeg("L", (10, 20)), "7").pixel_sha256

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ShardError
+from pipeline.shards import manifest
 from pipeline.shards.manifest import MANIFEST
 from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
@@ -31,7 +32,7 @@ def test_the_digest_depends_on_images_labels_and_class_names_alone(whole: Path, 
 
     def relabelled(key: str) -> Sample:
         sample = draw(key)
-        return Sample.checked(key, sample.jpeg, np.zeros_like(sample.label)) if key == KEYS[0] else sample
+        return Sample.checked(key, sample.image, np.zeros_like(sample.label)) if key == KEYS[0] else sample
 
     assert open_shards(write(tmp_path / "relabelled", load=relabelled)).digest != digest
 
@@ -48,8 +49,8 @@ def test_a_folder_of_another_split_is_refused_with_both_names(whole: Path):
 
 
 def test_another_format_is_refused_with_both_names(whole: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.shards.manifest.FORMAT", "fcn-shards/2")
-    with pytest.raises(ShardError, match=f"{MANIFEST} .*'fcn-shards/1'.*'fcn-shards/2'"):
+    monkeypatch.setattr("pipeline.shards.manifest.SCHEMAS", {"fcn-shards/3": manifest.SCHEMA})
+    with pytest.raises(ShardError, match=f"{MANIFEST} .*'fcn-shards/1'.*fcn-shards/3"):
         open_shards(whole)
 
 
@@ -81,7 +82,7 @@ def test_a_sample_damaged_after_opening_is_named_and_the_others_are_still_read(
     with pytest.raises(ShardError, match=f"{path}: {row['key']}.{kind} .*; run `dvc repro -f shard`"):
         shards.read(index)
     for other in set(range(len(KEYS))) - {index}:
-        assert shards.read(other)[0] == draw(shards.keys[other]).jpeg
+        assert shards.read(other)[0] == draw(shards.keys[other]).image
 
 
 def test_a_shard_cut_after_opening_is_named(folder: Path):

@@ -57,7 +57,7 @@ def test_a_key_is_shuffled_away_from_its_neighbours(tmp_path: Path):
     keys = [f"2007_{number:06d}" for number in range(200)]
     small = draw(keys[0])
     shards = open_shards(
-        write(tmp_path / "train", keys, lambda key: Sample.checked(key, small.jpeg, small.label))
+        write(tmp_path / "train", keys, lambda key: Sample.checked(key, small.image, small.label))
     )
     steps = np.abs(np.diff([keys.index(key) for key in shards.keys]))
     assert sorted(shards.keys) == keys
@@ -83,7 +83,7 @@ def test_a_shard_has_the_bytes_that_tarfile_writes(tmp_path: Path, key_length: i
     expected = io.BytesIO()
     with tarfile.open(fileobj=expected, mode="w") as tar:
         for key in shards.keys:
-            for kind, data in (("jpg", draw(key).jpeg), ("png", draw(key).png)):
+            for kind, data in (("jpg", draw(key).image), ("png", draw(key).png)):
                 member = tarfile.TarInfo(f"{key}.{kind}")  # its defaults: 1970, no owner, mode 0o644
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -154,7 +154,7 @@ def test_plain_webdataset_reads_the_same_samples_in_the_same_order_and_labels_as
     for sample in samples:
         expected = draw(sample["__key__"])
         label = np.array(Image.open(io.BytesIO(sample["png"])))
-        assert sample["jpg"] == expected.jpeg
+        assert sample["jpg"] == expected.image
         assert np.array_equal(label, expected.label)
 
 
