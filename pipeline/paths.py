@@ -9,6 +9,11 @@ RUNS = Path("runs")  # working checkpoints
 VERIFIED = RUNS / ".verified"  # records of shards whose sha256 was checked
 
 
+def source(profile: str) -> Path:
+    """The fingerprint of a user's own folder."""
+    return Path("data", profile, "source.json")
+
+
 def raw(profile: str) -> Path:
     return Path("data", profile, "raw")
 

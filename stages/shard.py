@@ -8,16 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.datasets import splits
-from pipeline.errors import exit_cleanly
+from pipeline.datasets import own, splits
+from pipeline.errors import DatasetError, exit_cleanly
 from pipeline.shards.write import MapFunction, link_shards, write_shards
 
 
 def main() -> None:
     profile_name, profile = config.load()
-    with workers(profile.run.shard_workers) as run:
-        for name in config.Splits.model_fields:
-            write_split(profile_name, profile, name, run)
+    own_folder = profile.data.source.own
+    try:
+        with workers(profile.run.shard_workers) as run:
+            for name in config.Splits.model_fields:
+                write_split(profile_name, profile, name, run)
+    except DatasetError as error:
+        if own_folder:
+            message = own.in_the_users_words(str(error), paths.raw(profile_name), own_folder)
+            raise DatasetError(message) from error
+        raise
 
 
 def write_split(profile_name: str, profile: config.Profile, name: str, run: MapFunction) -> None:
@@ -42,6 +49,7 @@ def write_split(profile_name: str, profile: config.Profile, name: str, run: MapF
         seed=profile.shards.seed,
         stamp=split.stamp,
         allow_partial=data.allow_partial,
+        sources=own.sources(root / paths.raw(profile_name)),
         work=None if isinstance(destination, Path) else root / paths.sharding(profile_name, name),
         run=run,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,22 @@ from pipeline.shards.images import REMEDY
 from pipeline.shards.sample import Sample
 
 
+class Shown(NamedTuple):
+    """The names of a sample and its files in messages, where they differ from those that are read."""
+
+    name: str
+    photo: str
+    label: str
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths below a data set's folder: <lists>/<split>.txt, <images>/<id>.jpg and <labels>/<id><suffix>.
 
     name: the data set's, for messages.
     decode: decodes a label file's bytes to (H, W) uint8; its second argument is the file's name in messages.
+    photo_suffixes: the endings of a photo that are looked for, in order.
+    shown: returns the user's names of an id below a data set's folder, or None.
     """
 
     name: str
@@ -27,6 +38,8 @@ class Layout:
     labels: str
     suffix: str
     decode: Callable[[bytes, str], NDArray[np.uint8]]
+    photo_suffixes: tuple[str, ...] = (".jpg",)
+    shown: Callable[[Path, str], Shown | None] | None = None
 
     def ids(self, root: Path, split: str) -> list[str]:
         """Return the ids of a list, in its order."""
@@ -35,17 +48,21 @@ class Layout:
 
     def files(self, root: Path, key: str) -> tuple[Path, Path]:
         """Return the paths of an id's photo and label, whether they exist or not."""
-        return root / self.images / f"{key}.jpg", root / self.labels / f"{key}{self.suffix}"
+        photos = [root / self.images / f"{key}{suffix}" for suffix in self.photo_suffixes]
+        photo = photos[0] if len(photos) == 1 else next((path for path in photos if path.exists()), photos[0])
+        return photo, root / self.labels / f"{key}{self.suffix}"
 
     def sample(self, root: Path, key: str, num_classes: int) -> Sample:
         """Return one photo with its label, both decoded in full and checked against each other."""
         self._require(root)
         check_key(key, self.name)
         photo_path, label_path = self.files(root, key)
-        where = f"{self.name} {key}"
-        jpeg, mask = read_bytes(photo_path, where), read_bytes(label_path, where)
-        names = (f"{where}: {photo_path}", f"{where}: {label_path}")
-        return Sample.checked(key, jpeg, self.decode(mask, names[1]), num_classes, names, mask)
+        shown = (self.shown and self.shown(root, key)) or Shown(key, str(photo_path), str(label_path))
+        where = f"{self.name} {shown.name}"
+        photo = read_bytes(photo_path, where, shown.photo)
+        mask = read_bytes(label_path, where, shown.label)
+        names = (f"{where}: {shown.photo}", f"{where}: {shown.label}")
+        return Sample.checked(key, photo, self.decode(mask, names[1]), num_classes, names, mask)
 
     def _require(self, root: Path) -> None:
         if not root.is_dir():

@@ -106,7 +106,7 @@ def write(
             ("best.png", "the best images", best),
         ):
             seen = predict(probability, shards, [index[key] for key in keys])
-            rows = [(f"{one.key}  mean IU {scores[one.key]:.3f}", one) for one in seen]
+            rows = [(f"{shards.name_of(one.key)}  mean IU {scores[one.key]:.3f}", one) for one in seen]
             if rows:
                 plots.save(plots.predictions(rows, classes, f"{net}: {words}"), folder / name)
 

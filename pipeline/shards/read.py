@@ -47,6 +47,10 @@ class Shards:
         """All keys, in the shards' order."""
         return self.table["key"].to_pylist()
 
+    def name_of(self, key: str) -> str:
+        """Return the user's own name of a sample's photo; the key if it says as much."""
+        return self.header.get("sources", {}).get(key, key)
+
     def __len__(self) -> int:
         return self.table.num_rows
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,7 @@ def write_shards(
     seed: int,
     stamp: Callable[[str], str] = str,
     allow_partial: bool = False,
+    sources: Mapping[str, str] | None = None,
     work: Path | None = None,
     run: MapFunction = map,
 ) -> None:
@@ -89,6 +90,7 @@ def write_shards(
     seed: shuffles the keys.
     stamp: returns a text that changes when a key's source files do.
     allow_partial: leave refused keys out and record them, instead of refusing the split.
+    sources: by key, the user's own name of a photo, where it says more than the key; the manifest records them.
     work: a folder for unfinished shards, on dest's disk; beside dest if None.
     run: like map, but results may come in any order; it decides which processes do the work.
     """
@@ -115,7 +117,7 @@ def write_shards(
             with bar(len(ordered), f"shard {split}") as progress:
                 for num_done in run(partial(finish_shard, plan), parts):
                     progress.update(num_done)
-            publish(plan, Folder(str(dest)), len(parts), allow_partial)
+            publish(plan, Folder(str(dest)), len(parts), allow_partial, sources or {})
             shutil.rmtree(work)
     except DatasetError:
         raise
@@ -210,7 +212,9 @@ def _write_samples(
     return rows, refused
 
 
-def publish(plan: Plan, dest: Folder, num_parts: int, allow_partial: bool) -> None:
+def publish(
+    plan: Plan, dest: Folder, num_parts: int, allow_partial: bool, sources: Mapping[str, str]
+) -> None:
     """Join the records to one manifest and replace `dest` by the finished shards."""
     tables, shards, refused = [], [], []
     for number in range(num_parts):
@@ -225,7 +229,9 @@ def publish(plan: Plan, dest: Folder, num_parts: int, allow_partial: bool) -> No
         staging.remove(stale)
     path = plan.work / MANIFEST
     table = manifest.joined(tables)
-    manifest.write(path, table, _header(plan, table, shards, refused))
+    named = {key: sources[key] for key in table["key"].to_pylist() if key in sources}
+    header = _header(plan, table, shards, refused) | ({"sources": named} if named else {})
+    manifest.write(path, table, header)
     staging.put(path, MANIFEST)
     if dest.is_remote:
         staging.move_to(dest, last=MANIFEST)

@@ -15,7 +15,16 @@ def ids_of(folder: Path, content: bytes) -> list[str]:
     return read_ids(folder, "train", "voc")
 
 
-@pytest.mark.parametrize("content", [b"b_2\na-1\n", b"b_2\r\na-1", b"\xef\xbb\xbfb_2\na-1 \n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"b_2\na-1\n",
+        b"b_2\r\na-1",
+        b"\xef\xbb\xbfb_2\na-1 \n",
+        b"\r\n b_2\n\n\ta-1\t\r\n\r\n  \n",
+        b"b_2\ra-1\r",
+    ],
+)
 def test_ids_keep_the_order_of_their_list_however_its_lines_end(tmp_path: Path, content: bytes):
     assert ids_of(tmp_path, content) == ["b_2", "a-1"]
 
@@ -26,11 +35,13 @@ def test_ids_keep_the_order_of_their_list_however_its_lines_end(tmp_path: Path, 
         (b"", "lists no ids"),
         (b"\n\n", "lists no ids"),
         (b"a\nb\na\n", "more than once: a;"),
-        (b"a\n\nb\n", "line 2: malformed id ''"),
         (b"../a\n", "line 1: malformed id '../a'"),
         (b"a/b\n", "line 1: malformed id 'a/b'"),
         (b"a\\b\n", "line 1: malformed id"),
-        (b"a.jpg\n", "line 1: malformed id 'a.jpg'"),
+        (
+            b"\na.jpg\n",
+            "line 2: malformed id 'a.jpg'; expected letters, digits, '_' and '-' only, without ending",
+        ),
         (b"..\n", "line 1: malformed id '..'"),
         (b"a -1\n", "line 1: malformed id 'a -1'"),
         (b"a\0\n", "line 1: malformed id"),

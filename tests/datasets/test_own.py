@@ -1,7 +1,9 @@
 """pipeline/datasets/own.py: a user's own folder, laid out as docs/own-data.md describes."""
 
 import io
+import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 
 from pipeline.datasets import own, splits
 from pipeline.datasets.copying import refuse_within
+from pipeline.datasets.names import is_key, key_of
 from pipeline.errors import DatasetError
 
 CLASSES = ["background", "cat", "dog"]
@@ -24,7 +27,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 
 JPEG = encoded(Image.new("RGB", (4, 3), 99), "JPEG")
-RGB_MASK = encoded(Image.new("RGB", (4, 3)), "PNG")
+PNG = RGB_MASK = encoded(Image.new("RGB", (4, 3)), "PNG")
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def test_greyscale_and_palette_masks_are_read_by_their_values_from_a_copy_that_s
     own.copy(mine, raw, CLASSES)
     shutil.rmtree(mine)
     assert [path.name for path in raw.parent.iterdir()] == ["raw"]
-    assert {path.name for path in (raw / "own").iterdir()} == {*own.FOLDERS, "classes.txt"}
+    assert {path.name for path in (raw / "own").iterdir()} == {*own.FOLDERS, "classes.txt", "names.csv"}
     split = resolve(raw, name)
     assert split.sources == {key: "own"}
     sample = split.load(key)
@@ -69,11 +72,170 @@ def test_greyscale_and_palette_masks_are_read_by_their_values_from_a_copy_that_s
     assert sample.label.tolist() == LABEL.tolist()
 
 
-def test_a_list_of_any_name_is_a_split_and_hidden_files_are_ignored(mine: Path, raw: Path):
-    (mine / "splits" / "all-of-2026.txt").write_text("b-2\na\n")
-    (mine / "images" / ".DS_Store").write_bytes(b"of the system")
+@pytest.mark.parametrize("name", ["all-of-2026", "zug 1", "v1.2", "验证"])
+def test_a_list_of_any_name_is_a_split(mine: Path, raw: Path, name: str):
+    (mine / "splits" / f"{name}.txt").write_text("b-2\na\n")
     own.copy(mine, raw, CLASSES)
-    assert list(resolve(raw, "own/all-of-2026").sources) == ["b-2", "a"]
+    assert list(resolve(raw, f"own/{name}").sources) == ["b-2", "a"]
+
+
+LEFT_BEHIND = (
+    "images/.DS_Store",
+    "images/Thumbs.db",
+    "images/._a.jpg",
+    "images/__MACOSX/a.jpg",
+    "masks/desktop.ini",
+    "masks/.ipynb_checkpoints/a-checkpoint.png",
+    "splits/._train.txt",
+    ".gitignore",
+)
+
+
+def test_what_systems_and_tools_leave_is_passed_over_and_counted(mine: Path, raw: Path, capsys):
+    for name in LEFT_BEHIND:
+        (mine / name).parent.mkdir(exist_ok=True)
+        (mine / name).write_bytes(b"of the system")
+    own.copy(mine, raw, CLASSES)
+    assert f"{len(LEFT_BEHIND)} files of systems and tools" in capsys.readouterr().out
+    for folder, files in (("images", ["a.jpg", "b-2.jpg"]), ("masks", ["a.png", "b-2.png"])):
+        assert sorted(path.name for path in (raw / "own" / folder).iterdir()) == files
+    assert resolve(raw, "own/train").sources == {"a": "own"}
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        ".jpg",
+        ".JPG",
+        ".jpeg",
+        ".JPEG",
+        ".Jpg",
+        ".jfif",
+        ".jpe",
+        ".png",
+        ".PNG",
+        ".tif",
+        ".TIFF",
+        ".webp",
+        ".bmp",
+    ],
+)
+def test_a_photo_of_any_format_and_ending_is_read_and_a_jpeg_keeps_its_bytes(
+    mine: Path, raw: Path, ending: str
+):
+    (mine / "images" / "a.jpg").unlink()
+    suffix = own.PHOTO_SUFFIXES[ending.lower()]
+    kind = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".webp": "WEBP", ".bmp": "BMP"}[suffix]
+    data = encoded(Image.new("RGB", (4, 3), 99), kind)
+    (mine / "images" / f"a{ending}").write_bytes(data)
+    own.copy(mine, raw, CLASSES)
+    sample = resolve(raw, "own/train").load("a")
+    assert sample.photo.member == ("jpg" if kind == "JPEG" else "image.png")
+    if kind == "JPEG":
+        assert sample.image == data
+    assert sample.label.tolist() == LABEL.tolist()
+
+
+NAMES = (
+    "img_00_jpg.rf.0a1b2c3d4e5f",
+    "cam 2/0001",
+    "cam_2_0001",
+    "cam 2/0001.left",
+    "背景/图 1",
+    "Übung",
+    "x" * 120 + ".1",
+    "a,b",
+    'say "a"',
+    "-",
+)
+
+
+def test_names_of_any_kind_become_keys_and_are_shown_as_the_user_wrote_them(mine: Path, raw: Path):
+    for name in NAMES:
+        for folder, data, ending in (
+            ("images", JPEG, ".JPG"),
+            ("masks", (mine / "masks/a.png").read_bytes(), ".png"),
+        ):
+            (mine / folder / name).parent.mkdir(exist_ok=True)
+            (mine / folder / f"{name}{ending}").write_bytes(data)
+    (mine / "splits" / "train.txt").write_text("\r\n".join(NAMES), encoding="utf-8-sig")
+    own.copy(mine, raw, CLASSES)
+    split, names = resolve(raw, "own/train"), own.names(raw / "own")
+    assert [names[key].source for key in split.sources] == [f"{name}.JPG" for name in NAMES]
+    for key, name in zip(split.sources, NAMES, strict=True):
+        assert is_key(key)
+        assert key == key_of(name)
+        assert names[key].photo == str(mine / "images" / f"{name}.JPG")
+        assert split.load(key).label.tolist() == LABEL.tolist()
+    (raw / "own" / "masks" / f"{key_of('cam 2/0001')}.png").write_bytes(RGB_MASK)
+    with pytest.raises(
+        DatasetError, match=r"^own cam 2/0001\.JPG: .*mine/masks/cam 2/0001\.png: a label of mode RGB"
+    ):
+        split.load(key_of("cam 2/0001"))
+
+
+def test_the_letters_that_macos_takes_apart_are_the_same_name(mine: Path, raw: Path):
+    apart, together = unicodedata.normalize("NFD", "Übung"), unicodedata.normalize("NFC", "Übung")
+    assert apart != together
+    (mine / "images" / "a.jpg").rename(mine / "images" / f"{apart}.jpg")
+    (mine / "masks" / "a.png").rename(mine / "masks" / f"{together}.png")
+    (mine / "splits" / "train.txt").write_text(f"{together}\n", encoding="utf-8")
+    own.copy(mine, raw, CLASSES)
+    assert resolve(raw, "own/train").load(key_of("Übung")).image == JPEG
+
+
+@pytest.mark.parametrize(
+    "line", ["a", "a.jpg", "a.png", "images/a.jpg", "images\\a.jpg", "./a.jpg", " a \t", "images/a"]
+)
+def test_a_line_of_a_list_may_name_the_file_as_well(mine: Path, raw: Path, line: str):
+    (mine / "splits" / "train.txt").write_text(f"\n{line}\n\n")
+    own.copy(mine, raw, CLASSES)
+    assert resolve(raw, "own/train").sources == {"a": "own"}
+
+
+def test_a_line_is_never_taken_for_a_shorter_name(mine: Path, raw: Path):
+    (mine / "splits" / "train.txt").write_text("a.left\n")
+    own.copy(mine, raw, CLASSES)
+    with pytest.raises(DatasetError, match=r"^own a\.left: .*images/a\.left\.jpg is missing"):
+        resolve(raw, "own/train").load(key_of("a.left"))
+
+
+def test_an_imported_photo_is_shown_by_its_name_in_the_export(mine: Path, raw: Path):
+    (mine / "names.csv").write_text("key,source\na,export/cam 2/0001.TIF\n")
+    own.copy(mine, raw, CLASSES)
+    assert own.names(raw / "own")["a"].source == "export/cam 2/0001.TIF"
+    assert own.names(raw / "own")["b-2"].source == "b-2.jpg"
+
+
+def test_a_copy_of_an_earlier_version_is_still_read(mine: Path, raw: Path):
+    raw.mkdir(parents=True)
+    shutil.copytree(mine, raw / "own")
+    assert resolve(raw, "own/train").load("a").image == JPEG
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "masks/a.png").write_bytes(RGB_MASK),
+        lambda folder: os.utime(folder / "masks/a.png", (1, 1)),
+        lambda folder: (folder / "images/c.jpg").write_bytes(JPEG),
+        lambda folder: (folder / "splits/val.txt").unlink(),
+        lambda folder: (folder / "classes.txt").write_text("background\n"),
+    ],
+)
+def test_the_fingerprint_of_a_folder_changes_with_what_is_copied(
+    mine: Path, change: Callable[[Path], object]
+):
+    before = own.fingerprint(mine)
+    (mine / ".DS_Store").touch()
+    (mine / "notes.txt").touch()
+    assert own.fingerprint(mine) == before
+    change(mine)
+    assert own.fingerprint(mine) != before
+
+
+def test_a_folder_that_is_missing_has_no_fingerprint(tmp_path: Path):
+    assert own.fingerprint(tmp_path / "nowhere") == ""
 
 
 Damage = Callable[[Path], object]
@@ -104,9 +266,13 @@ def write(name: str, content: bytes) -> Damage:
             ["classes.txt", "[background, dog, cat]", "data.classes", "[background, cat, dog]"],
         ),
         (write("classes.txt", b"\xff\xfe"), ["classes.txt is not a text file"]),
-        (write("images/c.png", b"png"), ["images", ".jpg: c.png", own.GUIDE]),
-        (write("images/c.JPG", JPEG), ["images", ".jpg: c.JPG", own.GUIDE]),
-        (write("masks/c.jpg", JPEG), ["masks", ".png: c.jpg", own.GUIDE]),
+        (write("images/c.heic", b"photo"), ["images", ".bmp: c.heic", "PNG", own.GUIDE]),
+        (write("images/a.png", PNG), ["a.jpg and", "a.png", "'a'", "rename"]),
+        (write("masks/c.jpg", JPEG), ["masks", ".png: c.jpg", "JPEG changes label values"]),
+        (write("masks/c.JPEG", JPEG), ["masks", ".png: c.JPEG", "JPEG changes label values"]),
+        (write("masks/c.npy", JPEG), ["masks", ".png: c.npy", "`fcn import`", own.GUIDE]),
+        (write("splits/train.txt", b"a\nb-2\na.jpg\n"), ["train.txt lists more than once: a"]),
+        (write("splits/train.txt", b"\n\n"), ["train.txt lists no images"]),
     ],
 )
 def test_a_folder_of_another_layout_is_refused_with_the_difference(
@@ -136,9 +302,11 @@ def test_a_pair_that_cannot_be_used_is_named_when_it_is_read(
 ):
     damage(mine)
     own.copy(mine, raw, CLASSES)
-    with pytest.raises(DatasetError, match=r"^own a: ") as caught:
+    with pytest.raises(DatasetError, match=r"^own a(\.jpg)?: ") as caught:
         resolve(raw, "own/train").load("a")
     assert reason in str(caught.value)
+    assert str(mine) in str(caught.value)
+    assert str(raw) not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["", "raw", "raw/mine", "shards", "../mine/raw", "../../link"])

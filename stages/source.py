@@ -1,0 +1,25 @@
+"""Write the fingerprint of a user's own folder to data/<profile>/source.json: DVC copies a changed folder again.
+
+The file of other sources is always the same.
+"""
+
+from pathlib import Path
+
+from pipeline import config, paths
+from pipeline.errors import exit_cleanly
+from pipeline.files import write_json
+
+
+def main() -> None:
+    profile_name, profile = config.load()
+    folder, dest, fingerprint = profile.data.source.own, paths.source(profile_name), None
+    if folder:
+        from pipeline.datasets import own  # takes a third of a second to import
+
+        fingerprint = own.fingerprint(Path(folder).expanduser())
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    write_json(dest, {"own": fingerprint})
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
