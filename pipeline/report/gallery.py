@@ -5,7 +5,7 @@ KEY-confidence.png. The same split gives the same keys for every net.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -40,10 +40,16 @@ class Seen(NamedTuple):
     confidence: NDArray[np.uint8]
 
 
-def write(folder: Path, images: Iterable[tuple[Seen, bytes]], model_sha256: str) -> None:
+def write(
+    folder: Path,
+    images: Iterable[tuple[Seen, bytes]],
+    model_sha256: str,
+    name_of: Callable[[str], str] = str,
+) -> None:
     """Write a new gallery, index.json last.
 
     images: each with its photo as the JPEG or PNG file of the shards.
+    name_of: returns the user's own name of a key.
     """
     folder.mkdir(parents=True)
     keys = []
@@ -54,16 +60,24 @@ def write(folder: Path, images: Iterable[tuple[Seen, bytes]], model_sha256: str)
         (folder / f"{seen.key}-prediction.png").write_bytes(encode_label(seen.prediction))
         Image.fromarray(seen.confidence).save(folder / f"{seen.key}-confidence.png")
         keys.append(seen.key)
-    files.write_json(folder / "index.json", {"keys": keys, "model_sha256": model_sha256})
+    names = {key: name_of(key) for key in keys if name_of(key) != key}
+    files.write_json(
+        folder / "index.json",
+        {"keys": keys, "model_sha256": model_sha256} | ({"names": names} if names else {}),
+    )
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A gallery on disk; images are read when they are looked up by key."""
+    """A gallery on disk; images are read when they are looked up by key.
+
+    names: the user's own names, of keys that say less.
+    """
 
     folder: Path
     keys: tuple[str, ...]
     model_sha256: str
+    names: Mapping[str, str]
 
     def __getitem__(self, key: str) -> Seen:
         """Read an image. Raises ResultError if a file is missing or damaged."""
@@ -88,7 +102,9 @@ def read(folder: Path) -> Gallery:
     path = folder / "index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        return Gallery(folder, tuple(map(str, index["keys"])), str(index["model_sha256"]))
+        return Gallery(
+            folder, tuple(map(str, index["keys"])), str(index["model_sha256"]), dict(index.get("names", {}))
+        )
     except FileNotFoundError:
         raise ResultError(f"{path} is missing; {REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -113,7 +113,7 @@ def write(
         shown = [index[key] for key in spread(shards.keys, num_gallery)]
         photos = (bytes(shards.read(i)[0]) for i in shown)
         images = zip(predict(probability, shards, shown), photos, strict=True)
-        gallery.write(folder / gallery.FOLDER, images, scored.values["model_sha256"])
+        gallery.write(folder / gallery.FOLDER, images, scored.values["model_sha256"], shards.name_of)
 
 
 def scored_title(net: str, values: Mapping[str, Any]) -> str:

@@ -68,15 +68,15 @@ def _scores_by_key(result: Result) -> dict[str, Mapping[str, float]]:
 def as_data(galleries: Sequence[Gallery], num_classes: int, max_bytes: int) -> list[dict[str, Any]]:
     """Return the images of all galleries, in as much detail as max_bytes of JSON can hold.
 
-    Each has key, height, width, photo, label, present (the classes in its label) and nets: for each gallery,
-    prediction, error, confidence and present.
+    Each has key, name (the user's own), height, width, photo, label, present (the classes in its label) and nets: for
+    each gallery, prediction, error, confidence and present.
     """
     keys, images = shared_keys(galleries), []
     for side in SIDES:
         images = [_image([gallery[key] for gallery in galleries], num_classes, side) for key in keys]
         if len(json.dumps(images)) <= max_bytes:
             break
-    return images
+    return [image | {"name": galleries[0].names.get(image["key"], image["key"])} for image in images]
 
 
 def _image(seen: Sequence[Seen], num_classes: int, side: int) -> dict[str, Any]:

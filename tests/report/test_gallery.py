@@ -55,6 +55,14 @@ def test_a_folder_without_its_list_is_no_gallery(tmp_path, text):
         gallery.read(tmp_path)
 
 
+def test_a_gallery_keeps_the_users_own_names(tmp_path):
+    names = {"cam_2_0001-ab": "cam 2/0001.JPG"}
+    gallery.write(
+        tmp_path / "gallery", [seen("cam_2_0001-ab"), seen("b")], "ab", lambda key: names.get(key, key)
+    )
+    assert gallery.read(tmp_path / "gallery").names == names
+
+
 def test_galleries_of_different_images_are_refused(tmp_path):
     for name, key in (("fcn32s", "a"), ("fcn16s", "a"), ("fcn8s", "b")):
         gallery.write(tmp_path / name, [seen(key)], "ab")

@@ -155,6 +155,7 @@ def test_pictures_that_do_not_fit_become_smaller_and_none_is_left_out(tmp_path):
     made = content(tmp_path, FIVE, num_images=4, size=(400, 600), side=1)
     images = viewer.as_data(made.galleries, 5, 600_000)
     assert [image["key"] for image in images] == [f"2007_{i:06d}" for i in range(4)]
+    assert [image["name"] for image in images] == [image["key"] for image in images]
     assert len(json.dumps(images)) < 600_000
     sizes = {picture(image["photo"]).size for image in images}
     assert sizes < {(round(side), round(side * 2 / 3)) for side in viewer.SIDES}

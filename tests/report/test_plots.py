@@ -1,9 +1,11 @@
 """Figures: the numbers that they are drawn from can be found in them."""
 
 import re
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -180,3 +182,34 @@ def test_an_svg_is_the_same_each_time_and_holds_no_script_and_no_link():
         "http://purl.org/dc/elements/1.1/",
         "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "letters"), [(["背景", "裂缝"], "景缝背裂"), (["ខ្មែរ", "disc"], None), (["Grün", "été"], "")]
+)
+def test_letters_without_a_font_are_told_in_one_sentence(tmp_path, capsys, monkeypatch, names, letters):
+    monkeypatch.setitem(matplotlib.rcParams, "font.family", ["DejaVu Sans"])
+    monkeypatch.setattr(plots, "_told", set())
+    hist = np.ones((2, 2), np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.save(plots.confusion(hist, names, names[0]), tmp_path / "a.png")
+        plots.as_svg(plots.confusion(hist, names, names[0]))
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == (letters != "")
+    assert all((letters or "") in line and "fonts-noto-cjk" in line for line in told)
+
+
+def test_other_warnings_of_matplotlib_are_passed_on(tmp_path):
+    figure = plots.confusion(np.ones((2, 2), np.int64), ["a", "b"], "")
+    figure.draw = lambda _: warnings.warn("something else", UserWarning, stacklevel=1)
+    with pytest.warns(UserWarning, match="something else"):
+        plots.save(figure, tmp_path / "a.png")
+
+
+def test_a_font_of_the_script_is_used_where_one_is_installed():
+    assert plots.families({"Noto Sans CJK JP", "DejaVu Sans", "Comic Sans"}) == [
+        "DejaVu Sans",
+        "Noto Sans CJK JP",
+    ]
+    assert plots.families(set()) == ["DejaVu Sans"]

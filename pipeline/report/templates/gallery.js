@@ -25,7 +25,7 @@
 
   const thumbs = data.images.map((image, index) => {
     const picture = element("img", { src: image.photo, alt: "" });
-    const button = element("button", { type: "button", "aria-label": `Image ${index + 1}: ${image.key}` }, picture);
+    const button = element("button", { type: "button", "aria-label": `Image ${index + 1}: ${image.name}` }, picture);
     button.addEventListener("click", () => show(index, state.layer));
     byId("thumbs").append(button);
     return button;
@@ -88,7 +88,7 @@
     const layer = net || state.layer === "image" ? state.layer : "label";
     const source = { image: "", label: image.label, ...net }[layer];
     view.photo.src = image.photo;
-    view.photo.alt = `photo ${image.key}`;
+    view.photo.alt = `photo ${image.name}`;
     view.layer.hidden = !source;
     if (source) {
       view.layer.src = source;
@@ -110,7 +110,7 @@
     const image = data.images[state.image];
     views.forEach((view, i) => draw(view, image, image.nets[i - 1]));
     radios.forEach((radio) => { radio.checked = radio.value === layer; });
-    byId("where").textContent = `${state.image + 1} of ${data.images.length}: ${image.key}`;
+    byId("where").textContent = `${state.image + 1} of ${data.images.length}: ${image.name}`;
     thumbs.forEach((button, i) => {
       if (i === state.image) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
