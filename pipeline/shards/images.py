@@ -17,10 +17,8 @@ from pipeline.errors import DatasetError
 MAX_PIXELS = 2**26  # 67 million, an 8-bit label of 64 MiB; lower than Pillow's own limit, which only warns
 MAX_BYTES = 2**27  # of one file, or of its uncompressed content; holds any image of MAX_PIXELS
 REMEDY = "run `dvc repro -f download`, or check data.source"
-JPG, PNG = (
-    "jpg",
-    "image.png",
-)  # a photo's member of a shard: the JPEG file itself, or a PNG of the same pixels
+# A photo's member of a shard: the JPEG file itself, or a PNG of the same pixels
+JPG, PNG = "jpg", "image.png"
 LOSSLESS = ("PNG", "TIFF", "WEBP", "BMP")  # formats beside JPEG whose photos are kept, pixel for pixel
 
 _JPEG_START = b"\xff\xd8\xff"
