@@ -20,16 +20,17 @@ def main() -> None:
     # The stage of a killed `dvc repro` may still be running
     with lock(raw.with_name(".raw.lock"), "downloads the same data set"):
         shutil.rmtree(raw, ignore_errors=True)
-        fill(raw, source, profile.data.classes)
+        fill(raw, profile.data)
 
 
-def fill(raw: Path, source: config.Source, classes: list[str]) -> None:
+def fill(raw: Path, data: config.Data) -> None:
+    source = data.source
     if source.sample:
         synthetic.draw(raw, **source.sample.model_dump())
     elif source.local:
         local.bring(Path(source.local).expanduser(), raw)
     elif source.own:
-        own.copy(Path(source.own).expanduser(), raw, classes)
+        own.copy(Path(source.own).expanduser(), raw, data.classes, data.map)
     else:
         archives = source.archives.values()
         files = [fetch_published(paths.DOWNLOADS, **archive.model_dump()) for archive in archives]

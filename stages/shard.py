@@ -5,6 +5,7 @@ With shards.destination the tars go there, and the folder holds the manifest and
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import config, paths
@@ -38,7 +39,11 @@ def write_split(profile_name: str, profile: config.Profile, name: str, run: MapF
         checks_published=data.source.sample is None and not data.allow_partial,
         allow_partial=data.allow_partial,
     )
+    if data.map:
+        values = own.class_values(root / paths.raw(profile_name), data.classes, data.map)
+        split = replace(split, values=values)
     folder, destination = root / paths.shards(profile_name, name), profile.shards.location(profile_name, name)
+    about = {"sources": own.sources(root / paths.raw(profile_name)), "map": data.map}
     write_shards(
         list(split.sources),
         split.load,
@@ -49,7 +54,7 @@ def write_split(profile_name: str, profile: config.Profile, name: str, run: MapF
         seed=profile.shards.seed,
         stamp=split.stamp,
         allow_partial=data.allow_partial,
-        sources=own.sources(root / paths.raw(profile_name)),
+        about=about,
         work=None if isinstance(destination, Path) else root / paths.sharding(profile_name, name),
         run=run,
     )

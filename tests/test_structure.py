@@ -167,7 +167,7 @@ def test_a_runs_identity_covers_the_folders_that_train_depends_on():
 
 def leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
     nested = [
-        leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+        leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
         for key, value in values.items()
     ]
     return list(chain.from_iterable(nested))

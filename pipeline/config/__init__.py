@@ -7,7 +7,8 @@ from pydantic import StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.config.data import Data, Shards
+from pipeline.config.data import Data as Data
+from pipeline.config.data import Shards
 from pipeline.config.data import Source as Source
 from pipeline.config.data import Splits as Splits
 from pipeline.config.messages import value_message, yaml_message

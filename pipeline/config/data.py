@@ -12,6 +12,7 @@ from pipeline.config.section import PositiveInt, Section, Seed
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 SplitName = Annotated[str, StringConstraints(pattern=r"^((voc20(07|11|12)|sbd)/[A-Za-z0-9_-]+|own/[^/\\]+)$")]
 
+VOID = "void"  # the target in data.map of a class that is neither trained nor scored
 URL_KINDS = ("https", "http", "file", "s3", "gs", "az", "hdfs")
 _SECRET = re.compile(r"[?&][^=&]*(token|sig|secret|passw|credential|key)[^=&]*=", re.IGNORECASE)
 
@@ -130,6 +131,7 @@ class Data(Section):
 
     source: where the images come from.
     allow_partial: whether ids whose files are missing are skipped. Otherwise an incomplete data set is refused.
+    map: by class of classes.txt in data.source.own, a class of `classes` or "void"; a class left out keeps its name.
     allow_leak: sentences that say why an image may be both trained and evaluated on; empty: it may not.
     classes: names in the order of the label values, background first.
     splits: the images of the training and of the validation split.
@@ -137,6 +139,7 @@ class Data(Section):
 
     source: Source
     allow_partial: bool
+    map: dict[str, str] = {}
     allow_leak: list[Reason] = []
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
     splits: Splits
@@ -145,6 +148,18 @@ class Data(Section):
     def _has_distinct_classes(self) -> "Data":
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
+        return self
+
+    @model_validator(mode="after")
+    def _maps_to_its_classes(self) -> "Data":
+        if self.map and self.source.own is None:
+            raise ValueError(
+                "map is for data.source.own; the labels of other sources have the published classes"
+            )
+        if unknown := sorted(set(self.map.values()) - {*self.classes, VOID}):
+            raise ValueError(
+                f"map leads to {', '.join(unknown)}; known: {', '.join(self.classes)} of data.classes, and {VOID}"
+            )
         return self
 
 

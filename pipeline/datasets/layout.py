@@ -1,6 +1,6 @@
 """The layout of a data set on disk: where its lists, photos and labels lie, and how a label file is decoded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn import IGNORE_LABEL
 from pipeline.datasets.lists import check_key, read_bytes, read_ids
 from pipeline.errors import DatasetError
 from pipeline.shards.images import REMEDY
+from pipeline.shards.labels import check_label
 from pipeline.shards.sample import Sample
 
 
@@ -52,8 +54,11 @@ class Layout:
         photo = photos[0] if len(photos) == 1 else next((path for path in photos if path.exists()), photos[0])
         return photo, root / self.labels / f"{key}{self.suffix}"
 
-    def sample(self, root: Path, key: str, num_classes: int) -> Sample:
-        """Return one photo with its label, both decoded in full and checked against each other."""
+    def sample(self, root: Path, key: str, num_classes: int, values: Sequence[int] = ()) -> Sample:
+        """Return one photo with its label, both decoded in full and checked against each other.
+
+        values: what each value of the label's file becomes; empty: the same.
+        """
         self._require(root)
         check_key(key, self.name)
         photo_path, label_path = self.files(root, key)
@@ -62,7 +67,13 @@ class Layout:
         photo = read_bytes(photo_path, where, shown.photo)
         mask = read_bytes(label_path, where, shown.label)
         names = (f"{where}: {shown.photo}", f"{where}: {shown.label}")
-        return Sample.checked(key, photo, self.decode(mask, names[1]), num_classes, names, mask)
+        label = self.decode(mask, names[1])
+        if values:
+            check_label(label, label.shape, len(values), names[1])
+            table = np.full(256, IGNORE_LABEL, np.uint8)
+            table[: len(values)] = values
+            label, mask = table[label], b""
+        return Sample.checked(key, photo, label, num_classes, names, mask)
 
     def _require(self, root: Path) -> None:
         if not root.is_dir():

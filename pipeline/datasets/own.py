@@ -14,8 +14,11 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
+from fcn import IGNORE_LABEL
+from pipeline.config.data import VOID
 from pipeline.datasets.copying import new_folder
 from pipeline.datasets.layout import Layout, Shown
 from pipeline.datasets.lists import read_lines, refuse_repeated
@@ -95,10 +98,13 @@ LAYOUT = Layout(
 FOLDERS = (LAYOUT.images, LAYOUT.labels, LAYOUT.lists)
 
 
-def copy(folder: Path, raw: Path, classes: Sequence[str]) -> None:
+def copy(
+    folder: Path, raw: Path, classes: Sequence[str], mapping: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Copy the folder to raw/own, if it is laid out as the guide describes.
 
-    classes: the profile's; classes.txt must list the same names in the same order.
+    classes: the profile's; classes.txt must list the same names in the same order, unless a mapping is given.
+    mapping: data.map of the profile.
     """
     if not folder.is_dir():
         raise DatasetError(f"{KEY}: no folder {folder}; {GUIDE} describes its content")
@@ -106,7 +112,7 @@ def copy(folder: Path, raw: Path, classes: Sequence[str]) -> None:
     missing += [CLASSES] if not (folder / CLASSES).is_file() else []
     if missing:
         raise DatasetError(f"{KEY}: {folder} has no {', '.join(missing)}; see {GUIDE}")
-    _check_classes(folder / CLASSES, classes)
+    _class_values(folder / CLASSES, classes, mapping)
     photos = _by_name(folder / LAYOUT.images, PHOTO_SUFFIXES)
     masks = _by_name(folder / LAYOUT.labels, {LAYOUT.suffix: LAYOUT.suffix})
     lists = {path: _read_list(path, photos, masks) for path in _lists(folder / LAYOUT.lists)}
@@ -182,13 +188,33 @@ def _walk(folder: Path, *, deep: bool = True) -> list[PurePosixPath]:
     return sorted(paths)
 
 
-def _check_classes(path: Path, classes: Sequence[str]) -> None:
+def class_values(raw: Path, classes: Sequence[str], mapping: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the label value that each value of the copy's masks becomes; void is IGNORE_LABEL."""
+    return _class_values(root(raw) / CLASSES, classes, mapping)
+
+
+def _class_values(path: Path, classes: Sequence[str], mapping: Mapping[str, str]) -> tuple[int, ...]:
     names = [line.strip() for line in read_lines(path, KEY) if line.strip()]
-    if names != list(classes):
+    there, wanted = (f"{len(each)} classes, [{', '.join(each)}]" for each in (names, classes))
+    if not mapping:
+        if names != list(classes):
+            raise DatasetError(
+                f"{KEY}: {path} names {there}, and the profile's data.classes {wanted}; both must be the same, in the "
+                "order of the label values, or data.map must lead from the first to the second"
+            )
+        return tuple(range(len(names)))
+    if unknown := sorted(mapping.keys() - set(names)):
+        raise DatasetError(f"data.map: no class {', '.join(unknown)} in {path}, which names {there}")
+    targets = [mapping.get(name, name) for name in names]
+    lost = [name for name, target in zip(names, targets, strict=True) if target not in (*classes, VOID)]
+    if lost:
         raise DatasetError(
-            f"{KEY}: {path} names {len(names)} classes, [{', '.join(names)}], and the profile's data.classes "
-            f"{len(classes)}, [{', '.join(classes)}]; both must be the same, in the order of the label values"
+            f"data.map: {and_more(lost)} of {path} are not in data.classes, {wanted}, and data.map leads them nowhere; "
+            f"to leave them out, add `{lost[0]}: {VOID}`"
         )
+    if empty := [name for name in classes if name not in targets]:
+        raise DatasetError(f"data.map: no class of {path} becomes {and_more(empty)} of data.classes")
+    return tuple(list(classes).index(target) if target in classes else IGNORE_LABEL for target in targets)
 
 
 def _by_name(folder: Path, suffixes: Mapping[str, str]) -> dict[str, Path]:

@@ -65,21 +65,25 @@ class Split:
 
     raw: the folder of all data sets.
     sources: by id, a name in DATASETS.
+    values: what each value of the labels' files becomes; empty: the same.
     """
 
     raw: Path
     sources: dict[str, str]
     num_classes: int
+    values: tuple[int, ...] = ()
 
     def load(self, key: str) -> Sample:
         """Return the sample of an id; DatasetError names the file that is missing or unusable."""
         layout, root = _located(self.raw, self.sources[key])
-        return layout.sample(root, key, self.num_classes)
+        return layout.sample(root, key, self.num_classes, self.values)
 
     def stamp(self, key: str) -> str:
-        """Return the sizes and times of an id's files, which change when a file does."""
+        """Return the sizes and times of an id's files, which change when a file does, and the values of its label."""
         files = [path.stat() for path in _files(self.raw, self.sources[key], key) if path.exists()]
-        return " ".join(f"{file.st_size} {file.st_mtime_ns}" for file in files)
+        return " ".join(
+            [f"{file.st_size} {file.st_mtime_ns}" for file in files] + [str(self.values)] * bool(self.values)
+        )
 
 
 def resolve(

@@ -72,6 +72,7 @@ def describe(shards: Shards) -> dict[str, Any]:
         },
         "modes": dict(sorted(modes.items())),
         "conversions": dict(conversions),
+        "map": shards.header.get("map", {}),
         "refused": shards.header.get("refused", []),
     }
 
@@ -160,6 +161,7 @@ def as_tables(splits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def _totals(counts: Mapping[str, Any]) -> dict[str, object]:
+    mapping = counts.get("map", {})
     conversions = [f"{count} {name}" for name, count in counts["conversions"].items()]
     missing_classes = [name for name, shown in counts["classes"].items() if not shown["num_images"]]
     return {
@@ -170,6 +172,7 @@ def _totals(counts: Mapping[str, Any]) -> dict[str, object]:
         "different sizes": counts["num_sizes"],
         "void, share of pixels": f"{counts['void']['share']:.2%}",
         "converted": ", ".join(conversions) or "none",
+        **({"classes mapped": ", ".join(f"{a} = {b}" for a, b in mapping.items())} if mapping else {}),
         "refused": len(counts["refused"]),
         "classes in no image": ", ".join(missing_classes) or "none",
     }

@@ -1,8 +1,8 @@
 """Shards opened and verified, and read starting at any sample, in a folder of this machine or in S3.
 
 A shard is a WebDataset tar with <key>.jpg and <key>.png of each sample, one after the other; a photo of another format
-than JPEG is <key>.image.png. manifest.parquet has one row per sample, in the shards' order, and in its header the size and
-sha256 of every shard. shards/write.py writes both.
+than JPEG is <key>.image.png. manifest.parquet has one row per sample, in the shards' order, and in its header the size
+and sha256 of every shard. shards/write.py writes both.
 """
 
 import hashlib

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def write_shards(
     seed: int,
     stamp: Callable[[str], str] = str,
     allow_partial: bool = False,
-    sources: Mapping[str, str] | None = None,
+    about: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     work: Path | None = None,
     run: MapFunction = map,
 ) -> None:
@@ -90,7 +91,8 @@ def write_shards(
     seed: shuffles the keys.
     stamp: returns a text that changes when a key's source files do.
     allow_partial: leave refused keys out and record them, instead of refusing the split.
-    sources: by key, the user's own name of a photo, where it says more than the key; the manifest records them.
+    about: for the manifest's header: `sources`, by key the user's own name of a photo, where it says more than the key;
+        `map`, by class of the user's masks the class that it became.
     work: a folder for unfinished shards, on dest's disk; beside dest if None.
     run: like map, but results may come in any order; it decides which processes do the work.
     """
@@ -117,7 +119,7 @@ def write_shards(
             with bar(len(ordered), f"shard {split}") as progress:
                 for num_done in run(partial(finish_shard, plan), parts):
                     progress.update(num_done)
-            publish(plan, Folder(str(dest)), len(parts), allow_partial, sources or {})
+            publish(plan, Folder(str(dest)), len(parts), allow_partial, about)
             shutil.rmtree(work)
     except DatasetError:
         raise
@@ -213,7 +215,7 @@ def _write_samples(
 
 
 def publish(
-    plan: Plan, dest: Folder, num_parts: int, allow_partial: bool, sources: Mapping[str, str]
+    plan: Plan, dest: Folder, num_parts: int, allow_partial: bool, about: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Join the records to one manifest and replace `dest` by the finished shards."""
     tables, shards, refused = [], [], []
@@ -229,8 +231,10 @@ def publish(
         staging.remove(stale)
     path = plan.work / MANIFEST
     table = manifest.joined(tables)
+    sources = about.get("sources", {})
     named = {key: sources[key] for key in table["key"].to_pylist() if key in sources}
-    header = _header(plan, table, shards, refused) | ({"sources": named} if named else {})
+    recorded = {name: value for name, value in (dict(about) | {"sources": named}).items() if value}
+    header = _header(plan, table, shards, refused) | recorded
     manifest.write(path, table, header)
     staging.put(path, MANIFEST)
     if dest.is_remote:

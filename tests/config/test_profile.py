@@ -193,6 +193,7 @@ SECRET = "hunter2"
         (SOURCE, {"archives": {"a": {"urls": ARCHIVE["urls"]}}}, "archives.a.checksum is missing; add it"),
         # keys that do not fit each other
         ("data.classes", ["background", "cat", "cat"], "differ from each other"),
+        ("data.map", {"cat": "dog"}, "map is for data.source.own; the labels of other sources have the published classes"),
         (SOURCE, {}, "sample, archives, local and own must be given, found none"),
         (SOURCE, {"local": "", "archives": {}}, "found none"),
         (SOURCE, {"sample": DRAWING, "local": "/data"}, "found sample and local"),
@@ -388,6 +389,22 @@ def test_missing_params_and_a_folder_in_place_of_a_file_are_named(project: Path)
 def test_params_hold_the_name_of_a_profile_and_nothing_else(project: Path, text: str, expected: str):
     (project / "params.yaml").write_text(text)
     assert message(project).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "fact"),
+    [
+        ({"disk": "disc", "square": "void"}, ""),
+        ({"disk": "disk", "a": "disc"}, "map leads to disk; known: background"),
+    ],
+)
+def test_a_map_leads_to_a_class_or_to_void(project: Path, mapping: dict[str, str], fact: str):
+    values = yaml.load(SAMPLE)
+    edit(project, "data", values["data"] | {"source": {"own": "../my-data"}, "map": mapping})
+    if fact:
+        assert fact in message(project)
+    else:
+        assert config.load(project)[1].data.map == mapping
 
 
 # --- defaults, which DVC does not track

@@ -5,6 +5,7 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,55 @@ def test_a_copy_of_an_earlier_version_is_still_read(mine: Path, raw: Path):
     raw.mkdir(parents=True)
     shutil.copytree(mine, raw / "own")
     assert resolve(raw, "own/train").load("a").image == JPEG
+
+
+@pytest.mark.parametrize(
+    ("mapping", "classes", "label"),
+    [
+        ({"cat": "animal", "dog": "animal"}, ["background", "animal"], [0, 1, 1, 255]),  # merged
+        ({"cat": "katze"}, ["background", "katze", "dog"], [0, 1, 2, 255]),  # renamed
+        ({"dog": "void"}, ["background", "cat"], [0, 1, 255, 255]),  # left out
+        ({"cat": "background"}, ["background", "dog"], [0, 0, 1, 255]),  # a subset
+        ({"background": "void"}, ["dog", "cat"], [255, 1, 0, 255]),  # another order
+    ],
+)
+def test_classes_are_merged_renamed_and_left_out(
+    mine: Path, raw: Path, mapping: dict, classes: list, label: list
+):
+    own.copy(mine, raw, classes, mapping)
+    values = own.class_values(raw, classes, mapping)
+    split = replace(resolve(raw, "own/train"), num_classes=len(classes), values=values)
+    sample = split.load("a")
+    assert sample.label.tolist() == [label] * 3
+    assert np.array_equal(np.array(Image.open(io.BytesIO(sample.png))), sample.label)
+    other = replace(split, values=(0, 1, 255))
+    assert split.stamp("a") != replace(split, values=()).stamp("a")
+    assert (split.stamp("a") == other.stamp("a")) == (values == other.values)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "classes", "facts"),
+    [
+        ({"truck": "void"}, ["background", "cat", "dog"], ["truck", "classes.txt", "background, cat, dog"]),
+        ({"cat": "void"}, ["background"], ["dog", "`dog: void`"]),
+        ({"cat": "dog"}, ["background", "cat", "dog"], ["becomes cat"]),
+    ],
+)
+def test_a_map_that_does_not_fit_the_classes_is_refused(
+    mine: Path, raw: Path, mapping: dict, classes: list, facts: list
+):
+    with pytest.raises(DatasetError, match=r"^data\.map: ") as caught:
+        own.copy(mine, raw, classes, mapping)
+    assert all(fact in str(caught.value) for fact in facts), str(caught.value)
+
+
+def test_a_value_outside_the_masks_own_classes_is_refused_before_it_is_mapped(mine: Path, raw: Path):
+    Image.fromarray(LABEL + np.uint8(LABEL == 2)).save(mine / "masks" / "a.png")
+    mapping, classes = {"cat": "dog"}, ["background", "dog"]
+    own.copy(mine, raw, classes, mapping)
+    split = replace(resolve(raw, "own/train"), num_classes=2, values=own.class_values(raw, classes, mapping))
+    with pytest.raises(DatasetError, match=r"masks/a\.png: label values 3; expected 0\.\.2"):
+        split.load("a")
 
 
 @pytest.mark.parametrize(

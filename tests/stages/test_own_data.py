@@ -66,7 +66,7 @@ def test_dvc_keeps_a_users_own_folder_that_lies_among_the_results(project: Proje
     """DVC empties a stage's outs before it runs, and would take the user's only copy with them."""
     raw = project.folder / "data" / "own" / "raw"
     before = sorted(path for path in raw.rglob("*") if path.is_file())
-    assert len(before) == 2 * (24 + 12) + 3
+    assert len(before) == 2 * (24 + 12) + 4  # lists, classes.txt and names.csv
     profile = project.profile("own")
     profile["data"]["source"]["own"] = "data/own/raw/own"
     project.use_profile("own", profile)
