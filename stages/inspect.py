@@ -53,7 +53,8 @@ def main() -> None:
     texts = sorted(path for path in dest.iterdir() if path.suffix != ".png")
     tracker.log(record, metrics, tags, [dest / "inspection.png"], texts)
     remedy = f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} lists the shared images)"
-    leaks.refuse(leak, "val", "train", reasons, remedy)
+    shown = {shards["val"].name_of(key): shards["train"].name_of(other) for key, other in leak.items()}
+    leaks.refuse(shown, "val", "train", reasons, remedy)
     describe.refuse_missing_classes(shards["train"], allow_partial=profile.data.allow_partial)
 
 

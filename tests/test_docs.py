@@ -48,7 +48,7 @@ def test_every_list_of_published_length_is_in_the_table_with_it():
 
 
 def test_the_lines_to_edit_for_ones_own_images_are_those_of_the_template():
-    (block,) = blocks((ROOT / "docs" / "own-data.md").read_text("utf-8"), "yaml")
+    *_, block = blocks((ROOT / "docs" / "own-data.md").read_text("utf-8"), "yaml")
     assert block in (ROOT / "profiles" / "own.yaml").read_text("utf-8")
 
 

@@ -193,7 +193,11 @@ SECRET = "hunter2"
         (SOURCE, {"archives": {"a": {"urls": ARCHIVE["urls"]}}}, "archives.a.checksum is missing; add it"),
         # keys that do not fit each other
         ("data.classes", ["background", "cat", "cat"], "differ from each other"),
-        ("data.map", {"cat": "dog"}, "map is for data.source.own; the labels of other sources have the published classes"),
+        (
+            "data.map",
+            {"cat": "dog"},
+            "map is for data.source.own; the labels of other sources have the published classes",
+        ),
         (SOURCE, {}, "sample, archives, local and own must be given, found none"),
         (SOURCE, {"local": "", "archives": {}}, "found none"),
         (SOURCE, {"sample": DRAWING, "local": "/data"}, "found sample and local"),
