@@ -1,6 +1,6 @@
 """Write the fingerprint of a user's own folder to data/<profile>/source.json: DVC copies a changed folder again.
 
-The file of other sources is always the same.
+The file of other sources is always the same. Where the folder is not on this machine, file and copy stay as they are.
 """
 
 from pathlib import Path
@@ -13,6 +13,17 @@ from pipeline.files import write_json
 def main() -> None:
     profile_name, profile = config.load()
     folder, dest, fingerprint = profile.data.source.own, paths.source(profile_name), None
+    if (
+        folder
+        and not Path(folder).expanduser().is_dir()
+        and dest.exists()
+        and paths.raw(profile_name).is_dir()
+    ):
+        print(
+            f"data.source.own: no folder {folder} here; its copy in {paths.raw(profile_name)} is used",
+            flush=True,
+        )
+        return
     if folder:
         from pipeline.datasets import own  # takes a third of a second to import
 

@@ -61,5 +61,10 @@ class Project:
     def will_run(self) -> list[str]:
         """The stages `dvc repro` would run now, in order, without `source`, which always runs."""
         output = self.run("dvc", "repro", "--dry")
-        stages = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-        return [stage for stage in stages if stage != "source"]
+        return stages_run(output)
+
+
+def stages_run(log: str) -> list[str]:
+    """The stages that a log of DVC names as run, in order, without `source`, which always runs."""
+    stages = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
+    return [stage for stage in stages if stage != "source"]
