@@ -7,7 +7,7 @@ from pipeline import config, paths
 from pipeline.datasets import local, own, published, synthetic
 from pipeline.datasets.copying import refuse_within
 from pipeline.download.fetch import fetch_published
-from pipeline.errors import exit_cleanly
+from pipeline.errors import DatasetError, exit_cleanly
 from pipeline.files import lock
 
 
@@ -20,7 +20,12 @@ def main() -> None:
     # The stage of a killed `dvc repro` may still be running
     with lock(raw.with_name(".raw.lock"), "downloads the same data set"):
         shutil.rmtree(raw, ignore_errors=True)
-        fill(raw, profile.data)
+        try:
+            fill(raw, profile.data)
+        except DatasetError as error:
+            if source.own:
+                raise DatasetError(own.in_the_users_words(str(error), raw, source.own)) from error
+            raise
 
 
 def fill(raw: Path, data: config.Data) -> None:

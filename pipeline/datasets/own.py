@@ -149,7 +149,7 @@ def in_the_users_words(message: str, raw: Path, folder: str) -> str:
         message = message.replace(remedy, "")
     for path in (root(raw).absolute(), root(raw)):
         message = message.replace(str(path), folder)
-    return f"{message}\nCorrect {folder}, then run `dvc repro`"
+    return f"{message}\nThen run `dvc repro`"
 
 
 def fingerprint(folder: Path) -> str:

@@ -12,7 +12,18 @@ from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, UserEr
 from pipeline.shards.images import MAX_PIXELS
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # not EPS and the like, which start other programs
-SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # of the photos in a folder
+SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)  # of the photos in a folder
 STDIN = "-"
 DEEP_MODES = ("I", "F")  # Pillow would clip their pixels at 255
 

@@ -57,7 +57,7 @@ def test_what_the_user_mends_or_changes_is_used_by_the_next_repro(project: Proje
     Image.new("RGB", (48, 48), "red").save(mask)
     output = project.run("dvc", "repro", "inspect", fails=True)
     assert "../my-data/masks/cam 1/1.left.png: a label of mode RGB" in output
-    assert "Correct ../my-data, then run `dvc repro`" in output
+    assert "\nThen run `dvc repro`" in output
     assert "raw/own" not in output
 
     mask.write_bytes(good)  # mended, as the message says
