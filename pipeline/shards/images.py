@@ -55,7 +55,7 @@ def check_photo(data: bytes, where: str) -> Photo:
         image = decode_image(data, "JPEG" if is_jpeg else LOSSLESS, where)
         # Pillow turns the pixels of a TIFF, and removes the tag, when it decodes them
         header = image if is_jpeg else Image.open(io.BytesIO(data), formats=LOSSLESS)
-        orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = _orientation(header)
     if orientation != 1:
         raise DatasetError(
             f"{where}: EXIF orientation {orientation}, expected 1 or none; turn the pixels to match "
@@ -75,6 +75,13 @@ def check_photo(data: bytes, where: str) -> Photo:
     )  # the bit depth of IHDR; format: None after a conversion
     png = data if is_kept else _encode_png(image)
     return Photo(PNG, png, (image.height, image.width), mode, _pixel_sha256(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF raises SyntaxError, struct.error ...; viewers ignore it
+        return 1
 
 
 def is_jpeg_file(data: bytes | memoryview | bytearray) -> bool:

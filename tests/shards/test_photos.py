@@ -167,6 +167,27 @@ def test_a_photo_cut_short_is_refused_in_any_format(kind: str):
             check_photo(data[:keep], "own x")
 
 
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_a_photo_with_changed_bytes_is_refused_or_decoded_and_never_fails_otherwise(kind: str):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 1, "a photo"
+    options = LOSSLESS[kind] if kind == "BMP" else LOSSLESS[kind] | {"exif": exif}
+    data = encoded(picture("RGB"), kind, **options)
+    random = np.random.default_rng(1)
+    for _ in range(400):
+        damaged = bytearray(data)
+        for position in random.integers(0, min(len(data), 500), random.integers(1, 4)):
+            damaged[position] = random.integers(256)
+        try:
+            photo = check_photo(bytes(damaged), "image")
+        except DatasetError:
+            continue
+        assert rgb_of(photo.data).shape == (*photo.size, 3)
+    # Pillow cannot parse these EXIF data, and says so by a SyntaxError
+    if kind == "WEBP":
+        assert check_photo(data.replace(b"MM\0*", b"M_\0*"), "image").size == (9, 14)
+
+
 # --- in shards
 
 
