@@ -1,0 +1,522 @@
+"""`fcn import`: an export becomes a folder of docs/own-data.md, whole or not at all."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import DatasetError, UserError
+from pipeline.files import and_more, lock, replace_folder, sha256_file
+from pipeline.importing import formats, names, splits
+from pipeline.importing.classes import ClassMap
+from pipeline.importing.export import Item, Label, Options
+from pipeline.importing.photos import finished, read_photo, turned_label
+from pipeline.importing.source import Source, open_source
+from pipeline.importing.workers import mapped
+from pipeline.progress import bar
+from pipeline.shards.labels import encode_label
+
+RECORD = "import.json"
+JOURNAL = "journal.jsonl"
+VERSION = 1  # of what an import writes for the same input; a change makes every photo again
+REMEDY_EXIF = (
+    "if the mask fits the photo as viewers show it, turn its pixels (exiftran -ai, or open and save it); if it fits "
+    "the stored pixels, remove the tag (exiftool -Orientation= FILE)"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `fcn import`.
+
+    format: --format; None: recognised.
+    class_map: --map.
+    shares: --split.
+    seed: --seed.
+    group: --group.
+    folds: --folds; 0: none.
+    value_range: --range.
+    workers: --workers.
+    """
+
+    format: str | None = None
+    class_map: ClassMap = field(default_factory=ClassMap)
+    shares: str = "0.8/0.2"
+    seed: int = 0
+    group: str | None = None
+    folds: int = 0
+    value_range: tuple[float, float] | None = None
+    workers: int = 1
+
+
+@dataclass
+class Summary:
+    """The result of an import, for the user.
+
+    format, evidence: the format and the files that show it.
+    decisions: sentences.
+    classes: final names.
+    num_pixels: of each class, and of void at the end, in all labels.
+    lists: photos of each list.
+    notes: photos of each conversion.
+    left_out: files that were not used, with the reason.
+    num_passed_over: files that systems and tools leave behind.
+    num_kept: photos that an earlier run had finished.
+    """
+
+    format: str
+    evidence: str
+    decisions: list[str]
+    classes: list[str]
+    num_pixels: list[int]
+    lists: dict[str, int]
+    notes: dict[str, int]
+    left_out: dict[str, str]
+    num_passed_over: int
+    num_photos: int
+    num_kept: int
+    warnings: list[str] = field(default_factory=list)
+
+
+def import_data(path: Path, dest: Path, settings: Settings) -> Summary:
+    """Import an export to the folder `dest`.
+
+    The work is done in a hidden folder beside `dest` and renamed at the end. A stopped run goes on there. After an
+    error nothing is left. If `dest` is an earlier import, photos whose files are unchanged are kept.
+    """
+    dest = dest.absolute()
+    work = dest.with_name(f".{dest.name}.importing")
+    unpacked = dest.with_name(f".{dest.name}.source")
+    lock_file = dest.with_name(f".{dest.name}.lock")
+    _check_places(path, dest)
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with lock(lock_file, f"imports to {dest}", patience_s=0):
+            try:
+                with open_source(path, unpacked) as source:
+                    summary = _import(source, dest, work, settings)
+            except UserError:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            finally:
+                lock_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise DatasetError(f"{dest}: cannot be written: {error.strerror or error}") from error
+    return summary
+
+
+def _check_places(path: Path, dest: Path) -> None:
+    if path.is_dir():
+        source = path.resolve()
+        if dest.resolve().is_relative_to(source) or source.is_relative_to(dest.resolve()):
+            raise DatasetError(f"{dest}: lies in {path}, or the other way round; choose a folder beside it")
+    if (
+        dest.is_symlink()
+        or dest.is_file()
+        or (dest.is_dir() and any(dest.iterdir()) and not (dest / RECORD).is_file())
+    ):
+        raise DatasetError(f"{dest}: exists and is no earlier import; choose a new folder, or remove it")
+
+
+def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summary:
+    name, evidence, chosen = formats.recognise(source, settings.format)
+    print(f"{source.name}: {name} ({evidence})", flush=True)
+    options = Options(settings.class_map, settings.workers)
+    export = chosen.read(source, options)
+    if not export.items:
+        raise DatasetError(f"{source.name}: {name}, but no photo with a label; {_reasons(export.left_out)}")
+    classes, table = settings.class_map.apply(export.classes)
+    for decision in export.decisions:
+        print(f"  {decision}", flush=True)
+    items = sorted(export.items, key=lambda item: item.photo)
+    repeated = [photo for photo, num in Counter(item.photo for item in items).items() if num > 1]
+    if repeated:
+        raise DatasetError(
+            f"{source.name}: {and_more(repeated)}: annotated more than once; keep one annotation of each"
+        )
+    plan_digests = dict(source.digests)
+    source.forget()
+    keys = names.keys(item.photo for item in items)
+    earlier = _prepare(dest, work)
+    maker = Maker(source, work, table, settings.value_range, len(classes))
+    records = _make_all(maker, items, keys, earlier, work / JOURNAL, settings.workers)
+    _refuse_faults(records, source.name)
+    members = [
+        splits.Member(
+            record["key"], record["source"], frozenset(v for v, n in enumerate(record["pixels"][:-1]) if n)
+        )
+        for record in records
+    ]
+    lists, sentence = make_lists(items, members, settings)
+    print(f"  {sentence}", flush=True)
+    left_out = dict(sorted({**source.left_out, **export.left_out}.items()))
+    pixels = [sum(record["pixels"][value] for record in records) for value in range(len(classes) + 1)]
+    notes = Counter(note for record in records for note in record["notes"])
+    decisions = [*export.decisions, sentence]
+    _write_lists(work, classes, lists, records)
+    digests = dict(plan_digests)
+    for record in records:
+        digests |= record["read"]
+    used = {
+        "version": VERSION,
+        "source": source.name,
+        "format": name,
+        "evidence": evidence,
+        "decisions": decisions,
+        "classes": classes,
+        "map": [list(pair) for pair in settings.class_map.pairs],
+        "range": settings.value_range,
+        "pixels": dict(zip([*classes, "void"], pixels, strict=True)),
+        "lists": {key: len(ids) for key, ids in lists.items()},
+        "conversions": dict(sorted(notes.items())),
+        "passed_over": source.num_passed_over,
+        "left_out": left_out,
+        "files": dict(sorted(digests.items())),
+        "photos": [
+            {key: value for key, value in record.items() if key not in _TRANSIENT} for record in records
+        ],
+    }
+    _write(work / RECORD, (json.dumps(used, indent=1, ensure_ascii=False) + "\n").encode())
+    (work / JOURNAL).unlink(missing_ok=True)
+    _remove_strangers(work, records, lists)
+    os.sync()
+    replace_folder(work, dest)
+    return Summary(
+        name,
+        evidence,
+        decisions,
+        classes,
+        pixels,
+        {key: len(ids) for key, ids in lists.items()},
+        dict(sorted(notes.items())),
+        left_out,
+        source.num_passed_over,
+        len(records),
+        sum(record["kept"] for record in records),
+        _warnings(classes, pixels, records, lists),
+    )
+
+
+_TRANSIENT = ("kept", "unknown", "error")
+
+
+def _reasons(left_out: Mapping[str, str]) -> str:
+    if not left_out:
+        return "it is empty"
+    counts = Counter(left_out.values())
+    return "left out: " + ", ".join(f"{num} files ({reason})" for reason, num in counts.most_common(4))
+
+
+def _prepare(dest: Path, work: Path) -> dict[str, dict[str, Any]]:
+    """Make the working folder; return the records of photos that are finished there, by key.
+
+    Files of an earlier import in `dest` are linked to it. Refuse an import that was changed since.
+    """
+    if (dest / RECORD).is_file():
+        earlier = _earlier_import(dest)
+        if not work.is_dir():
+            _link(dest, work, earlier)
+    for folder in ("images", "masks", "splits"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    records = {}
+    if (work / JOURNAL).is_file():
+        for line in (work / JOURNAL).read_text("utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut off by a kill
+                record = json.loads(line)
+                records[record["key"]] = record
+    return records
+
+
+def _earlier_import(dest: Path) -> list[dict[str, Any]]:
+    """Return the records of the photos in `dest`; refuse an import to which files were added or changed since."""
+    try:
+        used = json.loads((dest / RECORD).read_text("utf-8"))
+        written = {name: digest for record in used["photos"] for name, digest in record["written"].items()}
+        others = {"classes.txt", "names.csv", RECORD, *(f"splits/{name}.txt" for name in used["lists"])}
+        records = list(used["photos"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{dest / RECORD}: damaged ({error}); remove {dest} and import again") from error
+    found = {path.relative_to(dest).as_posix() for path in dest.rglob("*") if not path.is_dir()}
+    strange = sorted(found - others - written.keys())
+    changed = sorted(name for name in written.keys() & found if sha256_file(dest / name) != written[name])
+    if strange or changed:
+        raise DatasetError(
+            f"{dest}: {and_more(strange + changed)}: added or changed since the import; mend the source instead, or "
+            "import into a new folder"
+        )
+    return records
+
+
+def _link(dest: Path, work: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Give the working folder the files of an earlier import, without a copy where the disk has links."""
+    lines = []
+    for record in records:
+        for name in record["written"]:
+            if not (dest / name).is_file():
+                continue
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(dest / name, work / name)
+            except OSError:
+                shutil.copyfile(dest / name, work / name)
+        lines.append(json.dumps(record) + "\n")
+    work.mkdir(exist_ok=True)
+    _write(work / JOURNAL, "".join(lines).encode())
+
+
+@dataclass
+class Maker:
+    """Makes the files of one photo; runs in a worker process.
+
+    source: the export's files.
+    work: the folder that is filled.
+    table: (256,) uint8, label values of the export -> final ones.
+    value_range: --range.
+    num_classes: final ones.
+    """
+
+    source: Source
+    work: Path
+    table: NDArray[np.uint8]
+    value_range: tuple[float, float] | None
+    num_classes: int
+
+    def make(self, job: tuple[Item, str, dict[str, Any] | None]) -> dict[str, Any]:
+        """Return the record of a photo; its "error" is set if it cannot be used."""
+        item, key, earlier = job
+        identity = self._identity(item)
+        if earlier and earlier.get("item") == identity and self._is_finished(earlier, item):
+            return earlier | {"kept": True, "unknown": {}, "error": None}
+        self.source.digests.clear()
+        record: dict[str, Any] = {"key": key, "source": item.photo, "item": identity, "kept": False}
+        try:
+            result = self._make(item, key)
+        except DatasetError as error:
+            return record | {
+                "error": str(error),
+                "unknown": {},
+                "notes": [],
+                "pixels": [],
+                "read": {},
+                "written": {},
+            }
+        return record | {"error": None, "read": dict(sorted(self.source.digests.items()))} | result
+
+    def _identity(self, item: Item) -> str:
+        parts = (VERSION, item, self.table.tobytes(), self.value_range, self.num_classes)
+        return hashlib.sha256(pickle.dumps(parts)).hexdigest()
+
+    def _is_finished(self, record: dict[str, Any], item: Item) -> bool:
+        try:
+            return record["source"] == item.photo and all(
+                sha256_file(folder / name) == digest
+                for folder, files in ((self.source.root, record["read"]), (self.work, record["written"]))
+                for name, digest in files.items()
+            )
+        except (OSError, KeyError):
+            return False
+
+    def _make(self, item: Item, key: str) -> dict[str, Any]:
+        data = item.embedded(self.source) if item.embedded else self.source.read(item.photo)
+        photo = read_photo(data, item.photo)
+        label = item.label(self.source, photo.upright_size)
+        values = self._fitting(label, photo.size, photo.upright_size, photo.orientation, item)
+        if label.unknown:
+            return {"unknown": dict(label.unknown), "notes": [], "pixels": [values.size], "written": {}}
+        turn = photo.orientation != 1
+        image, suffix, notes = finished(photo, turn=turn, value_range=self.value_range, where=item.photo)
+        values = self.table[values]
+        counts = Image.fromarray(values).histogram()
+        files = {f"images/{key}{suffix}": image, f"masks/{key}.png": encode_label(values)}
+        for name, content in files.items():
+            _write(self.work / name, content)
+        return {
+            "written": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+            "pixels": [*counts[: self.num_classes], counts[255]],
+            "notes": notes,
+            "unknown": {},
+        }
+
+    def _fitting(
+        self, label: Label, stored: tuple[int, int], upright: tuple[int, int], orientation: int, item: Item
+    ) -> NDArray[np.uint8]:
+        """Return the label of the upright photo; refuse one whose size shows that it belongs to another photo."""
+        if label.values is None:
+            return np.zeros(upright, np.uint8)
+        size = label.values.shape
+        if size not in (stored, upright):
+            raise DatasetError(
+                f"{item.photo}: the photo is {upright}, its mask {size} (height, width); it may be the mask of another "
+                "photo, or one of them was resized: export it again"
+            )
+        if orientation == 1:
+            return label.values
+        is_upright = item.is_upright
+        if is_upright is None and stored != upright:
+            is_upright = size == upright
+        if is_upright is None:
+            raise DatasetError(
+                f"{item.photo}: EXIF orientation {orientation}, and its mask fits turned and not; {REMEDY_EXIF}"
+            )
+        return label.values if is_upright else turned_label(label.values, orientation)
+
+
+def _make_all(
+    maker: Maker,
+    items: Sequence[Item],
+    keys: Mapping[str, str],
+    earlier: Mapping[str, dict[str, Any]],
+    journal: Path,
+    workers: int,
+) -> list[dict[str, Any]]:
+    records = []
+    jobs: Iterator[Any] = ((item, keys[item.photo], earlier.get(keys[item.photo])) for item in items)
+    with (
+        mapped(maker.make, workers) as run,
+        journal.open("a", encoding="utf-8") as log,
+        bar(len(items), "import", unit="photo") as progress,
+    ):
+        for record in run(jobs):
+            records.append(record)
+            if not record["error"] and not record["unknown"] and not record["kept"]:
+                log.write(
+                    json.dumps({key: value for key, value in record.items() if key not in _TRANSIENT}) + "\n"
+                )
+                log.flush()
+            progress.update()
+    return records
+
+
+def _refuse_faults(records: Sequence[dict[str, Any]], name: str) -> None:
+    errors = [record["error"] for record in records if record["error"]]
+    if errors:
+        more = f"\n  and {len(errors) - 8} more" if len(errors) > 8 else ""
+        head = f"{name}: {len(errors)} photos cannot be imported:\n  " if len(errors) > 1 else ""
+        raise DatasetError(head + "\n  ".join(errors[:8]) + more)
+    unknown = Counter[str]()
+    first: dict[str, str] = {}
+    total = 0
+    for record in records:
+        total += sum(record["pixels"])
+        for value, num in record["unknown"].items():
+            unknown[value] += num
+            first.setdefault(value, record["source"])
+    if unknown:
+        shares = ", ".join(
+            f"{value} ({num / total:.2%} of the pixels, first in the mask of {first[value]})"
+            for value, num in unknown.most_common(6)
+        )
+        more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
+        pairs = ",".join(f"{value}=NAME" for value, _ in unknown.most_common(6))
+        raise DatasetError(
+            f"{name}: masks hold values or colours without a class: {shares}{more}. Give them a class, or void: "
+            f"--map '{pairs}'"
+        )
+
+
+def make_lists(
+    items: Sequence[Item], members: Sequence[splits.Member], settings: Settings
+) -> tuple[dict[str, list[str]], str]:
+    """Return the keys of each list in splits/, and a sentence that states the rule."""
+    by_source = {member.source: member for member in members}
+    given: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        for split in item.splits:
+            given[split].append(by_source[item.photo].key)
+    lists = {name: sorted(keys) for name, keys in given.items()}
+    sentence = "splits: the export's own"
+    if not (lists.get("train") and lists.get("val")):
+        taken = {key for name, keys in lists.items() if name not in ("train", "val") for key in keys}
+        pool = [member for member in members if member.key not in taken]
+        shares = splits.ratios(settings.shares)
+        if not pool:
+            raise DatasetError("the export has a test split alone; give it photos for training")
+        groups, rule = splits.group_of(pool, settings.group)
+        parts = splits.assign(pool, shares, groups, settings.seed)
+        named = dict(zip(splits.NAMES, parts, strict=False))
+        if "test" in named and "test" in lists:
+            raise DatasetError("--split: the export has a test split; give shares of train/val alone")
+        kept = f"{', '.join(sorted(set(lists) - {'train', 'val'}))} kept, the rest " if taken else ""
+        lists = {name: keys for name, keys in lists.items() if name not in ("train", "val")} | named
+        sentence = (
+            f"splits: {kept}divided {settings.shares} by seed {settings.seed}, stratified by class; {rule}"
+        )
+    if settings.folds:
+        held_back = set(lists.get("test", ()))
+        pool = [member for member in members if member.key not in held_back]
+        groups, rule = splits.group_of(pool, settings.group)
+        parts = splits.assign(pool, [1 / settings.folds] * settings.folds, groups, settings.seed)
+        everything = {member.key for member in pool}
+        for number, part in enumerate(parts, start=1):
+            lists[f"fold{number}-train"] = sorted(everything - set(part))
+            lists[f"fold{number}-val"] = part
+        sentence += f"; {settings.folds} folds; {rule}"
+    return dict(sorted(lists.items())), sentence
+
+
+def _write_lists(
+    work: Path, classes: Sequence[str], lists: Mapping[str, Sequence[str]], records: Sequence[dict[str, Any]]
+) -> None:
+    wrong = [name for name in classes if "\n" in name or "\r" in name or name != name.strip() or not name]
+    if wrong:
+        raise DatasetError(
+            f"class {wrong[0]!r}: a name has a line break, outer spaces or no letters; rename it by --map"
+        )
+    _write(work / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
+    for name, keys in lists.items():
+        _write(work / "splits" / f"{name}.txt", "".join(f"{key}\n" for key in keys).encode())
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(("key", "source"))
+    rows.writerows((record["key"], record["source"]) for record in records)
+    _write(work / "names.csv", table.getvalue().encode())
+
+
+def _remove_strangers(
+    work: Path, records: Sequence[dict[str, Any]], lists: Mapping[str, Sequence[str]]
+) -> None:
+    """Remove what an earlier run with another source or other options had made."""
+    wanted = {name for record in records for name in record["written"]}
+    wanted |= {"classes.txt", "names.csv", RECORD, *(f"splits/{name}.txt" for name in lists)}
+    for path in work.rglob("*"):
+        if path.is_file() and path.relative_to(work).as_posix() not in wanted:
+            path.unlink()
+
+
+def _warnings(
+    classes: Sequence[str],
+    pixels: Sequence[int],
+    records: Sequence[dict[str, Any]],
+    lists: Mapping[str, Sequence[str]],
+) -> list[str]:
+    by_key = {record["key"]: record["pixels"] for record in records}
+    warnings = []
+    for value, name in enumerate(classes):
+        if not sum(by_key[key][value] for key in lists["train"]):
+            where = "in no photo" if not pixels[value] else "in no training photo"
+            warnings.append(
+                f"class {name} is {where}; leave it out by --map '{name}=void', or add photos of it"
+            )
+    return warnings
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file of the working folder; a link there, also one to an earlier import, is replaced."""
+    try:
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
