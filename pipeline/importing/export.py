@@ -90,6 +90,20 @@ def split_of(path: str) -> tuple[str, ...]:
     return (names[0],) if names else ()
 
 
+def drawn_size(height: object, width: object, photo_size: tuple[int, int], where: str) -> tuple[int, int]:
+    """Return the size that an annotation states, if it is that of its photo, turned by EXIF or not.
+
+    photo_size: (height, width) of the upright photo.
+    """
+    for size in (photo_size, photo_size[::-1]):
+        if (height, width) == size:
+            return size[0], size[1]
+    raise DatasetError(
+        f"{where}: drawn on a photo of {(height, width)}, its photo is {photo_size} (height, width); it belongs to "
+        "another photo, or the photo was resized: export it again"
+    )
+
+
 def order_classes(names: Sequence[str], where: str, *, add_background: bool) -> list[str]:
     """Return unique names with the background class first; one is added if asked for and not there."""
     repeated = sorted({name for name in names if names.count(name) > 1})

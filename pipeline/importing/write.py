@@ -364,9 +364,7 @@ class Maker:
             )
         if orientation == 1:
             return label.values
-        is_upright = item.is_upright
-        if is_upright is None and stored != upright:
-            is_upright = size == upright
+        is_upright = item.is_upright if stored == upright else size == upright
         if is_upright is None:
             raise DatasetError(
                 f"{item.photo}: EXIF orientation {orientation}, and its mask fits turned and not; {REMEDY_EXIF}"

@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 from pipeline.errors import DatasetError
 from pipeline.importing.export import Export, Options
-from pipeline.importing.formats import plain
+from pipeline.importing.formats import (
+    coco,
+    cvat,
+    label_studio,
+    labelme,
+    labelme2voc,
+    plain,
+    roboflow,
+    supervisely,
+)
 from pipeline.importing.source import Source
 
 
@@ -23,6 +32,16 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
+    "cvat": Format(cvat.matches, cvat.read, cvat.SIGN),
+    "coco": Format(coco.matches, coco.read, coco.SIGN),
+    "coco-panoptic": Format(coco.matches_panoptic, coco.read_panoptic, coco.PANOPTIC_SIGN),
+    "labelme": Format(labelme.matches, labelme.read, labelme.SIGN),
+    "labelme2voc": Format(labelme2voc.matches, labelme2voc.read, labelme2voc.SIGN),
+    "label-studio": Format(label_studio.matches, label_studio.read, label_studio.SIGN),
+    "roboflow": Format(roboflow.matches, roboflow.read, roboflow.SIGN),
+    "supervisely": Format(supervisely.matches, supervisely.read, supervisely.SIGN),
+}
+FORMATS |= {
     name: Format(partial(plain.matches_known, name), partial(plain.read_known, name), known.sign)
     for name, known in plain.KNOWN.items()
 }
