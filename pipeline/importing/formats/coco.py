@@ -105,11 +105,13 @@ def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # 
         and path not in used
         and path not in {mask for found in masks.values() for mask in found}
     }
+    num_crowds = sum(bool(entry.get("iscrowd")) for _, _, _, entries in planned for entry in entries)
     rules = [
         "overlaps: the larger area first, so that smaller objects stay visible",
         f"background: {classes[0]}, every pixel without an object" if classes else "",
         "photos without annotations are all background",
-        "void: crowds (iscrowd)",
+        f"void: the {num_crowds} objects with iscrowd 1; supervision writes it for every object of several parts, which "
+        "stay objects if you write 0",
     ]
     panoptic_rules = [
         "overlaps: none, as drawn in the PNGs",
@@ -227,7 +229,7 @@ def _pngs(source: Source) -> dict[str, list[str]]:
 def _png(
     path: str, image: dict[str, Any], annotations: list[dict[str, Any]], masks: Mapping[str, list[str]]
 ) -> str:
-    """Return the PNG of a photo's segments, "" if it has none; of several, that in the folder named as the JSON file."""
+    """Return the PNG of a photo's segments, "" if it has none; of several, that in the JSON file's folder."""
     if not masks or not annotations:
         return ""
     if len(annotations) > 1:

@@ -150,7 +150,7 @@ def _drawn(shape: dict[str, Any], size: tuple[int, int], where: str) -> shapes.M
         return shapes.circle(points[0], POINT_RADIUS, size)
     if kind == "mask":
         piece = shapes.bitmap(shape.get("mask"), where, is_packed=False)
-        (x1, y1), (x2, y2) = [(round(x), round(y)) for x, y in points]
+        (x1, y1), (x2, y2) = [(int(x), int(y)) for x, y in points]
         if piece.shape != (y2 - y1 + 1, x2 - x1 + 1):
             raise DatasetError(
                 f"{where}: a mask of {piece.shape} at a place of {(y2 - y1 + 1, x2 - x1 + 1)} (height, width)"

@@ -159,7 +159,8 @@ def read_lists(source: Source, photos: list[str]) -> tuple[dict[str, tuple[str, 
             continue
         split, is_used = SPLITS[name.lower()], False
         for line in source.lines(path):
-            for text in (line, stem(line), line.split()[0], stem(line.split()[0])):
+            first = line.split('"')[1] if line.count('"') > 1 else line.split()[0]  # CamVid's: "photo" "mask"
+            for text in (line, stem(line), first, stem(first)):
                 found = by_name.get(text.lstrip("./"), [])
                 if len(found) == 1:
                     is_used = True
