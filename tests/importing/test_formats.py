@@ -1,6 +1,5 @@
 """The exports in fixtures/, written by the tools themselves, become the labels that the tools see in them."""
 
-import csv
 import hashlib
 import json
 import zipfile
@@ -8,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.importing import formats
 from pipeline.importing.write import Settings, import_data
 from pipeline.shards.labels import is_label_png
+from tests.importing.conftest import FIXTURES, labels_of
 
-FIXTURES = Path(__file__).parent / "fixtures"
 FORMATS = {
     "camvid": "plain",
     "coco": "coco",
@@ -29,13 +27,6 @@ FORMATS = {
     "supervisely-masks": "supervisely",
     "supervision": "coco",
 }
-
-
-def labels_of(folder: Path) -> dict[str, np.ndarray]:
-    """The label of each photo, by its path in the source."""
-    with (folder / "names.csv").open(newline="", encoding="utf-8") as file:
-        keys = {row["source"]: row["key"] for row in csv.DictReader(file)}
-    return {source: np.array(Image.open(folder / "masks" / f"{key}.png")) for source, key in keys.items()}
 
 
 @pytest.mark.parametrize("name", FORMATS)

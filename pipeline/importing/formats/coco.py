@@ -110,8 +110,8 @@ def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # 
         "overlaps: the larger area first, so that smaller objects stay visible",
         f"background: {classes[0]}, every pixel without an object" if classes else "",
         "photos without annotations are all background",
-        f"void: the {num_crowds} objects with iscrowd 1; supervision writes it for every object of several parts, which "
-        "stay objects if you write 0",
+        f"void: the {num_crowds} objects with iscrowd 1; supervision writes it for every object of several parts: "
+        "write 0 there to keep them",
     ]
     panoptic_rules = [
         "overlaps: none, as drawn in the PNGs",
