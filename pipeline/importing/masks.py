@@ -345,6 +345,11 @@ def _table_of_colours(
     missing = sorted(set(counts) - stated, key=lambda colour: -counts[colour])
     if missing:
         total = sum(counts.values())
+        if len(missing) >= MAX_NAMED_COLOURS:
+            raise DatasetError(
+                f"{first}: a mask of {len(missing)} colours or more; it may be a photo, a JPEG saved as PNG, or drawn "
+                "with smoothed edges: export the masks again, as indices or unmixed colours"
+            )
         shares = ", ".join(f"{colour} ({counts[colour] / total:.2%})" for colour in missing[:8])
         pairs = ",".join(f"{colour}=NAME" for colour in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""

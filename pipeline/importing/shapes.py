@@ -94,10 +94,8 @@ def _drawn(size: tuple[int, int], draw: Any) -> Mask:
 def coco_polygon(flat: Sequence[float], size: tuple[int, int], where: str) -> Mask:
     """Return COCO's polygon [x1, y1, x2, y2, ...] as pycocotools draws it (rleFrPoly), pixel for pixel."""
     if not isinstance(flat, list) or len(flat) < 6 or len(flat) % 2:
-        raise DatasetError(
-            f"{where}: a polygon of {len(flat)} numbers; expected x, y of three points or more"
-        )
-    points = points_of(zip(flat[::2], flat[1::2], strict=True), where, 3)
+        raise DatasetError(f"{where}: a polygon {str(flat)[:60]}; expected x, y of three points or more")
+    points = points_of(list(zip(flat[::2], flat[1::2], strict=True)), where, 3)
     check_inside(points, size, where)
     height, width = size
     limit = 2.0**28
@@ -137,7 +135,7 @@ def coco_polygon(flat: Sequence[float], size: tuple[int, int], where: str) -> Ma
 
 def coco_rle(counts: Any, stated: Any, size: tuple[int, int], where: str) -> Mask:
     """Return COCO's run lengths, a list or a compressed string, column by column, zeros first."""
-    if list(stated or size) != list(size):
+    if stated not in (None, list(size)):
         raise DatasetError(
             f"{where}: run lengths of size {stated}, its photo has {list(size)} (height, width)"
         )
@@ -177,7 +175,7 @@ def label_studio_rle(values: Any, size: tuple[int, int], where: str) -> Mask:
         data = np.array(values, np.int64)
         if data.ndim != 1 or data.size < 6 or data.min() < 0 or data.max() > 255:
             raise ValueError("not a list of bytes")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{where}: brush run lengths are damaged ({error}); export it again") from error
     bits = "".join(map("{:08b}".format, data.tolist()))
     total, position = int(bits[:32], 2), 32

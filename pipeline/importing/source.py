@@ -43,7 +43,7 @@ def open_source(path: Path, work: Path) -> Iterator["Source"]:
         raise DatasetError(f"{path}: no such folder or archive; give the export's folder, or its zip or tar")
     shutil.rmtree(work, ignore_errors=True)
     try:
-        if zipfile.is_zipfile(path):
+        if is_zip(path):
             extract_zip(path, work)
         else:
             archive.extract(path, work)
@@ -191,6 +191,11 @@ class Source:
                 f"{where}: {reference!r} may be {' or '.join(best[:3])}; keep one of these photos"
             )
         return best[0] if best else None
+
+
+def is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def is_photo(path: str) -> bool:

@@ -3,18 +3,23 @@
 import base64
 import io
 import json
+import random
+import shutil
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.importing.conftest import FIXTURES, encoded, jpeg, pairs, tree, unpacked, write
+from pipeline.errors import UserError
+from pipeline.importing.write import Settings, import_data
+from tests.importing.conftest import FIXTURES, encoded, jpeg, labels_of, pairs, tree, unpacked, write
 
 Case = tuple[Callable[[Path], Path], str]  # makes the source; a word that the message must hold
 
@@ -370,3 +375,66 @@ def test_bad_input_ends_with_one_message_and_leaves_nothing(name: str, tmp_path:
     assert tree(tmp_path) == before
     assert not (tmp_path / "out").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"room"}
+
+
+JUNK = (None, True, -1, 0, 1.5, 1e308, "", "x", "../../x", [], {}, [1], [[1]], {"a": 1}, 10**30, "á" * 50)
+
+
+def places(content: Any, path: tuple = ()) -> Iterator[tuple]:
+    yield path
+    inner = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content[:4])
+        if isinstance(content, list)
+        else ()
+    )
+    for key, value in inner:
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "fixture", ["coco", "coco-panoptic", "labelme", "label-studio", "supervisely", "supervisely-masks"]
+)
+def test_json_with_a_value_of_another_kind_anywhere_is_read_or_refused(fixture: str, tmp_path: Path):
+    source = unpacked(fixture, tmp_path / "in")
+    texts = {path: path.read_text("utf-8") for path in sorted(source.rglob("*.json"))}
+    rng = random.Random(fixture)
+    num_refused = 0
+    for _ in range(40):
+        path = rng.choice(list(texts))
+        content = json.loads(texts[path])
+        *keys, last = rng.choice(list(places(content))[1:])
+        inner = content
+        for key in keys:
+            inner = inner[key]
+        inner[last] = rng.choice(JUNK)
+        path.write_text(json.dumps(content), "utf-8")
+        try:
+            import_data(source, tmp_path / "out", Settings())
+            shutil.rmtree(tmp_path / "out")
+        except UserError:
+            num_refused += 1
+        path.write_text(texts[path], "utf-8")
+    assert num_refused > 5
+
+
+def test_a_mask_with_a_changed_byte_anywhere_is_read_or_refused(tmp_path: Path):
+    source = write(tmp_path / "in", pairs() | {"classes.txt": "a\nb\nc\n"})
+    path = source / "masks/p1.png"
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    wanted = np.asarray(Image.open(path))
+    num_refused = 0
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(damaged))
+        try:
+            import_data(source, tmp_path / "out", Settings())
+        except UserError:
+            num_refused += 1
+        else:
+            np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/p1.jpg"], wanted)
+            shutil.rmtree(tmp_path / "out")
+    assert num_refused > 30

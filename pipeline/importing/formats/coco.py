@@ -38,12 +38,13 @@ def _documents(source: Source, is_panoptic: bool) -> Iterator[tuple[str, dict[st
     for path in paths[:NUM_TRIED]:
         content = source.json(path)
         if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-            first = next(iter(content["annotations"] or [None]), None)
+            annotations = content["annotations"]
+            first = annotations[0] if isinstance(annotations, list) and annotations else None
             if isinstance(first, dict) and ("segments_info" in first) != is_panoptic:
                 continue
             if isinstance(first, dict) and not is_panoptic and "segmentation" not in first:
                 continue
-            if first is None and is_panoptic:
+            if is_panoptic and not isinstance(first, dict):
                 continue
             yield path, content
 
@@ -78,14 +79,14 @@ def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # 
         [name for _, name in sorted(names.items())], source.name, add_background=not is_panoptic
     )
     values = {identity: classes.index(name) for identity, name in names.items()}
+    known = list(values)  # a list: ids from a damaged file may not be hashable
     for path, _, image, annotations in planned:
         for annotation in annotations:
-            segments = annotation.get("segments_info") if is_panoptic else [annotation]
-            for segment in segments if isinstance(segments, list) else []:
-                if not isinstance(segment, dict) or segment.get("category_id") not in values:
-                    found = segment.get("category_id") if isinstance(segment, dict) else segment
+            for segment in _segments(annotation, path, is_panoptic):
+                if segment.get("category_id") not in known:
                     raise DatasetError(
-                        f"{path}: image {image['id']}: category {found!r} is not among the categories; export it again"
+                        f"{path}: image {image['id']}: category {segment.get('category_id')!r} is not among the "
+                        "categories; export it again"
                     )
     make = _panoptic if is_panoptic else _instances
     masks = _pngs(source) if is_panoptic else {}
@@ -121,6 +122,16 @@ def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # 
     return Export(classes, items, panoptic_rules if is_panoptic else rules, left_out)
 
 
+def _segments(annotation: dict[str, Any], path: str, is_panoptic: bool) -> list[dict[str, Any]]:
+    segments = annotation.get("segments_info") if is_panoptic else [annotation]
+    if not isinstance(segments, list) or not all(
+        isinstance(segment, dict) and (not is_panoptic or type(segment.get("id")) is int)
+        for segment in segments
+    ):
+        raise DatasetError(f"{path}: segments_info is not a list of segments with ids; export it again")
+    return segments
+
+
 def _categories(content: dict[str, Any], path: str) -> dict[int, str]:
     found = content.get("categories")
     if not isinstance(found, list) or not found:
@@ -146,8 +157,14 @@ def _images(
     seen: set[Any] = set()
     for annotation in content["annotations"]:
         identity = annotation.get("id") if isinstance(annotation, dict) else None
-        if not isinstance(annotation, dict) or not isinstance(annotation.get("image_id"), int | str):
-            raise DatasetError(f"{path}: annotation {str(annotation)[:60]} has no image_id; export it again")
+        if (
+            not isinstance(annotation, dict)
+            or not isinstance(annotation.get("image_id"), int | str)
+            or not isinstance(identity, int | str | None)
+        ):
+            raise DatasetError(
+                f"{path}: annotation {str(annotation)[:60]} has no id or image_id; export it again"
+            )
         if identity is not None and identity in seen:
             raise DatasetError(f"{path}: annotation {identity} occurs twice; export it again")
         seen.add(identity)
@@ -168,7 +185,9 @@ def _images(
         yield photo, image, by_image.get(identity, [])
     strangers = [identity for identity in by_image if identity not in images]
     if strangers:
-        raise DatasetError(f"{path}: annotations of image {strangers[0]}, which is not among the images")
+        raise DatasetError(
+            f"{path}: annotations of image {strangers[0]}, which is not among the images; export it again"
+        )
 
 
 def _split(path: str, photo: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from pipeline.importing.source import PHOTO_SUFFIXES, Source, is_photo
 
 SIGN = "a JSON list of tasks with annotations and data (Label Studio, JSON)"
 NUM_TRIED = 5  # JSON files that are opened to recognise the format
-KINDS = {"brushlabels": 1, "polygonlabels": 1, "rectanglelabels": 1, "ellipselabels": 1}
+KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 
 
 def matches(source: Source) -> str | None:
@@ -56,10 +56,15 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
             identity = task.get("id") if isinstance(task, dict) else None
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
                 raise DatasetError(f"{path}: task {str(task)[:60]} has no data; export it again")
-            if identity is not None and identity in seen:
-                raise DatasetError(f"{path}: task {identity} occurs twice; export it again")
+            if not isinstance(identity, int | str | None) or (identity is not None and identity in seen):
+                raise DatasetError(f"{path}: task {identity} occurs twice, or is no number; export it again")
             seen.add(identity)
-            valid = [one for one in task.get("annotations") or [] if not one.get("was_cancelled")]
+            annotations = task.get("annotations") or task.get("completions") or []
+            if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
+                raise DatasetError(
+                    f"{path}: task {identity}: its annotations are not a list; export it again"
+                )
+            valid = [one for one in annotations if not one.get("was_cancelled")]
             photo = _photo(source, task, path)
             if not valid:
                 num_empty += 1
@@ -72,7 +77,7 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
             drawn = []
             for region in regions:
                 kind = region.get("type") if isinstance(region, dict) else None
-                if kind in KINDS:
+                if isinstance(kind, str) and kind in KINDS:
                     labels |= set(_names(region, path, identity))
                     drawn.append(region)
                 else:

@@ -173,6 +173,9 @@ def _drawn(thing: dict[str, Any], size: tuple[int, int], where: str) -> shapes.M
     if kind == "line":
         return shapes.line(outline, 1, size)
     mask = shapes.polygon(outline, size)
-    for hole in points.get("interior") or []:
+    holes = points.get("interior") or []
+    if not isinstance(holes, list):
+        raise DatasetError(f"{where}: its interior is not a list; export it again")
+    for hole in holes:
         mask &= ~shapes.polygon(shapes.points_of(hole, where, 3), size)
     return mask
