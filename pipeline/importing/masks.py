@@ -24,6 +24,7 @@ from pipeline.importing.export import (
 from pipeline.importing.photos import decode
 from pipeline.importing.source import Source
 from pipeline.importing.workers import mapped
+from pipeline.shards.labels import is_label_png
 
 FORMATS = ("PNG", "TIFF", "BMP")
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
@@ -123,7 +124,12 @@ def named_of(entries: Iterable[Entry]) -> set[str]:
 
 def read_mask(table: Table, path: str, source: Source, size: tuple[int, int]) -> Label:  # noqa: ARG001
     """Return the label of a mask file; used as an Item's `label` by functools.partial(read_mask, table, path)."""
-    return to_label(decode_mask(source.read(path), path), table)
+    data = source.read(path)
+    pixels = decode_mask(data, path)
+    label = to_label(pixels, table)
+    if label.values is pixels.values and is_label_png(data):
+        return label._replace(png=data)
+    return label
 
 
 def decode_mask(data: bytes, where: str) -> Pixels:
@@ -175,7 +181,10 @@ def to_label(pixels: Pixels, table: Table) -> Label:
         if table.colours or not _is_grey(values):
             return _by_colour(values, table)
         values = values[:, :, 0]
-    present = _present(values)
+    counts = Image.fromarray(values).histogram() if values.dtype == np.uint8 else None
+    present = (
+        np.unique(values).tolist() if counts is None else [value for value, num in enumerate(counts) if num]
+    )
     colours = _colours_of(present, pixels.palette) if table.colours else None
     by_value = {
         value: table.values.get(value, IGNORE_LABEL if value == 255 else UNKNOWN) for value in present
@@ -191,13 +200,9 @@ def to_label(pixels: Pixels, table: Table) -> Label:
     for value in [value for value in present if chosen[value] == UNKNOWN]:
         name = hex_colour(colours[present.index(value)]) if colours and not table.has_values else str(value)
         unknown[name] = int((values == value).sum())
+    if values.dtype == np.uint8 and all(value == label for value, label in chosen.items()) and not unknown:
+        return Label(values, counts=counts)
     return Label(_look_up(values, chosen), unknown)
-
-
-def _present(values: NDArray) -> list[int]:
-    if values.dtype == np.uint8:
-        return [value for value, count in enumerate(Image.fromarray(values).histogram()) if count]
-    return np.unique(values).tolist()
 
 
 def _colours_of(present: list[int], palette: NDArray[np.uint8] | None) -> list[Colour]:

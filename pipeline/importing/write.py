@@ -338,14 +338,28 @@ class Maker:
             return {"unknown": dict(label.unknown), "notes": [], "pixels": [values.size], "written": {}}
         turn = photo.orientation != 1
         image, suffix, notes = finished(photo, turn=turn, value_range=self.value_range, where=item.photo)
-        values = self.table[values]
-        counts = Image.fromarray(values).histogram()
-        files = {f"images/{key}{suffix}": image, f"masks/{key}.png": encode_label(values)}
+        pixels = [0] * 256
+        is_final = True
+        for value, num in enumerate(label.counts or Image.fromarray(values).histogram()):
+            if num:
+                pixels[self.table[value]] += num
+                is_final = is_final and value == self.table[value]
+        if is_final and label.png and not turn:
+            mask = label.png
+        else:
+            mask = encode_label(values if is_final else self.table[values])
+        known = (
+            {id(data): self.source.digests[item.photo]} if item.embedded is None else {}
+        )  # bytes that stay
+        files = {f"images/{key}{suffix}": image, f"masks/{key}.png": mask}
         for name, content in files.items():
             _write(self.work / name, content)
         return {
-            "written": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-            "pixels": [*counts[: self.num_classes], counts[255]],
+            "written": {
+                name: known.get(id(content)) or hashlib.sha256(content).hexdigest()
+                for name, content in files.items()
+            },
+            "pixels": [*pixels[: self.num_classes], pixels[255]],
             "notes": notes,
             "unknown": {},
         }
