@@ -9,12 +9,13 @@ import posixpath
 import re
 import shutil
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.download import archive
 from pipeline.errors import ArchiveError, DatasetError
@@ -24,7 +25,16 @@ from pipeline.shards.images import MAX_BYTES
 
 MAX_JSON_BYTES = 2**30  # instances_train2017.json of COCO has 450 MB
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp")
-LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information"}
+LEFT_BY_SYSTEMS = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "__macosx",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+}
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of an uploaded photo
 _COPY_BYTES = 2**20
 
@@ -52,6 +62,19 @@ def open_source(path: Path, work: Path) -> Iterator["Source"]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+class Outline(NamedTuple):
+    """The kind of a JSON file.
+
+    is_list: a list, not an object.
+    keys: of the object.
+    first: keys of the first element of the list, or of the object's "annotations".
+    """
+
+    is_list: bool
+    keys: frozenset[str]
+    first: frozenset[str]
+
+
 class Source:
     """The files below a folder, by path with '/' from the folder on. Links are not followed.
 
@@ -69,9 +92,10 @@ class Source:
         self.num_passed_over = 0
         self.digests: dict[str, str] = {}
         self.files = sorted(self._walk())
-        self._set = frozenset(self.files)
+        self._paths = {nfc(path): path for path in self.files}
         self._by_name: dict[str, list[str]] | None = None
         self._json: tuple[str, Any] = ("", None)
+        self._outlines: dict[str, Outline] = {}
 
     def _walk(self) -> Iterator[str]:
         for folder, folders, names in os.walk(self.root):
@@ -92,15 +116,15 @@ class Source:
             folders[:] = [name for name in folders if name not in hidden]
 
     def __contains__(self, path: str) -> bool:
-        return path in self._set
+        return nfc(path) in self._paths
 
     def named(self, name: str) -> list[str]:
         """Return the paths whose last part is `name`, those nearest to the root first."""
         if self._by_name is None:
             self._by_name = {}
             for path in sorted(self.files, key=lambda path: (path.count("/"), path)):
-                self._by_name.setdefault(posixpath.basename(path), []).append(path)
-        return self._by_name.get(name, [])
+                self._by_name.setdefault(posixpath.basename(nfc(path)), []).append(path)
+        return self._by_name.get(nfc(name), [])
 
     def under(self, folder: str) -> list[str]:
         """Return the paths below a folder; "" is the root."""
@@ -141,6 +165,20 @@ class Source:
                 raise DatasetError(f"{path}: damaged JSON ({error}); export it again") from error
         return self._json[1]
 
+    def outline(self, path: str) -> "Outline":
+        """Return the keys of a JSON file, by which formats are recognised; each file is parsed once for it."""
+        if path not in self._outlines:
+            content = self.json(path)
+            first: Any = content[0] if isinstance(content, list) and content else None
+            if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+                first = next(iter(content["annotations"]), None)
+            self._outlines[path] = Outline(
+                isinstance(content, list),
+                frozenset(content) if isinstance(content, dict) else frozenset(),
+                frozenset(first) if isinstance(first, dict) else frozenset(),
+            )
+        return self._outlines[path]
+
     def forget(self) -> None:
         """Drop the JSON file that is kept."""
         self._json = ("", None)
@@ -178,7 +216,7 @@ class Source:
             if path.startswith("../") and not posixpath.basename(name):
                 break
             if path in self:
-                return path
+                return self._paths[nfc(path)]
         parts = [part for part in name.split("?")[0].split("/") if part not in ("", ".", "..")]
         if not parts:
             raise DatasetError(f"{where}: {reference!r} names no photo")
@@ -200,6 +238,11 @@ def is_zip(path: Path) -> bool:
 
 def is_photo(path: str) -> bool:
     return path.lower().endswith(PHOTO_SUFFIXES)
+
+
+def nfc(path: str) -> str:
+    """Return a path as most systems spell it: macOS writes letters with marks as two characters."""
+    return unicodedata.normalize("NFC", path)
 
 
 def stem(path: str) -> str:

@@ -139,6 +139,10 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     if not export.items:
         raise DatasetError(f"{source.name}: {name}, but no photo with a label; {_reasons(export.left_out)}")
     classes, table = settings.class_map.apply(export.classes)
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{source.name}: one class, {classes[0]}; a net needs two: check the masks, or --map"
+        )
     for decision in export.decisions:
         print(f"  {decision}", flush=True)
     items = sorted(export.items, key=lambda item: item.photo)
@@ -162,14 +166,15 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     ]
     lists, sentence = make_lists(items, members, settings)
     print(f"  {sentence}", flush=True)
-    left_out = dict(sorted({**source.left_out, **export.left_out}.items()))
+    digests = dict(plan_digests)
+    for record in records:
+        digests |= record["read"]
+    unused = {path: _reason(path) for path in source.files if path not in digests}
+    left_out = dict(sorted((unused | source.left_out | dict(export.left_out)).items()))
     pixels = [sum(record["pixels"][value] for record in records) for value in range(len(classes) + 1)]
     notes = Counter(note for record in records for note in record["notes"])
     decisions = [*export.decisions, sentence]
     _write_lists(work, classes, lists, records)
-    digests = dict(plan_digests)
-    for record in records:
-        digests |= record["read"]
     used = {
         "version": VERSION,
         "source": source.name,
@@ -228,6 +233,15 @@ def _as_text(values: Mapping[str, Any]) -> str:
             text = "{\n  " + ",\n  ".join(pairs) + "\n }"
         lines.append(f' "{key}": {text}')
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _reason(path: str) -> str:
+    """Return why a file that no format mentions is left out."""
+    if path.lower().endswith(
+        (".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".gif")
+    ):
+        return "a picture of a format that is not read; convert it to PNG or JPEG"
+    return "not part of the format"
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:

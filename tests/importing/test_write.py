@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,8 @@ def test_what_systems_and_tools_leave_is_passed_over_and_counted(tmp_path: Path)
     result = import_data(tmp_path / "in", tmp_path / "out", Settings())
     assert (result.num_photos, result.num_passed_over) == (4, len(junk))
     assert record_of(tmp_path / "out")["passed_over"] == len(junk)
+    assert result.left_out.keys() == {"images/notes.docx", "images/q.HEIC"}
+    assert "convert" in result.left_out["images/q.HEIC"]
 
 
 def test_links_are_left_out_and_said(tmp_path: Path):
@@ -230,7 +233,7 @@ def test_an_export_of_cvat_as_pascal_voc_names_the_other_export(tmp_path: Path, 
 
 def test_memory_stays_flat(tmp_path: Path):
     """The photos are read one at a time: a large import takes no more than a small one."""
-    big = encoded(np.zeros((1500, 1500), np.uint8))
+    big = encoded(np.eye(1500, dtype=np.uint8))
     photo = encoded(np.zeros((1500, 1500, 3), np.uint8))
     peaks = []
     for num in (4, 24):
@@ -256,3 +259,33 @@ def test_a_zip_from_a_mac_is_read(tmp_path: Path):
             packed.writestr(f"__MACOSX/my export/._{Path(name).name}-{len(name)}", b"x")
     result = import_data(tmp_path / "a.zip", tmp_path / "out", Settings())
     assert (result.num_photos, result.num_passed_over) == (4, 8)
+
+
+def test_several_tasks_of_cvat_beside_each_other_are_one_data_set(tmp_path: Path, fcn: Callable, capsys):
+    source = tmp_path / "in"
+    unpacked("cvat", source / "task_1")
+    unpacked("cvat", source / "task_2")
+    result = import_data(source, tmp_path / "out", Settings())
+    assert result.num_photos == 8
+    write(
+        source,
+        {"task_2/labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\nx:51,221,255::\n"},
+    )
+    assert fcn("import", source, tmp_path / "other") == 2
+    assert "task_2/labelmap.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_found_however_a_mac_spells_their_letters(form: str, tmp_path: Path):
+    source = unpacked("coco", tmp_path / "in")
+    (photo,) = source.rglob("stra*")
+    photo.rename(photo.with_name(unicodedata.normalize(form, "stra\u00dfe \u00e9.jpg")))
+    (path,) = source.rglob("instances_train*")
+    text = path.read_text().replace("stra\\u00dfe.v2.jpg", "stra\\u00dfe \\u00e9.jpg")
+    path.write_text(text)
+    assert import_data(source, tmp_path / "out", Settings()).num_photos == 4
+
+
+def test_a_single_class_is_refused(tmp_path: Path, fcn: Callable, capsys):
+    assert fcn("import", write(tmp_path / "in", pairs(values=(0,))), tmp_path / "out") == 2
+    assert "background" in capsys.readouterr().err

@@ -32,29 +32,23 @@ NUM_TRIED = 20  # JSON files that are opened to recognise the format
 _TOKEN = re.compile(r"(?:^|[_.-])(train|valid|validation|val|test)(?:20\d\d)?(?=$|[_.-])", re.IGNORECASE)
 
 
-def _documents(source: Source, is_panoptic: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the COCO files of one kind, those without segmentations left out."""
-    paths = [path for path in source.files if path.lower().endswith(".json")]
-    for path in paths[:NUM_TRIED]:
-        content = source.json(path)
-        if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-            annotations = content["annotations"]
-            first = annotations[0] if isinstance(annotations, list) and annotations else None
-            if isinstance(first, dict) and ("segments_info" in first) != is_panoptic:
-                continue
-            if isinstance(first, dict) and not is_panoptic and "segmentation" not in first:
-                continue
-            if is_panoptic and not isinstance(first, dict):
-                continue
-            yield path, content
+def _paths(source: Source, is_panoptic: bool) -> list[str]:
+    """Return the COCO files of one kind, those without segmentations left out."""
+    found = []
+    for path in [path for path in source.files if path.lower().endswith(".json")][:NUM_TRIED]:
+        _, keys, first = source.outline(path)
+        kind = "segments_info" in first if is_panoptic else not first or "segmentation" in first
+        if kind and {"images", "annotations"} <= keys:
+            found.append(path)
+    return found
 
 
 def matches(source: Source) -> str | None:
-    return next((path for path, _ in _documents(source, is_panoptic=False)), None)
+    return next(iter(_paths(source, is_panoptic=False)), None)
 
 
 def matches_panoptic(source: Source) -> str | None:
-    return next((path for path, _ in _documents(source, is_panoptic=True)), None)
+    return next(iter(_paths(source, is_panoptic=True)), None)
 
 
 def read(source: Source, options: Options) -> Export:
@@ -68,7 +62,8 @@ def read_panoptic(source: Source, options: Options) -> Export:
 def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # noqa: ARG001
     names: dict[int, str] = {}
     planned: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = []
-    for path, content in _documents(source, is_panoptic):
+    for path in _paths(source, is_panoptic):
+        content = source.json(path)
         for identity, name in _categories(content, path).items():
             if names.setdefault(identity, name) != name:
                 raise DatasetError(

@@ -7,7 +7,7 @@ from pipeline.errors import DatasetError
 from pipeline.importing import tables
 from pipeline.importing.export import BACKGROUND_NAMES, SPLITS, Export, Item, Label, Options
 from pipeline.importing.masks import Entry, make_table, read_mask
-from pipeline.importing.source import Source, is_photo, stem
+from pipeline.importing.source import Source, is_photo, nfc, stem
 
 SIGN = "labelmap.txt beside SegmentationClass/ or ImageSets/Segmentation/ (CVAT, Segmentation mask 1.1)"
 BLACK = (0, 0, 0)
@@ -23,54 +23,46 @@ def matches(source: Source) -> str | None:
 
 
 def read(source: Source, options: Options) -> Export:
-    table_path = source.named("labelmap.txt")[0]
-    base = posixpath.dirname(table_path)
-    masks = {
-        stem(path).removeprefix(posixpath.join(base, "SegmentationClass/")): path
-        for path in source.under(posixpath.join(base, "SegmentationClass"))
-        if path.lower().endswith(".png")
-    }
-    if not masks:
-        raise DatasetError(
-            f"{table_path}: SegmentationClass/ holds no mask; CVAT's PASCAL VOC export leaves polygons out. Export the "
-            'task as "Segmentation mask 1.1" with "Save images"'
+    """Read one task or project, or several beside each other whose label maps are equal."""
+    paths = source.named("labelmap.txt")
+    tables.check_equal(source, paths)
+    table = make_table(_entries(source, paths[0]), options.class_map, paths[0])
+    items: list[Item] = []
+    left_out: dict[str, str] = {}
+    num_without = 0
+    for path in paths:
+        base = posixpath.dirname(path)
+        masks = _named(source, posixpath.join(base, "SegmentationClass"))
+        if not masks:
+            raise DatasetError(
+                f"{path}: SegmentationClass/ holds no mask; CVAT's PASCAL VOC export leaves polygons out. Export the "
+                'task as "Segmentation mask 1.1" with "Save images"'
+            )
+        photos = _named(source, posixpath.join(base, "JPEGImages"))
+        names = _listed(source, base) or dict.fromkeys(sorted(masks), ())
+        without = [name for name in names if name not in photos]
+        if without:
+            raise DatasetError(
+                f"{path}: {len(without)} listed photos are not in JPEGImages/, such as {without[0]}; export again with "
+                '"Save images", or put the photos there'
+            )
+        for name, splits in names.items():
+            label = partial(read_mask, table, masks[name]) if name in masks else _all_background
+            items.append(Item(photos[name], label, splits))
+        num_without += sum(name not in masks for name in names)
+        left_out |= {mask: "a mask in no list" for name, mask in masks.items() if name not in names}
+        left_out |= {photo: "a photo in no list" for name, photo in photos.items() if name not in names}
+        left_out |= dict.fromkeys(
+            source.under(posixpath.join(base, "SegmentationObject")), "objects, of which classes have no need"
         )
-    photos = _photos(source, base)
-    listed, left_out = _listed(source, base)
-    names = listed or dict.fromkeys(sorted(masks), ())
-    without = [name for name in names if name not in photos]
-    if without:
-        raise DatasetError(
-            f"{source.name}: {len(without)} listed photos are not in JPEGImages/, such as {without[0]}; export again "
-            'with "Save images", or put the photos there'
-        )
-    entries = _entries(source, table_path)
-    table = make_table(entries, options.class_map, table_path)
-    items = [
-        Item(
-            photos[name],
-            partial(read_mask, table, masks[name]) if name in masks else _all_background,
-            splits,
-        )
-        for name, splits in names.items()
+    decisions = [
+        f"classes: {paths[0]}, by colour",
+        f"background: {table.classes[0]}",
+        "overlaps: as CVAT drew them, by its layers",
+        f"photos without a mask are all background: {num_without}",
+        "void: none",
     ]
-    left_out |= {path: "a mask in no list" for name, path in masks.items() if name not in names}
-    left_out |= {path: "a photo in no list" for name, path in photos.items() if name not in names}
-    left_out |= dict.fromkeys(
-        source.under(posixpath.join(base, "SegmentationObject")), "objects, of which classes have no need"
-    )
-    return Export(
-        table.classes,
-        items,
-        [
-            f"classes: {table_path}, by colour",
-            f"background: {table.classes[0]}",
-            "overlaps: as CVAT drew them, by its layers",
-            f"photos without a mask are all background: {sum(name not in masks for name in names)}",
-            "void: none",
-        ],
-        left_out,
-    )
+    return Export(table.classes, items, decisions, left_out)
 
 
 def _entries(source: Source, path: str) -> list[Entry]:
@@ -87,27 +79,27 @@ def _entries(source: Source, path: str) -> list[Entry]:
     return entries
 
 
-def _photos(source: Source, base: str) -> dict[str, str]:
-    folder = posixpath.join(base, "JPEGImages")
-    photos: dict[str, str] = {}
+def _named(source: Source, folder: str) -> dict[str, str]:
+    """Return the pictures of a folder by name without ending."""
+    named: dict[str, str] = {}
     for path in source.under(folder):
         if is_photo(path):
-            name = stem(path).removeprefix(f"{folder}/")
-            if name in photos:
-                raise DatasetError(f"{path} and {photos[name]}: two photos of one name; keep one")
-            photos[name] = path
-    return photos
+            name = nfc(stem(path).removeprefix(f"{folder}/"))
+            if name in named:
+                raise DatasetError(f"{path} and {named[name]}: two pictures of one name; keep one")
+            named[name] = path
+    return named
 
 
-def _listed(source: Source, base: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+def _listed(source: Source, base: str) -> dict[str, tuple[str, ...]]:
+    """Return the listed names with their splits."""
     names: dict[str, tuple[str, ...]] = {}
-    left_out: dict[str, str] = {}
     for path in source.under(posixpath.join(base, "ImageSets/Segmentation")):
         subset = posixpath.basename(stem(path)).lower()
         split = (SPLITS[subset],) if subset in SPLITS else ()
-        for line in source.lines(path):
+        for line in map(nfc, source.lines(path)):
             names[line] = tuple(dict.fromkeys((*names.get(line, ()), *split)))
-    return names, left_out
+    return names
 
 
 def _all_background(source: Source, size: tuple[int, int]) -> Label:  # noqa: ARG001

@@ -29,17 +29,12 @@ KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 
 def matches(source: Source) -> str | None:
     paths = [path for path in source.files if path.lower().endswith(".json")]
-    return next((path for path in paths[:NUM_TRIED] if _is_export(source.json(path))), None)
+    return next((path for path in paths[:NUM_TRIED] if _is_export(source, path)), None)
 
 
-def _is_export(content: Any) -> bool:
-    return (
-        isinstance(content, list)
-        and bool(content)
-        and isinstance(content[0], dict)
-        and "data" in content[0]
-        and ("annotations" in content[0] or "completions" in content[0])
-    )
+def _is_export(source: Source, path: str) -> bool:
+    is_list, _, first = source.outline(path)
+    return is_list and "data" in first and bool({"annotations", "completions"} & first)
 
 
 def read(source: Source, options: Options) -> Export:  # noqa: ARG001
@@ -49,8 +44,9 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
     left_out: dict[str, str] = {}
     num_several = num_empty = 0
     for path in source.files:
-        if not path.lower().endswith(".json") or not _is_export(content := source.json(path)):
+        if not path.lower().endswith(".json") or not _is_export(source, path):
             continue
+        content = source.json(path)
         seen: set[Any] = set()
         for task in content:
             identity = task.get("id") if isinstance(task, dict) else None

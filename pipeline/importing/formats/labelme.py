@@ -26,17 +26,14 @@ from pipeline.importing.export import (
 from pipeline.importing.source import Source, is_photo
 
 SIGN = "JSON files with shapes and imagePath (labelme)"
+KEYS = {"shapes", "imagePath"}
 NUM_TRIED = 5  # JSON files that are opened to recognise the format
 LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels, labelme's own
 
 
 def matches(source: Source) -> str | None:
     paths = [path for path in source.files if path.lower().endswith(".json")]
-    return next((path for path in paths[:NUM_TRIED] if _is_labelme(source.json(path))), None)
-
-
-def _is_labelme(content: Any) -> bool:
-    return isinstance(content, dict) and "shapes" in content and "imagePath" in content
+    return next((path for path in paths[:NUM_TRIED] if source.outline(path).keys >= KEYS), None)
 
 
 def read(source: Source, options: Options) -> Export:  # noqa: ARG001
@@ -47,7 +44,7 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
         if not path.lower().endswith(".json"):
             continue
         content = source.json(path)
-        if not _is_labelme(content):
+        if not isinstance(content, dict) or not content.keys() >= KEYS:
             left_out[path] = "JSON of another kind"
             continue
         where = str(content["imagePath"])

@@ -8,9 +8,10 @@ import numpy as np
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
+from pipeline.importing import tables
 from pipeline.importing.export import UNKNOWN, VOID_NAMES, Export, Item, Label, Options, split_of
 from pipeline.importing.masks import Entry, Table, make_table, read_mask
-from pipeline.importing.source import Source, is_photo, stem
+from pipeline.importing.source import PHOTO_SUFFIXES, Source, stem
 from pipeline.shards.images import MAX_PIXELS
 
 SIGN = "class_names.txt beside JPEGImages/ and SegmentationClass*/ (labelme2voc)"
@@ -30,31 +31,27 @@ def matches(source: Source) -> str | None:
 
 
 def read(source: Source, options: Options) -> Export:
-    table_path = source.named("class_names.txt")[0]
-    base = posixpath.dirname(table_path)
+    paths = source.named("class_names.txt")
+    tables.check_equal(source, paths)
+    table_path = paths[0]
     names = [name for name in source.lines(table_path) if name.casefold() not in VOID_NAMES]
     entries = [Entry(name, value=number) for number, name in enumerate(names)]
     table = make_table(entries, options.class_map, table_path)
-    folder = posixpath.join(base, "JPEGImages")
-    photos = {stem(path).removeprefix(f"{folder}/"): path for path in source.under(folder) if is_photo(path)}
-    masks: dict[str, str] = {}
-    for name in FOLDERS:
-        for path in source.under(posixpath.join(base, name)):
-            if path.lower().endswith((".png", ".npy")):
-                key = stem(path).removeprefix(f"{posixpath.join(base, name)}/")
-                if key not in masks or masks[key].endswith(".npy"):
-                    masks[key] = path
-    items = [
-        Item(
-            photos[key],
-            partial(read_array if path.endswith(".npy") else read_mask, table, path),
-            split_of(path),
-        )
-        for key, path in masks.items()
-        if key in photos
-    ]
-    left_out = {photo: "a photo without a mask" for key, photo in photos.items() if key not in masks}
-    left_out |= {path: "a mask without a photo" for key, path in masks.items() if key not in photos}
+    items: list[Item] = []
+    left_out: dict[str, str] = {}
+    for base in map(posixpath.dirname, paths):
+        photos = _by_name(source, posixpath.join(base, "JPEGImages"), PHOTO_SUFFIXES)
+        masks: dict[str, str] = {}
+        for suffix in (".npy", ".png"):  # a PNG is preferred
+            for folder in FOLDERS:
+                masks |= _by_name(source, posixpath.join(base, folder), (suffix,))
+        for key, path in masks.items():
+            read_label = read_array if path.endswith(".npy") else read_mask
+            if key in photos:
+                items.append(Item(photos[key], partial(read_label, table, path), split_of(path)))
+            else:
+                left_out[path] = "a mask without a photo"
+        left_out |= {photo: "a photo without a mask" for key, photo in photos.items() if key not in masks}
     return Export(
         table.classes,
         items,
@@ -66,6 +63,14 @@ def read(source: Source, options: Options) -> Export:
         ],
         left_out,
     )
+
+
+def _by_name(source: Source, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    return {
+        stem(path).removeprefix(f"{folder}/"): path
+        for path in source.under(folder)
+        if path.lower().endswith(suffixes)
+    }
 
 
 def read_array(table: Table, path: str, source: Source, size: tuple[int, int]) -> Label:  # noqa: ARG001

@@ -14,7 +14,7 @@ from pipeline.errors import DatasetError
 from pipeline.importing import tables
 from pipeline.importing.export import SPLITS, Export, Item, Options, split_of
 from pipeline.importing.masks import Entry, Table, make_table, read_mask, scan, table_of_content
-from pipeline.importing.source import Source, is_photo, stem
+from pipeline.importing.source import Source, is_photo, nfc, stem
 
 _MASK_FOLDER = re.compile(
     r"(?:(?P<rest>.*?)[_-]?)?(?:masks?|labels?|annotations?|annot|ground_?truth|gt|gtFine|gtCoarse|SegmentationClass"
@@ -79,12 +79,12 @@ def pair(source: Source) -> Pairs:
 
 
 def _key(path: str) -> tuple[tuple[str, ...], bool]:
-    *folders, name = stem(path).split("/")
+    *folders, name = stem(nfc(path)).split("/")
     is_mask = False
     kept = []
     for folder in folders:
         mask, photo = _MASK_FOLDER.fullmatch(folder), _PHOTO_FOLDER.fullmatch(folder)
-        is_mask = is_mask or mask is not None
+        is_mask = mask is not None if mask or photo else is_mask  # the innermost folder decides
         match = mask or photo
         rest = [folder] if match is None else [match["rest"], match["after"]]
         kept += [part.lower() for part in rest if part]
@@ -148,7 +148,7 @@ def read_lists(source: Source, photos: list[str]) -> tuple[dict[str, tuple[str, 
     """Return the splits of photos by lists such as train.txt, and the lists' paths; both empty without lists."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for photo in photos:
-        parts = stem(photo).split("/")
+        parts = stem(nfc(photo)).split("/")
         for start in range(len(parts)):
             by_name["/".join(parts[start:])].append(photo)
     result: dict[str, list[str]] = defaultdict(list)
@@ -161,7 +161,7 @@ def read_lists(source: Source, photos: list[str]) -> tuple[dict[str, tuple[str, 
         for line in source.lines(path):
             first = line.split('"')[1] if line.count('"') > 1 else line.split()[0]  # CamVid's: "photo" "mask"
             for text in (line, stem(line), first, stem(first)):
-                found = by_name.get(text.lstrip("./"), [])
+                found = by_name.get(nfc(text).lstrip("./"), [])
                 if len(found) == 1:
                     is_used = True
                     if split not in result[found[0]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DatasetError
-from pipeline.importing import shapes
+from pipeline.importing import shapes, tables
 from pipeline.importing.export import (
     BACKGROUND,
     BACKGROUND_NAMES,
@@ -48,6 +48,7 @@ def read(source: Source, options: Options) -> Export:
 
 
 def _read_masks(source: Source, options: Options) -> Export:
+    tables.check_equal(source, source.named(COLOURS))
     path = source.named(COLOURS)[0]
     content = source.json(path)
     if not isinstance(content, dict):
@@ -94,8 +95,11 @@ def _read_masks(source: Source, options: Options) -> Export:
 
 
 def _read_project(source: Source) -> Export:
-    meta = matches(source)
-    assert meta is not None
+    metas = [path for path in source.named("meta.json") if _classes(source, path) is not None]
+    meta = metas[0]
+    for other in metas[1:]:
+        if _classes(source, other) != _classes(source, meta):
+            raise DatasetError(f"{other} and {meta} have different classes; import one project at a time")
     titles = _classes(source, meta) or []
     classes = order_classes(
         [BACKGROUND if title.casefold() in BACKGROUND_NAMES else title for title in titles],
@@ -103,10 +107,9 @@ def _read_project(source: Source) -> Export:
         add_background=True,
     )
     values = {title: classes.index(title if title in classes else BACKGROUND) for title in titles}
-    base = posixpath.dirname(meta)
     items = []
     left_out = {}
-    for photo in source.under(base):
+    for photo in source.files:
         folder, kind = posixpath.split(posixpath.dirname(photo))
         if kind != "img" or not is_photo(photo):
             continue
@@ -118,7 +121,7 @@ def _read_project(source: Source) -> Export:
     used = {f"{item.photo.rpartition('/img/')[2]}.json" for item in items}
     left_out |= {
         path: "an annotation without a photo"
-        for path in source.under(base)
+        for path in source.files
         if "/ann/" in f"/{path}" and path.endswith(".json") and posixpath.basename(path) not in used
     }
     decisions = [
