@@ -66,6 +66,20 @@ class ClassMap:
             )
         return others | named
 
+    def refuse_values(self, classes: Sequence[str], name: str) -> None:
+        """Refuse values and colours where no mask has any.
+
+        classes: the export's.
+        name: the format's, for the message.
+        """
+        stray = [
+            old for old, _ in self.pairs if old not in classes and (COLOUR.fullmatch(old) or old.isdecimal())
+        ]
+        if stray:
+            raise DatasetError(
+                f"--map: {stray[0]!r} is a value or colour, and {name} has class names: {and_more(list(classes), 20)}"
+            )
+
     def apply(self, classes: Sequence[str]) -> tuple[list[str], NDArray[np.uint8]]:
         """Return the final class names and a table of their values.
 

@@ -68,12 +68,14 @@ class Export:
     items: in any order; photos occur once.
     decisions: sentences about overlaps, background, unlabelled photos and void.
     left_out: files that are not used, with the reason.
+    has_mask_values: its labels are masks of values or colours, to which --map can give classes.
     """
 
     classes: Sequence[str]
     items: Sequence[Item]
     decisions: Sequence[str] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    has_mask_values: bool = False
 
 
 @dataclass(frozen=True)

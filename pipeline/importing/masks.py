@@ -140,6 +140,8 @@ def decode_mask(data: bytes, where: str) -> Pixels:
             "PNG from the annotation tool"
         )
     image = decode(data, where, FORMATS)
+    if getattr(image, "n_frames", 1) > 1:
+        raise DatasetError(f"{where}: several pictures in one file; save one mask a photo")
     is_png = image.format == "PNG"
     bits = data[24] if is_png else 8  # of IHDR
     if is_png and bits == 16 and data[25] != 0:

@@ -1,12 +1,14 @@
-"""A function mapped over many values in order, in this process or in several, with flat memory."""
+"""A function mapped over many values in order, in this process or in several."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import Pool
-from multiprocessing.pool import Pool as PoolType
 from typing import Any
+
+from pipeline.errors import UserError
 
 CHUNK = 8  # values that a process takes at once
 _function: Callable[[Any], Any] | None = None  # of this worker process: it is sent once, not with every value
@@ -23,12 +25,15 @@ def mapped(
     if workers == 1:
         yield partial(map, function)
         return
-    with Pool(workers, _start, (function,)) as pool:
-        yield partial(_run, pool)
-
-
-def _run(pool: PoolType, values: Iterable[Any]) -> Iterator[Any]:
-    return pool.imap(_call, values, chunksize=CHUNK)
+    pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(function,))
+    try:
+        yield partial(pool.map, _call, chunksize=CHUNK)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was ended, perhaps because memory ran out; run the same command with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start(function: Callable[[Any], Any]) -> None:

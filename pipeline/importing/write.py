@@ -97,7 +97,7 @@ def import_data(path: Path, dest: Path, settings: Settings) -> Summary:
     The work is done in a hidden folder beside `dest` and renamed at the end. A stopped run goes on there. After an
     error nothing is left. If `dest` is an earlier import, photos whose files are unchanged are kept.
     """
-    dest = dest.absolute()
+    dest = Path(os.path.abspath(dest))  # without '..', which has no name
     work = dest.with_name(f".{dest.name}.importing")
     unpacked = dest.with_name(f".{dest.name}.source")
     lock_file = dest.with_name(f".{dest.name}.lock")
@@ -138,6 +138,8 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     export = chosen.read(source, options)
     if not export.items:
         raise DatasetError(f"{source.name}: {name}, but no photo with a label; {_reasons(export.left_out)}")
+    if not export.has_mask_values:
+        settings.class_map.refuse_values(export.classes, name)
     classes, table = settings.class_map.apply(export.classes)
     if len(classes) < 2:
         raise DatasetError(

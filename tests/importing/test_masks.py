@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.errors import DatasetError
 from pipeline.importing.classes import ClassMap
 from pipeline.importing.write import Settings, import_data
-from tests.importing.conftest import encoded, jpeg, labels_of, pairs, record_of, write
+from tests.importing.conftest import FIXTURES, encoded, jpeg, labels_of, pairs, record_of, unpacked, write
 
 LABEL = np.random.default_rng(3).integers(0, 3, (12, 16)).astype(np.uint8)
 LABEL[0, 0:3] = 0, 1, 2
@@ -224,6 +224,19 @@ def test_a_map_that_cannot_hold_is_refused(text: str, tmp_path: Path, fcn: Calla
     write(tmp_path / "in", pairs() | {"classes.txt": "background\ncat\ndog\n"})
     assert fcn("import", tmp_path / "in", tmp_path / "out", "--map", text) == 2
     assert "--map" in capsys.readouterr().err
+
+
+def test_a_value_is_refused_where_no_mask_has_values(tmp_path: Path, fcn: Callable, capsys):
+    assert fcn("import", FIXTURES / "coco.zip", tmp_path / "out", "--map", "7=bush") == 2
+    assert "'7'" in capsys.readouterr().err
+
+
+def test_a_mask_of_cvat_with_one_channel_holds_lines_of_the_label_map(tmp_path: Path):
+    source = unpacked("cvat", tmp_path / "in")
+    lines = np.arange(40 * 56, dtype=np.uint8).reshape(40, 56) % 3
+    write(source, {"SegmentationClass/beach 01.png": encoded(lines)})
+    import_data(source, tmp_path / "out", Settings())
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["JPEGImages/beach 01.jpg"], lines)
 
 
 def test_a_class_called_void_is_void_unless_it_is_named(tmp_path: Path):

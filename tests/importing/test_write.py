@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import own
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, UserError
 from pipeline.importing import write as writing
 from pipeline.importing.write import Settings, import_data
 from tests.importing.conftest import FIXTURES, encoded, pairs, record_of, tree, unpacked, write
@@ -289,3 +289,46 @@ def test_names_are_found_however_a_mac_spells_their_letters(form: str, tmp_path:
 def test_a_single_class_is_refused(tmp_path: Path, fcn: Callable, capsys):
     assert fcn("import", write(tmp_path / "in", pairs(values=(0,))), tmp_path / "out") == 2
     assert "background" in capsys.readouterr().err
+
+
+def test_of_two_imports_to_one_folder_the_second_is_told_so(tmp_path: Path, fcn: Callable, capsys):
+    write(tmp_path / "in", pairs())
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from pipeline.files import lock\n"
+            f"with lock(Path({str(tmp_path / '.out.lock')!r}), ''): print('held', flush=True); sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert fcn("import", tmp_path / "in", tmp_path / "out") == 2
+    assert "imports to" in capsys.readouterr().err
+    holder.communicate()
+    assert fcn("import", tmp_path / "in", tmp_path / "out") == 0
+
+
+def test_a_worker_that_is_killed_ends_the_import_with_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    parent = os.getpid()
+
+    def die(*_: object, **__: object) -> None:
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(writing, "finished", die)
+    with pytest.raises(UserError, match="--workers"):
+        import_data(write(tmp_path / "in", pairs(30)), tmp_path / "out", Settings(workers=2))
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def test_a_destination_is_named_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fcn: Callable):
+    write(tmp_path / "in", pairs())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert fcn("import", "../in", "../here/../out/") == 0
+    assert (tmp_path / "out/import.json").is_file()

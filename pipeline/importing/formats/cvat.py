@@ -62,7 +62,7 @@ def read(source: Source, options: Options) -> Export:
         f"photos without a mask are all background: {num_without}",
         "void: none",
     ]
-    return Export(table.classes, items, decisions, left_out)
+    return Export(table.classes, items, decisions, left_out, has_mask_values=True)
 
 
 def _entries(source: Source, path: str) -> list[Entry]:

@@ -62,6 +62,7 @@ def read(source: Source, options: Options) -> Export:
             "void: 255, which stands for __ignore__",
         ],
         left_out,
+        has_mask_values=True,
     )
 
 

@@ -141,7 +141,7 @@ def export_of(source: Source, pairs: Pairs, table: Table, decisions: list[str]) 
         decisions = [*decisions, f"{len(pairs.photos_alone)} photos without a mask are left out"]
     if list_files:
         decisions = [*decisions, f"splits: the lists {', '.join(list_files)}"]
-    return Export(table.classes, items, decisions, left_out)
+    return Export(table.classes, items, decisions, left_out, has_mask_values=True)
 
 
 def read_lists(source: Source, photos: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:

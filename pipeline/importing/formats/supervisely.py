@@ -91,7 +91,7 @@ def _read_masks(source: Source, options: Options) -> Export:
         "overlaps: as drawn",
         "void: none",
     ]
-    return Export(table.classes, items, decisions, left_out)
+    return Export(table.classes, items, decisions, left_out, has_mask_values=True)
 
 
 def _read_project(source: Source) -> Export:
