@@ -6,36 +6,23 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.errors import DatasetError, UserError
 from pipeline.files import and_more, lock, replace_folder, sha256_file
 from pipeline.importing import formats, names, splits
 from pipeline.importing.classes import ClassMap
-from pipeline.importing.export import Item, Label, Options
-from pipeline.importing.photos import finished, read_photo, turned_label
+from pipeline.importing.export import Item, Options
+from pipeline.importing.making import VERSION, Maker, lasting, make_all, refuse_faults, write_file
 from pipeline.importing.source import Source, open_source
-from pipeline.importing.workers import mapped
-from pipeline.progress import bar
-from pipeline.shards.labels import encode_label
 
 RECORD = "import.json"
 JOURNAL = "journal.jsonl"
-VERSION = 1  # of what an import writes for the same input; a change makes every photo again
-REMEDY_EXIF = (
-    "if the mask fits the photo as viewers show it, turn its pixels (exiftran -ai, or open and save it); if it fits "
-    "the stored pixels, remove the tag (exiftool -Orientation= FILE)"
-)
 
 
 @dataclass(frozen=True)
@@ -158,8 +145,8 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     keys = names.keys(item.photo for item in items)
     earlier = _prepare(dest, work)
     maker = Maker(source, work, table, settings.value_range, len(classes))
-    records = _make_all(maker, items, keys, earlier, work / JOURNAL, settings.workers)
-    _refuse_faults(records, source.name)
+    records = make_all(maker, items, keys, earlier, work / JOURNAL, settings.workers)
+    refuse_faults(records, source.name)
     members = [
         splits.Member(
             record["key"], record["source"], frozenset(v for v, n in enumerate(record["pixels"][:-1]) if n)
@@ -176,7 +163,7 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     pixels = [sum(record["pixels"][value] for record in records) for value in range(len(classes) + 1)]
     notes = Counter(note for record in records for note in record["notes"])
     decisions = [*export.decisions, sentence]
-    _write_lists(work, classes, lists, records)
+    list_digests = _write_lists(work, classes, lists, records)
     used = {
         "version": VERSION,
         "source": source.name,
@@ -188,17 +175,16 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
         "range": settings.value_range,
         "pixels": dict(zip([*classes, "void"], pixels, strict=True)),
         "lists": {key: len(ids) for key, ids in lists.items()},
+        "written": list_digests,
         "conversions": dict(sorted(notes.items())),
         "passed_over": source.num_passed_over,
         "left_out": left_out,
         "files": dict(sorted(digests.items())),
-        "photos": [
-            {key: value for key, value in record.items() if key not in _TRANSIENT} for record in records
-        ],
+        "photos": [lasting(record) for record in records],
     }
-    _write(work / RECORD, _as_text(used).encode())
+    write_file(work / RECORD, _as_text(used).encode())
     (work / JOURNAL).unlink(missing_ok=True)
-    _remove_strangers(work, records, lists)
+    _remove_strangers(work, records, list_digests)
     os.sync()
     replace_folder(work, dest)
     return Summary(
@@ -215,9 +201,6 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
         sum(record["kept"] for record in records),
         _warnings(classes, pixels, records, lists),
     )
-
-
-_TRANSIENT = ("kept", "unknown", "error")
 
 
 def _as_text(values: Mapping[str, Any]) -> str:
@@ -278,12 +261,12 @@ def _earlier_import(dest: Path) -> list[dict[str, Any]]:
     try:
         used = json.loads((dest / RECORD).read_text("utf-8"))
         written = {name: digest for record in used["photos"] for name, digest in record["written"].items()}
-        others = {"classes.txt", "names.csv", RECORD, *(f"splits/{name}.txt" for name in used["lists"])}
+        written |= used["written"]
         records = list(used["photos"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{dest / RECORD}: damaged ({error}); remove {dest} and import again") from error
     found = {path.relative_to(dest).as_posix() for path in dest.rglob("*") if not path.is_dir()}
-    strange = sorted(found - others - written.keys())
+    strange = sorted(found - {RECORD} - written.keys())
     changed = sorted(name for name in written.keys() & found if sha256_file(dest / name) != written[name])
     if strange or changed:
         raise DatasetError(
@@ -307,169 +290,7 @@ def _link(dest: Path, work: Path, records: Sequence[dict[str, Any]]) -> None:
                 shutil.copyfile(dest / name, work / name)
         lines.append(json.dumps(record) + "\n")
     work.mkdir(exist_ok=True)
-    _write(work / JOURNAL, "".join(lines).encode())
-
-
-@dataclass
-class Maker:
-    """Makes the files of one photo; runs in a worker process.
-
-    source: the export's files.
-    work: the folder that is filled.
-    table: (256,) uint8, label values of the export -> final ones.
-    value_range: --range.
-    num_classes: final ones.
-    """
-
-    source: Source
-    work: Path
-    table: NDArray[np.uint8]
-    value_range: tuple[float, float] | None
-    num_classes: int
-
-    def make(self, job: tuple[Item, str, dict[str, Any] | None]) -> dict[str, Any]:
-        """Return the record of a photo; its "error" is set if it cannot be used."""
-        item, key, earlier = job
-        identity = self._identity(item)
-        if earlier and earlier.get("item") == identity and self._is_finished(earlier, item):
-            return earlier | {"kept": True, "unknown": {}, "error": None}
-        self.source.digests.clear()
-        record: dict[str, Any] = {"key": key, "source": item.photo, "item": identity, "kept": False}
-        try:
-            result = self._make(item, key)
-        except DatasetError as error:
-            return record | {
-                "error": str(error),
-                "unknown": {},
-                "notes": [],
-                "pixels": [],
-                "read": {},
-                "written": {},
-            }
-        return record | {"error": None, "read": dict(sorted(self.source.digests.items()))} | result
-
-    def _identity(self, item: Item) -> str:
-        parts = (VERSION, item, self.table.tobytes(), self.value_range, self.num_classes)
-        return hashlib.sha256(pickle.dumps(parts)).hexdigest()
-
-    def _is_finished(self, record: dict[str, Any], item: Item) -> bool:
-        try:
-            return record["source"] == item.photo and all(
-                sha256_file(folder / name) == digest
-                for folder, files in ((self.source.root, record["read"]), (self.work, record["written"]))
-                for name, digest in files.items()
-            )
-        except (OSError, KeyError):
-            return False
-
-    def _make(self, item: Item, key: str) -> dict[str, Any]:
-        data = item.embedded(self.source) if item.embedded else self.source.read(item.photo)
-        photo = read_photo(data, item.photo)
-        label = item.label(self.source, photo.upright_size)
-        values = self._fitting(label, photo.size, photo.upright_size, photo.orientation, item)
-        if label.unknown:
-            return {"unknown": dict(label.unknown), "notes": [], "pixels": [values.size], "written": {}}
-        turn = photo.orientation != 1
-        image, suffix, notes = finished(photo, turn=turn, value_range=self.value_range, where=item.photo)
-        pixels = [0] * 256
-        is_final = True
-        for value, num in enumerate(label.counts or Image.fromarray(values).histogram()):
-            if num:
-                pixels[self.table[value]] += num
-                is_final = is_final and value == self.table[value]
-        if is_final and label.png and not turn:
-            mask = label.png
-        else:
-            mask = encode_label(values if is_final else self.table[values])
-        known = (
-            {id(data): self.source.digests[item.photo]} if item.embedded is None else {}
-        )  # bytes that stay
-        files = {f"images/{key}{suffix}": image, f"masks/{key}.png": mask}
-        for name, content in files.items():
-            _write(self.work / name, content)
-        return {
-            "written": {
-                name: known.get(id(content)) or hashlib.sha256(content).hexdigest()
-                for name, content in files.items()
-            },
-            "pixels": [*pixels[: self.num_classes], pixels[255]],
-            "notes": notes,
-            "unknown": {},
-        }
-
-    def _fitting(
-        self, label: Label, stored: tuple[int, int], upright: tuple[int, int], orientation: int, item: Item
-    ) -> NDArray[np.uint8]:
-        """Return the label of the upright photo; refuse one whose size shows that it belongs to another photo."""
-        if label.values is None:
-            return np.zeros(upright, np.uint8)
-        size = label.values.shape
-        if size not in (stored, upright):
-            raise DatasetError(
-                f"{item.photo}: the photo is {upright}, its mask {size} (height, width); it may be the mask of another "
-                "photo, or one of them was resized: export it again"
-            )
-        if orientation == 1:
-            return label.values
-        is_upright = item.is_upright if stored == upright else size == upright
-        if is_upright is None:
-            raise DatasetError(
-                f"{item.photo}: EXIF orientation {orientation}, and its mask fits turned and not; {REMEDY_EXIF}"
-            )
-        return label.values if is_upright else turned_label(label.values, orientation)
-
-
-def _make_all(
-    maker: Maker,
-    items: Sequence[Item],
-    keys: Mapping[str, str],
-    earlier: Mapping[str, dict[str, Any]],
-    journal: Path,
-    workers: int,
-) -> list[dict[str, Any]]:
-    records = []
-    jobs: Iterator[Any] = ((item, keys[item.photo], earlier.get(keys[item.photo])) for item in items)
-    with (
-        mapped(maker.make, workers) as run,
-        journal.open("a", encoding="utf-8") as log,
-        bar(len(items), "import", unit="photo") as progress,
-    ):
-        for record in run(jobs):
-            records.append(record)
-            if not record["error"] and not record["unknown"] and not record["kept"]:
-                log.write(
-                    json.dumps({key: value for key, value in record.items() if key not in _TRANSIENT}) + "\n"
-                )
-                log.flush()
-            progress.update()
-    return records
-
-
-def _refuse_faults(records: Sequence[dict[str, Any]], name: str) -> None:
-    errors = [record["error"] for record in records if record["error"]]
-    if errors:
-        more = f"\n  and {len(errors) - 8} more" if len(errors) > 8 else ""
-        head = f"{name}: {len(errors)} photos cannot be imported:\n  " if len(errors) > 1 else ""
-        raise DatasetError(head + "\n  ".join(errors[:8]) + more)
-    unknown = Counter[str]()
-    first: dict[str, str] = {}
-    total = 0
-    for record in records:
-        total += sum(record["pixels"])
-        for value, num in record["unknown"].items():
-            unknown[value] += num
-            first.setdefault(value, record["source"])
-    if unknown:
-        shares = ", ".join(
-            f"{value} ({num / total:.2%} of the pixels, first in the mask of {first[value]})"
-            for value, num in unknown.most_common(6)
-        )
-        more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
-        pairs = ",".join(f"{value}=NAME" for value, _ in unknown.most_common(6))
-        raise DatasetError(
-            f"{name}: masks hold values or colours without a class: {shares}{more}. Give them a class, or void: "
-            f"--map '{pairs}'"
-        )
+    write_file(work / JOURNAL, "".join(lines).encode())
 
 
 def make_lists(
@@ -514,28 +335,28 @@ def make_lists(
 
 def _write_lists(
     work: Path, classes: Sequence[str], lists: Mapping[str, Sequence[str]], records: Sequence[dict[str, Any]]
-) -> None:
+) -> dict[str, str]:
+    """Write classes.txt, names.csv and splits/; return their sha256 by path."""
     wrong = [name for name in classes if "\n" in name or "\r" in name or name != name.strip() or not name]
     if wrong:
         raise DatasetError(
             f"class {wrong[0]!r}: a name has a line break, outer spaces or no letters; rename it by --map"
         )
-    _write(work / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
-    for name, keys in lists.items():
-        _write(work / "splits" / f"{name}.txt", "".join(f"{key}\n" for key in keys).encode())
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("key", "source"))
     rows.writerows((record["key"], record["source"]) for record in records)
-    _write(work / "names.csv", table.getvalue().encode())
+    texts = {"classes.txt": "".join(f"{name}\n" for name in classes), "names.csv": table.getvalue()}
+    texts |= {f"splits/{name}.txt": "".join(f"{key}\n" for key in keys) for name, keys in lists.items()}
+    for name, text in texts.items():
+        write_file(work / name, text.encode())
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
-def _remove_strangers(
-    work: Path, records: Sequence[dict[str, Any]], lists: Mapping[str, Sequence[str]]
-) -> None:
+def _remove_strangers(work: Path, records: Sequence[dict[str, Any]], list_names: Iterable[str]) -> None:
     """Remove what an earlier run with another source or other options had made."""
     wanted = {name for record in records for name in record["written"]}
-    wanted |= {"classes.txt", "names.csv", RECORD, *(f"splits/{name}.txt" for name in lists)}
+    wanted |= {RECORD, *list_names}
     for path in work.rglob("*"):
         if path.is_file() and path.relative_to(work).as_posix() not in wanted:
             path.unlink()
@@ -556,12 +377,3 @@ def _warnings(
                 f"class {name} is {where}; leave it out by --map '{name}=void', or add photos of it"
             )
     return warnings
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file of the working folder; a link there, also one to an earlier import, is replaced."""
-    try:
-        path.unlink(missing_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.datasets import own
 from pipeline.errors import DatasetError, UserError
+from pipeline.importing import making
 from pipeline.importing import write as writing
 from pipeline.importing.write import Settings, import_data
 from tests.importing.conftest import FIXTURES, encoded, pairs, record_of, tree, unpacked, write
@@ -81,7 +82,9 @@ def test_a_photo_that_left_the_source_leaves_the_import(tmp_path: Path):
     assert not (tmp_path / "out/images/p3.jpg").exists()
 
 
-@pytest.mark.parametrize("name", ["masks/p1.png", "images/extra.jpg", "splits/mine.txt"])
+@pytest.mark.parametrize(
+    "name", ["masks/p1.png", "images/extra.jpg", "splits/mine.txt", "splits/train.txt", "classes.txt"]
+)
 def test_an_import_that_the_user_changed_is_not_overwritten(name: str, tmp_path: Path):
     source = write(tmp_path / "in", pairs())
     import_data(source, tmp_path / "out", Settings())
@@ -112,7 +115,7 @@ def test_a_stopped_import_goes_on_and_gives_the_same_bytes(tmp_path: Path, monke
     source = write(tmp_path / "in", pairs(8))
     import_data(source, tmp_path / "whole", Settings())
     calls = []
-    real = writing.finished
+    real = making.finished
 
     def stop_at_the_fifth(*args, **kwargs):
         calls.append(1)
@@ -120,7 +123,7 @@ def test_a_stopped_import_goes_on_and_gives_the_same_bytes(tmp_path: Path, monke
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(writing, "finished", stop_at_the_fifth)
+    monkeypatch.setattr(making, "finished", stop_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         import_data(source, tmp_path / "out", Settings())
     assert not (tmp_path / "out").exists()
@@ -320,7 +323,7 @@ def test_a_worker_that_is_killed_ends_the_import_with_a_message(
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(writing, "finished", die)
+    monkeypatch.setattr(making, "finished", die)
     with pytest.raises(UserError, match="--workers"):
         import_data(write(tmp_path / "in", pairs(30)), tmp_path / "out", Settings(workers=2))
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
