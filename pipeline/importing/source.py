@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from pipeline.download import archive
 from pipeline.errors import ArchiveError, DatasetError
-from pipeline.files import whole_folder
+from pipeline.files import sha256_file, whole_folder
 from pipeline.progress import bytes_bar
 from pipeline.shards.images import MAX_BYTES
 
@@ -57,7 +57,7 @@ def open_source(path: Path, work: Path) -> Iterator["Source"]:
             extract_zip(path, work)
         else:
             archive.extract(path, work)
-        yield Source(work, path.name)
+        yield Source(work, path.name, sha256_file(path))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -79,15 +79,17 @@ class Source:
     """The files below a folder, by path with '/' from the folder on. Links are not followed.
 
     name: of the folder or archive, for messages.
+    archive_sha256: of the archive; None for a folder.
     files: sorted paths.
     left_out: links and special files, by path, with the reason.
     num_passed_over: files that operating systems and tools leave behind.
     digests: the sha256 of every file read so far, by path.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, archive_sha256: str | None = None) -> None:
         self.root = root
         self.name = name
+        self.archive_sha256 = archive_sha256
         self.left_out: dict[str, str] = {}
         self.num_passed_over = 0
         self.digests: dict[str, str] = {}

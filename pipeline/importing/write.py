@@ -167,6 +167,7 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     used = {
         "version": VERSION,
         "source": source.name,
+        "archive_sha256": source.archive_sha256,
         "format": name,
         "evidence": evidence,
         "decisions": decisions,
@@ -303,7 +304,10 @@ def make_lists(
         for split in item.splits:
             given[split].append(by_source[item.photo].key)
     lists = {name: sorted(keys) for name, keys in given.items()}
-    sentence = "splits: the export's own"
+    num_unlisted = sum(not item.splits for item in items)
+    sentence = "splits: the export's own" + (
+        f"; {num_unlisted} photos are in no list" if num_unlisted else ""
+    )
     if not (lists.get("train") and lists.get("val")):
         taken = {key for name, keys in lists.items() if name not in ("train", "val") for key in keys}
         pool = [member for member in members if member.key not in taken]

@@ -53,7 +53,7 @@ def read(source: Source, options: Options) -> Export:
         left_out |= {mask: "a mask in no list" for name, mask in masks.items() if name not in names}
         left_out |= {photo: "a photo in no list" for name, photo in photos.items() if name not in names}
         left_out |= dict.fromkeys(
-            source.under(posixpath.join(base, "SegmentationObject")), "objects, of which classes have no need"
+            source.under(posixpath.join(base, "SegmentationObject")), "masks of objects, not of classes"
         )
     decisions = [
         f"classes: {paths[0]}, by colour",
