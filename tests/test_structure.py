@@ -20,7 +20,7 @@ FLOORS = (
     {"config", "shards", "models", "distributed"},
     {"loading", "download", "cluster", "tracking", "inspection", "export"},
     {"datasets", "monitoring", "evaluation"},
-    {"training", "report", "prediction"},
+    {"training", "report", "prediction", "importing"},
     {"serving", "stages"},
     {"cli"},
 )

@@ -6,6 +6,7 @@ from pipeline.cli.checks import add_shards, add_verify
 from pipeline.cli.cluster import add_cluster
 from pipeline.cli.export import add_caffe, add_export
 from pipeline.cli.heatmap import add_heatmap
+from pipeline.cli.importing import add_import
 from pipeline.cli.predict import add_predict, add_serve, add_submit
 from pipeline.cli.results import add_compare, add_explain, add_inspect
 from pipeline.cli.tracking import add_register, add_tracking
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
         prog="fcn", description="Fully convolutional networks: check, convert and use them."
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_import(commands)
     add_verify(commands)
     add_inspect(commands)
     add_export(commands)

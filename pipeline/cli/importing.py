@@ -1,0 +1,109 @@
+"""`fcn import`: an annotation tool's export becomes a folder to train on."""
+
+import argparse
+from pathlib import Path
+
+
+def add_import(commands) -> None:
+    text = (
+        "turn an annotation tool's export, or folders of photos and masks, into a folder to train on: images/, masks/, "
+        "splits/, classes.txt, names.csv, import.json (docs/import.md)"
+    )
+    command = commands.add_parser("import", help="read an annotation tool's export", description=text)
+    command.add_argument("source", type=Path, help="a folder, or the .zip or .tar as it was downloaded")
+    command.add_argument(
+        "dest", type=Path, help="the folder to make; an earlier import is brought up to date"
+    )
+    command.add_argument("--format", metavar="FORMAT", help="default: recognised from the files")
+    command.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="OLD=NEW,...",
+        help="merge, rename or drop classes, or give values and colours of masks a class: "
+        "'truck=vehicle,bus=vehicle,other=void,#ff0000=car,7=tree'; * stands for all others but the background",
+    )
+    command.add_argument(
+        "--split",
+        default="0.8/0.2",
+        metavar="SHARES",
+        help="of train/val or train/val/test, if the export has no splits of its own (default: %(default)s)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    command.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="photos for whose path it finds the same text stay on one side (default: the same folder)",
+    )
+    command.add_argument(
+        "--folds", type=_folds, default=0, metavar="K", help="lists for K-fold cross-validation, too"
+    )
+    command.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="values of 16-bit and float photos that become black and white",
+    )
+    command.add_argument(
+        "--workers", type=_workers, default=1, metavar="N", help="processes (default: %(default)s)"
+    )
+    command.set_defaults(run=import_export)
+
+
+def _folds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 2 on")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 1024")
+    return int(text)
+
+
+def import_export(arguments: argparse.Namespace) -> None:
+    from pipeline.errors import DatasetError
+    from pipeline.files import and_more
+    from pipeline.importing import formats
+    from pipeline.importing.classes import ClassMap
+    from pipeline.importing.write import Settings, import_data
+
+    if arguments.format not in (None, *formats.names()):
+        raise DatasetError(f"--format {arguments.format}: expected one of {', '.join(formats.names())}")
+    if arguments.range and not arguments.range[0] < arguments.range[1]:
+        raise DatasetError("--range: expected LO below HI")
+    settings = Settings(
+        format=arguments.format,
+        class_map=ClassMap.parse(arguments.map),
+        shares=arguments.split,
+        seed=arguments.seed,
+        group=arguments.group,
+        folds=arguments.folds,
+        value_range=tuple(arguments.range) if arguments.range else None,
+        workers=arguments.workers,
+    )
+    result = import_data(arguments.source, arguments.dest, settings)
+    total = sum(result.num_pixels)
+    shares = [
+        f"{name} {num / total:.1%}"
+        for name, num in zip([*result.classes, "void"], result.num_pixels, strict=True)
+    ]
+    print(f"  classes: {and_more(shares, 30)}")
+    for note, num in result.notes.items():
+        print(f"  {num} photos: {note}")
+    reasons = sorted(set(result.left_out.values()))
+    for reason in reasons:
+        paths = [path for path, given in result.left_out.items() if given == reason]
+        print(f"  left out, {reason}: {and_more(paths, 3)}")
+    if result.num_passed_over:
+        print(f"  passed over: {result.num_passed_over} files that systems and tools leave behind")
+    for warning in result.warnings:
+        print(f"  warning: {warning}")
+    kept = f" ({result.num_kept} were there)" if result.num_kept else ""
+    lists = ", ".join(f"{name} {num}" for name, num in result.lists.items())
+    print(f"wrote {arguments.dest}: {result.num_photos} photos{kept}; {lists}")
+    print(
+        f"next: data.source.own: {arguments.dest} and the classes in a profile (docs/own-data.md), then dvc repro"
+    )

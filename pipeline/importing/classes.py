@@ -1,0 +1,112 @@
+"""--map: classes merged, renamed, dropped to void or to background; values and colours of masks given a name."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn import IGNORE_LABEL
+from pipeline.errors import DatasetError
+from pipeline.files import and_more
+
+VOID = "void"
+ALL_OTHERS = "*"
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The pairs of --map, from left to right: class, value, "#rrggbb" or "*", each with its new class."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> "ClassMap":
+        """Read 'truck=vehicle,bus=vehicle,#ff0000=car,7=void,*=background'; a name with a comma stands in quotes."""
+        pairs: list[tuple[str, str]] = []
+        for text in texts:
+            for entry in next(csv.reader([text], skipinitialspace=True), []):
+                old, equals, new = (part.strip() for part in entry.rpartition("="))
+                if not (equals and old and new):
+                    raise DatasetError(
+                        f"--map: {entry!r}; expected OLD=NEW, such as truck=vehicle or other=void"
+                    )
+                if old in dict(pairs):
+                    raise DatasetError(f"--map: {old!r} is given twice; keep one")
+                pairs.append((old.lower() if COLOUR.fullmatch(old) else old, new))
+        return cls(tuple(pairs))
+
+    @property
+    def colours(self) -> dict[tuple[int, int, int], str]:
+        """The classes of colours."""
+        return {rgb(old): new for old, new in self.pairs if COLOUR.fullmatch(old)}
+
+    @property
+    def values(self) -> dict[int, str]:
+        """The classes of whole numbers."""
+        return {int(old): new for old, new in self.pairs if old.isdecimal()}
+
+    def names(self, classes: Sequence[str]) -> dict[str, str]:
+        """Return the new class of each class that --map names; refuse names that are not there."""
+        known = dict(self.pairs)
+        others = {name: known[ALL_OTHERS] for name in classes[1:] if ALL_OTHERS in known}
+        named = {old: new for old, new in self.pairs if old in classes}
+        unknown = [
+            old
+            for old, _ in self.pairs
+            if old not in classes and old != ALL_OTHERS and not COLOUR.fullmatch(old) and not old.isdecimal()
+        ]
+        if unknown:
+            raise DatasetError(
+                f"--map: no class {unknown[0]!r}; the export has {and_more(list(classes), 20)} "
+                f"({ALL_OTHERS} stands for all others)"
+            )
+        return others | named
+
+    def refuse_values(self, classes: Sequence[str], name: str) -> None:
+        """Refuse values and colours where no mask has any.
+
+        classes: the export's.
+        name: the format's, for the message.
+        """
+        stray = [
+            old for old, _ in self.pairs if old not in classes and (COLOUR.fullmatch(old) or old.isdecimal())
+        ]
+        if stray:
+            raise DatasetError(
+                f"--map: {stray[0]!r} is a value or colour, and {name} has class names: {and_more(list(classes), 20)}"
+            )
+
+    def apply(self, classes: Sequence[str]) -> tuple[list[str], NDArray[np.uint8]]:
+        """Return the final class names and a table of their values.
+
+        classes: the export's, in the order of its label values.
+
+        Returns (names, (256,) uint8): old value -> new value; void stays void.
+        """
+        renamed = self.names(classes)
+        table = np.arange(256, dtype=np.uint8)
+        final: list[str] = []
+        for value, name in enumerate(classes):
+            new = renamed.get(name, name)
+            if new == VOID and name in renamed:
+                table[value] = IGNORE_LABEL
+                continue
+            if new not in final:
+                final.append(new)
+            table[value] = final.index(new)
+        if not final:
+            raise DatasetError("--map: every class becomes void; keep one")
+        return final, table
+
+
+def rgb(text: str) -> tuple[int, int, int]:
+    """Return the colour of "#rrggbb"."""
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def hex_colour(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -1,0 +1,126 @@
+"""The contract of the formats: an export as a list of photos, each with a function that gives its label."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DatasetError
+from pipeline.importing.classes import ClassMap
+from pipeline.importing.source import Source
+
+UNKNOWN = 254  # in a label: a value or colour of the mask without a class
+MAX_CLASSES = 254
+BACKGROUND = "background"
+BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
+VOID_NAMES = ("void", "ignore", "__ignore__", "_ignore_")
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class Label(NamedTuple):
+    """The label of one photo, before --map.
+
+    values: (H, W) uint8: indices of the export's classes, 255 (void) or UNKNOWN; None: all background.
+    unknown: pixels of each value or colour without a class, by its name in --map: {"#ff00aa": 120}.
+    png: a file that holds these values as encode_label writes them; None if there is none.
+    counts: pixels of each value, 256 of them; None if they were not counted.
+    """
+
+    values: NDArray[np.uint8] | None
+    unknown: Mapping[str, int] = {}
+    png: bytes | None = None
+    counts: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One photo of an export. Everything in it can be pickled.
+
+    photo: its path in SOURCE.
+    label: gives the label; the second argument is the upright photo's (height, width).
+    splits: the lists that have it, canonical names.
+    is_upright: the label fits the photo as EXIF turns it; None if only sizes can show that.
+    embedded: gives the photo's bytes if they are not in a file of their own.
+    """
+
+    photo: str
+    label: Callable[[Source, tuple[int, int]], Label]
+    splits: tuple[str, ...] = ()
+    is_upright: bool | None = None
+    embedded: Callable[[Source], bytes] | None = None
+
+
+@dataclass
+class Export:
+    """A recognised export.
+
+    classes: names in the order of the label values; a background class is the first.
+    items: in any order; photos occur once.
+    decisions: sentences about overlaps, background, unlabelled photos and void.
+    left_out: files that are not used, with the reason.
+    has_mask_values: its labels are masks of values or colours, to which --map can give classes.
+    """
+
+    classes: Sequence[str]
+    items: Sequence[Item]
+    decisions: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    has_mask_values: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user states on the command line.
+
+    class_map: --map.
+    workers: processes that may be used.
+    """
+
+    class_map: ClassMap
+    workers: int = 1
+
+
+def split_of(path: str) -> tuple[str, ...]:
+    """Return the split that a folder of the path names: "images/valid/x.jpg" -> ("val",); () if none does."""
+    names = [SPLITS[part.lower()] for part in path.split("/")[:-1] if part.lower() in SPLITS]
+    return (names[0],) if names else ()
+
+
+def drawn_size(height: object, width: object, photo_size: tuple[int, int], where: str) -> tuple[int, int]:
+    """Return the size that an annotation states, if it is that of its photo, turned by EXIF or not.
+
+    photo_size: (height, width) of the upright photo.
+    """
+    for size in (photo_size, photo_size[::-1]):
+        if (height, width) == size:
+            return size[0], size[1]
+    raise DatasetError(
+        f"{where}: drawn on a photo of {(height, width)}, its photo is {photo_size} (height, width); it belongs to "
+        "another photo, or the photo was resized: export it again"
+    )
+
+
+def order_classes(names: Sequence[str], where: str, *, add_background: bool) -> list[str]:
+    """Return unique names with the background class first; one is added if asked for and not there."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DatasetError(f"{where}: class {repeated[0]!r} occurs twice; keep one")
+    background = [name for name in names if name.casefold() in BACKGROUND_NAMES]
+    if len(background) > 1:
+        raise DatasetError(f"{where}: {' and '.join(background)} are both names of the background; keep one")
+    rest = [name for name in names if name not in background]
+    first = background or ([BACKGROUND] if add_background else [])
+    ordered = [*first, *rest]
+    if len(ordered) > MAX_CLASSES:
+        raise DatasetError(f"{where}: {len(ordered)} classes; a label holds up to {MAX_CLASSES}")
+    return ordered

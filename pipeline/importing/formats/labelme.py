@@ -1,0 +1,158 @@
+"""labelme's JSON files, one a photo: shapes drawn as labelme draws them, later ones over earlier ones."""
+
+import base64
+import math
+import posixpath
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fcn import IGNORE_LABEL
+from pipeline.errors import DatasetError
+from pipeline.importing import shapes
+from pipeline.importing.export import (
+    BACKGROUND,
+    BACKGROUND_NAMES,
+    VOID_NAMES,
+    Export,
+    Item,
+    Label,
+    Options,
+    drawn_size,
+    order_classes,
+    split_of,
+)
+from pipeline.importing.source import Source, is_photo
+
+SIGN = "JSON files with shapes and imagePath (labelme)"
+KEYS = {"shapes", "imagePath"}
+NUM_TRIED = 5  # JSON files that are opened to recognise the format
+LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels, labelme's own
+
+
+def matches(source: Source) -> str | None:
+    paths = [path for path in source.files if path.lower().endswith(".json")]
+    return next((path for path in paths[:NUM_TRIED] if source.outline(path).keys >= KEYS), None)
+
+
+def read(source: Source, options: Options) -> Export:  # noqa: ARG001
+    labels: set[str] = set()
+    planned: list[tuple[str, str, bool]] = []
+    left_out: dict[str, str] = {}
+    for path in source.files:
+        if not path.lower().endswith(".json"):
+            continue
+        content = source.json(path)
+        if not isinstance(content, dict) or not content.keys() >= KEYS:
+            left_out[path] = "JSON of another kind"
+            continue
+        where = str(content["imagePath"])
+        for number, shape in enumerate(_shapes(content, path)):
+            labels.add(_name(shape, path, number))
+        photo = source.photo(where, posixpath.dirname(path), path)
+        if photo is None and not content.get("imageData"):
+            raise DatasetError(
+                f"{path}: its photo {where!r} is not there and not in the file; put it beside the JSON file"
+            )
+        planned.append((path, photo or path, photo is None))
+    void = {name for name in labels if name.casefold() in VOID_NAMES}
+    classes = order_classes(sorted(labels - void), source.name, add_background=True)
+    values = {name: number for number, name in enumerate(classes)} | dict.fromkeys(void, IGNORE_LABEL)
+    items = [
+        Item(
+            photo,
+            partial(_label, path, values),
+            split_of(path),
+            is_upright=True,
+            embedded=partial(_embedded, path) if is_embedded else None,
+        )
+        for path, photo, is_embedded in planned
+    ]
+    used = {photo for _, photo, _ in planned}
+    left_out |= {
+        path: "a photo without a JSON file" for path in source.files if is_photo(path) and path not in used
+    }
+    return Export(
+        classes,
+        items,
+        [
+            "overlaps: a later shape covers an earlier one, as in labelme",
+            f"background: {classes[0]}, every pixel without a shape",
+            "photos without a shape are all background; photos without a JSON file are left out",
+            f"void: the shapes named {', '.join(sorted(void)) or '__ignore__ (none)'}",
+            f"lines are {LINE_WIDTH} pixels wide and points have a radius of {POINT_RADIUS}, as in labelme",
+        ],
+        left_out,
+    )
+
+
+def _shapes(content: dict[str, Any], path: str) -> list[dict[str, Any]]:
+    found = content["shapes"]
+    if not isinstance(found, list) or not all(isinstance(shape, dict) for shape in found):
+        raise DatasetError(f"{path}: shapes is not a list of objects")
+    return found
+
+
+def _name(shape: dict[str, Any], path: str, number: int) -> str:
+    name = shape.get("label")
+    if not isinstance(name, str) or not name.strip():
+        raise DatasetError(f"{path}: shape {number} has no label; name it in labelme")
+    name = name.strip()
+    return BACKGROUND if name.casefold() in BACKGROUND_NAMES else name
+
+
+def _embedded(path: str, source: Source) -> bytes:
+    try:
+        return base64.b64decode(source.json(path)["imageData"], validate=True)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{path}: imageData is damaged ({error}); put the photo beside the file"
+        ) from error
+
+
+def _label(path: str, values: dict[str, int], source: Source, photo_size: tuple[int, int]) -> Label:
+    source.forget()  # read in every process that draws it, and its sha256 recorded
+    content = source.json(path)
+    height, width = (
+        content.get(f"image{side}") or stated
+        for side, stated in zip(("Height", "Width"), photo_size, strict=True)
+    )
+    size = drawn_size(height, width, photo_size, path)
+    label = np.zeros(size, np.uint8)
+    for number, shape in enumerate(_shapes(content, path)):
+        mask = _drawn(shape, size, f"{path}: shape {number}")
+        label[mask] = values[_name(shape, path, number)]
+    return Label(label)
+
+
+def _drawn(shape: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Mask:
+    kind = shape.get("shape_type") or "polygon"
+    at_least = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "mask": 2}
+    at_least["oriented_rectangle"] = 4
+    if kind not in at_least:
+        raise DatasetError(f"{where}: shape_type {kind!r}; expected one of {', '.join(at_least)}")
+    points = shapes.points_of(shape.get("points"), where, at_least[kind])
+    exact = {"rectangle": 2, "circle": 2, "line": 2, "point": 1, "mask": 2, "oriented_rectangle": 4}
+    if len(points) != exact.get(kind, len(points)):
+        raise DatasetError(f"{where}: a {kind} of {len(points)} points; expected {exact[kind]}")
+    if kind == "circle":
+        return shapes.circle(points[0], math.dist(*points), size)
+    shapes.check_inside(points, size, where)
+    if kind == "rectangle":
+        return shapes.rectangle(points, size)
+    if kind in ("line", "linestrip"):
+        return shapes.line(points, LINE_WIDTH, size)
+    if kind == "point":
+        return shapes.circle(points[0], POINT_RADIUS, size)
+    if kind == "mask":
+        piece = shapes.bitmap(shape.get("mask"), where, is_packed=False)
+        (x1, y1), (x2, y2) = [(int(x), int(y)) for x, y in points]
+        if piece.shape != (y2 - y1 + 1, x2 - x1 + 1):
+            raise DatasetError(
+                f"{where}: a mask of {piece.shape} at a place of {(y2 - y1 + 1, x2 - x1 + 1)} (height, width)"
+            )
+        mask = np.zeros(size, bool)
+        shapes.paste(mask, piece, x1, y1)
+        return mask
+    return shapes.polygon(points, size)

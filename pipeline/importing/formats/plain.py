@@ -1,0 +1,259 @@
+"""Folders of photos and masks of any kind, with a class table or without; and data sets that are such folders.
+
+CamVid (class_dict.csv or label_colors.txt, *_L.png) and V7 Darwin (class_mapping.csv) need no line of their own.
+"""
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from pipeline.errors import DatasetError
+from pipeline.importing import tables
+from pipeline.importing.export import SPLITS, Export, Item, Options, split_of
+from pipeline.importing.masks import Entry, Table, make_table, read_mask, scan, table_of_content
+from pipeline.importing.source import Source, is_photo, nfc, stem
+
+_MASK_FOLDER = re.compile(
+    r"(?:(?P<rest>.*?)[_-]?)?(?:masks?|labels?|annotations?|annot|ground_?truth|gt|gtFine|gtCoarse|SegmentationClass"
+    r"|segmentations?|trimaps|masks_machine|targets?)(?:[_-](?P<after>train|val|valid|validation|test|training))?",
+    re.IGNORECASE,
+)
+_PHOTO_FOLDER = re.compile(
+    r"(?:(?P<rest>.*?)[_-]?)?(?:images?|photos?|imgs?|JPEGImages|leftImg8bit|pictures|rgb|frames|data)"
+    r"(?:[_-](?P<after>train|val|valid|validation|test|training))?",
+    re.IGNORECASE,
+)
+_MASK_STEM = re.compile(
+    r"(?P<name>.+?)(?:[_.-](?:masks?|labels?|seg|segmentation|gt|annotation|groundtruth)|_L"
+    r"|_gt(?:Fine|Coarse)_label(?:Train)?Ids)",
+)
+_PHOTO_STEM = re.compile(r"(?P<name>.+?)_leftImg8bit")
+_NO_MASK = re.compile(r".*_(gtFine|gtCoarse)_(color|instanceIds|instanceTrainIds|polygons)|.*masks_human/.*")
+
+
+class Pairs(NamedTuple):
+    """Photos with their masks, by the photo's path; and the files of which the other half is missing."""
+
+    masks: Mapping[str, str]
+    photos_alone: list[str]
+    masks_alone: list[str]
+
+
+def pair(source: Source) -> Pairs:
+    """Find the mask of each photo by names alone.
+
+    Names of folders such as images and masks, and endings such as _mask, are dropped; what remains must be equal. If
+    no pair is found so, file names alone decide where they are unique.
+    """
+    pictures = [path for path in source.files if is_photo(path) and not _NO_MASK.fullmatch(stem(path))]
+    photos: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    masks: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for path in pictures:
+        key, is_mask = _key(path)
+        (masks if is_mask else photos)[key].append(path)
+    if not masks:  # a.jpg beside a.png
+        for key, paths in photos.items():
+            drawn = [path for path in paths if path.lower().endswith(".png")]
+            if len(paths) == 2 and len(drawn) == 1:
+                paths.remove(drawn[0])
+                masks[key] = drawn
+    if not photos.keys() & masks.keys():
+        photos, masks = _by_last(photos), _by_last(masks)
+    found: dict[str, str] = {}
+    for key in photos.keys() & masks.keys():
+        if len(photos[key]) > 1 or len(masks[key]) > 1:
+            names = ", ".join([*photos[key], *masks[key]])
+            raise DatasetError(
+                f"{source.name}: {names}: more than one photo or mask of the same name; keep one of each"
+            )
+        found[photos[key][0]] = masks[key][0]
+    used = {*found, *found.values()}
+    alone = [
+        sorted(path for paths in group.values() for path in paths if path not in used)
+        for group in (photos, masks)
+    ]
+    return Pairs(dict(sorted(found.items())), alone[0], alone[1])
+
+
+def _key(path: str) -> tuple[tuple[str, ...], bool]:
+    *folders, name = stem(nfc(path)).split("/")
+    is_mask = False
+    kept = []
+    for folder in folders:
+        mask, photo = _MASK_FOLDER.fullmatch(folder), _PHOTO_FOLDER.fullmatch(folder)
+        is_mask = mask is not None if mask or photo else is_mask  # the innermost folder decides
+        match = mask or photo
+        rest = [folder] if match is None else [match["rest"], match["after"]]
+        kept += [part.lower() for part in rest if part]
+    if match := _MASK_STEM.fullmatch(name):
+        return (*kept, match["name"]), True
+    match = _PHOTO_STEM.fullmatch(name)
+    return (*kept, match["name"] if match else name), is_mask
+
+
+def _by_last(groups: Mapping[tuple[str, ...], list[str]]) -> dict[tuple[str, ...], list[str]]:
+    result: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for key, paths in groups.items():
+        result[key[-1:]] += paths
+    return {key: paths for key, paths in result.items() if len(paths) == 1}
+
+
+def matches(source: Source) -> str | None:
+    found = pair(source).masks
+    return f"{len(found)} photos with a mask of the same name" if found else None
+
+
+def read(source: Source, options: Options) -> Export:
+    """Read a folder with its class table, or with the classes that its masks show."""
+    pairs = pair(source)
+    if not pairs.masks:
+        raise DatasetError(
+            f"{source.name}: no photo with a mask of the same name, such as images/a.jpg, masks/a.png"
+        )
+    path = tables.find(source)
+    entries = tables.read(source, path) if path else []
+    has_names_only = all(entry.colour is None and entry.value is None for entry in entries)
+    if has_names_only and len(entries) <= 2:
+        names = [entry.name for entry in entries]
+        found = scan(source, list(pairs.masks.values()), options.workers)
+        table, sentence = table_of_content(*found, names, options.class_map)
+    else:
+        table = make_table(entries, options.class_map, path or source.name)
+        sentence = f"classes: {path}"
+        if has_names_only:
+            sentence += "; a mask's value is the line of its class, from 0"
+    return export_of(source, pairs, table, [sentence, "255 is void where no class has it"])
+
+
+def export_of(source: Source, pairs: Pairs, table: Table, decisions: list[str]) -> Export:
+    """Return the export of pairs whose masks have one table."""
+    lists, list_files = read_lists(source, list(pairs.masks))
+    items = [
+        Item(photo, partial(read_mask, table, mask), lists.get(photo, ()) if lists else split_of(photo))
+        for photo, mask in pairs.masks.items()
+    ]
+    left_out = dict.fromkeys(pairs.photos_alone, "a photo without a mask")
+    left_out |= dict.fromkeys(pairs.masks_alone, "a mask without a photo")
+    if pairs.photos_alone:
+        decisions = [*decisions, f"{len(pairs.photos_alone)} photos without a mask are left out"]
+    if list_files:
+        decisions = [*decisions, f"splits: the lists {', '.join(list_files)}"]
+    return Export(table.classes, items, decisions, left_out, has_mask_values=True)
+
+
+def read_lists(source: Source, photos: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return the splits of photos by lists such as train.txt, and the lists' paths; both empty without lists."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for photo in photos:
+        parts = stem(nfc(photo)).split("/")
+        for start in range(len(parts)):
+            by_name["/".join(parts[start:])].append(photo)
+    result: dict[str, list[str]] = defaultdict(list)
+    used = []
+    for path in source.files:
+        name, ending = posixpath.splitext(posixpath.basename(path))
+        if ending != ".txt" or name.lower() not in SPLITS:
+            continue
+        split, is_used = SPLITS[name.lower()], False
+        for line in source.lines(path):
+            first = line.split('"')[1] if line.count('"') > 1 else line.split()[0]  # CamVid's: "photo" "mask"
+            for text in (line, stem(line), first, stem(first)):
+                found = by_name.get(nfc(text).lstrip("./"), [])
+                if len(found) == 1:
+                    is_used = True
+                    if split not in result[found[0]]:
+                        result[found[0]].append(split)
+                    break
+        if is_used:
+            used.append(path)
+    return {photo: tuple(splits) for photo, splits in result.items()}, used
+
+
+# Data sets that are plain folders with a known table
+
+_CITYSCAPES = (
+    "road sidewalk building wall fence pole,traffic light,traffic sign,vegetation terrain sky person rider car truck "
+    "bus train motorcycle bicycle"
+)
+CITYSCAPES = [
+    name for part in _CITYSCAPES.split(",") for name in ([part] if "traffic" in part else part.split())
+]
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+def _cityscapes(source: Source) -> tuple[list[Entry], dict[int, str]]:
+    is_ids = any(path.endswith("_labelIds.png") for path in source.files)
+    is_train_ids = any(path.endswith("_labelTrainIds.png") for path in source.files)
+    if is_ids and is_train_ids:
+        raise DatasetError(
+            f"{source.name}: holds _labelIds.png and _labelTrainIds.png; keep one kind (the classes are the same)"
+        )
+    ids = CITYSCAPES_IDS if is_ids else range(len(CITYSCAPES))
+    others = [value for value in range(34) if value not in ids] if is_ids else []
+    return (
+        [Entry(name, value=value) for name, value in zip(CITYSCAPES, ids, strict=True)],
+        dict.fromkeys(others, "one of the classes that Cityscapes does not score"),
+    )
+
+
+def _pet(_: Source) -> tuple[list[Entry], dict[int, str]]:
+    return [Entry("background", value=2), Entry("pet", value=1)], {3: "the border"}
+
+
+def _ade20k(source: Source) -> tuple[list[Entry], dict[int, str]]:
+    (path, *_) = source.named("objectInfo150.txt")
+    entries = []
+    for line in source.lines(path)[1:]:
+        fields = line.split("\t")
+        if not fields[0].isdecimal():
+            raise DatasetError(f"{path}: {line[:40]!r}; expected Idx and Name between tabs")
+        entries.append(Entry(fields[-1].split(",")[0].strip(), value=int(fields[0])))
+    seen: set[str] = set()
+    unique = []
+    for entry in entries:  # "screen" and others occur twice
+        unique.append(entry if entry.name not in seen else entry._replace(name=f"{entry.name} {entry.value}"))
+        seen.add(entry.name)
+    return unique, {0: "other"}
+
+
+class Known(NamedTuple):
+    """A published data set: a path that shows it, and the function that gives its classes and void values."""
+
+    sign: str
+    pattern: str
+    table: Callable[[Source], tuple[list[Entry], dict[int, str]]]
+
+
+KNOWN = {
+    "cityscapes": Known(
+        "gtFine/.../*_labelIds.png", r"(?:.*/)?gt(Fine|Coarse)/.*_label(Train)?Ids\.png", _cityscapes
+    ),
+    "oxford-pet": Known("annotations/trimaps/*.png", r"(?:.*/)?annotations/trimaps/[^/]*\.png", _pet),
+    "ade20k": Known("objectInfo150.txt", r"(?:.*/)?objectInfo150\.txt", _ade20k),
+}
+
+
+def matches_known(name: str, source: Source) -> str | None:
+    pattern = re.compile(KNOWN[name].pattern)
+    return next((path for path in source.files if pattern.fullmatch(path)), None)
+
+
+def read_known(name: str, source: Source, options: Options) -> Export:
+    entries, void = KNOWN[name].table(source)
+    table = make_table(entries, options.class_map, name)
+    stated = options.class_map.values
+    table = Table(
+        table.classes,
+        table.colours,
+        dict.fromkeys((value for value in void if value not in stated), 255) | dict(table.values),
+        has_values=True,
+    )
+    reasons = "; ".join(
+        f"{', '.join(str(v) for v, r in void.items() if r == reason)} ({reason}) is void"
+        for reason in dict.fromkeys(void.values())
+    )
+    decisions = [f"classes: those of {name}, by value", *([reasons] if reasons else []), "255 is void"]
+    return export_of(source, pair(source), table, decisions)

@@ -1,0 +1,184 @@
+"""Supervisely: a project with meta.json, img/ and ann/; and its export as masks."""
+
+import posixpath
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DatasetError
+from pipeline.importing import shapes, tables
+from pipeline.importing.export import (
+    BACKGROUND,
+    BACKGROUND_NAMES,
+    Export,
+    Item,
+    Label,
+    Options,
+    drawn_size,
+    order_classes,
+    split_of,
+)
+from pipeline.importing.masks import Entry, make_table, read_mask
+from pipeline.importing.source import Source, is_photo, stem
+
+SIGN = "meta.json with classes, and ann/*.json (Supervisely)"
+COLOURS = "obj_class_to_machine_color.json"
+
+
+def matches(source: Source) -> str | None:
+    if source.named(COLOURS):
+        return source.named(COLOURS)[0]
+    return next((path for path in source.named("meta.json") if _classes(source, path) is not None), None)
+
+
+def _classes(source: Source, path: str) -> list[str] | None:
+    content = source.json(path)
+    classes = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(classes, list):
+        return None
+    titles = [entry.get("title") if isinstance(entry, dict) else None for entry in classes]
+    if not all(isinstance(title, str) and title.strip() for title in titles):
+        raise DatasetError(f"{path}: a class without a title; export it again")
+    return [str(title).strip() for title in titles]
+
+
+def read(source: Source, options: Options) -> Export:
+    return _read_masks(source, options) if source.named(COLOURS) else _read_project(source)
+
+
+def _read_masks(source: Source, options: Options) -> Export:
+    tables.check_equal(source, source.named(COLOURS))
+    path = source.named(COLOURS)[0]
+    content = source.json(path)
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: expected classes with their colours")
+    entries = [Entry(BACKGROUND, (0, 0, 0))]
+    for name, colour in content.items():
+        if (
+            not isinstance(colour, list)
+            or len(colour) != 3
+            or not all(type(n) is int and 0 <= n < 256 for n in colour)
+        ):
+            raise DatasetError(f"{path}: {name!r}: expected three numbers from 0 to 255")
+        if name.casefold() not in BACKGROUND_NAMES:
+            entries.append(Entry(name, (colour[0], colour[1], colour[2])))
+    table = make_table(entries, options.class_map, path)
+    masks: dict[tuple[str, str], str] = {}
+    photos: dict[tuple[str, str], str] = {}
+    for name in source.files:
+        folder, kind = posixpath.split(posixpath.dirname(name))
+        group = masks if kind == "masks_machine" else photos if kind in ("img", "images") else None
+        if group is not None and is_photo(name):
+            group[folder, posixpath.basename(stem(name))] = name
+    items = []
+    left_out = {}
+    for (folder, base), photo in photos.items():
+        mask = masks.pop((folder, base), None) or masks.pop((folder, posixpath.basename(photo)), None)
+        if mask is None:
+            left_out[photo] = "a photo without a mask"
+        else:
+            items.append(Item(photo, partial(read_mask, table, mask), split_of(photo)))
+    left_out |= dict.fromkeys(masks.values(), "a mask without a photo")
+    left_out |= {
+        name: "photo and overlay side by side, not a label"
+        for name in source.files
+        if "masks_human/" in f"/{name}"
+    }
+    decisions = [
+        f"classes: {path}, by colour",
+        "background: 0, which is unlabelled",
+        "overlaps: as drawn",
+        "void: none",
+    ]
+    return Export(table.classes, items, decisions, left_out, has_mask_values=True)
+
+
+def _read_project(source: Source) -> Export:
+    metas = [path for path in source.named("meta.json") if _classes(source, path) is not None]
+    meta = metas[0]
+    for other in metas[1:]:
+        if _classes(source, other) != _classes(source, meta):
+            raise DatasetError(f"{other} and {meta} have different classes; import one project at a time")
+    titles = _classes(source, meta) or []
+    classes = order_classes(
+        [BACKGROUND if title.casefold() in BACKGROUND_NAMES else title for title in titles],
+        meta,
+        add_background=True,
+    )
+    values = {title: classes.index(title if title in classes else BACKGROUND) for title in titles}
+    items = []
+    left_out = {}
+    for photo in source.files:
+        folder, kind = posixpath.split(posixpath.dirname(photo))
+        if kind != "img" or not is_photo(photo):
+            continue
+        name = posixpath.join(folder, "ann", f"{posixpath.basename(photo)}.json")
+        if name in source:
+            items.append(Item(photo, partial(_label, name, values), split_of(photo)))
+        else:
+            left_out[photo] = "a photo without a file in ann/"
+    used = {f"{item.photo.rpartition('/img/')[2]}.json" for item in items}
+    left_out |= {
+        path: "an annotation without a photo"
+        for path in source.files
+        if "/ann/" in f"/{path}" and path.endswith(".json") and posixpath.basename(path) not in used
+    }
+    decisions = [
+        f"classes: {meta}",
+        "overlaps: a later object covers an earlier one",
+        f"background: {classes[0]}, every pixel without an object",
+        "photos without an object are all background; photos without a file in ann/ are left out",
+        "void: none",
+    ]
+    return Export(classes, items, decisions, left_out)
+
+
+def _label(path: str, values: dict[str, int], source: Source, photo_size: tuple[int, int]) -> Label:
+    content = source.json(path)
+    objects = content.get("objects") if isinstance(content, dict) else None
+    stated = content.get("size") if isinstance(content, dict) else None
+    if not isinstance(objects, list) or not isinstance(stated, dict):
+        raise DatasetError(f"{path}: has no size or objects; export it again")
+    size = drawn_size(stated.get("height"), stated.get("width"), photo_size, path)
+    label = np.zeros(size, np.uint8)
+    for number, thing in enumerate(objects):
+        where = f"{path}: object {number}"
+        title = thing.get("classTitle") if isinstance(thing, dict) else None
+        if str(title).strip() not in values:
+            raise DatasetError(f"{where}: class {title!r} is not in meta.json; export the project again")
+        label[_drawn(thing, size, where)] = values[str(title).strip()]
+    return Label(label)
+
+
+def _drawn(thing: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Mask:
+    kind = thing.get("geometryType")
+    mask = np.zeros(size, bool)
+    if kind == "bitmap":
+        held = thing.get("bitmap")
+        if not isinstance(held, dict):
+            raise DatasetError(f"{where}: a bitmap without data; export it again")
+        piece = shapes.bitmap(held.get("data"), where, is_packed=True)
+        ((x, y),) = shapes.points_of([held.get("origin")], where, 1)
+        shapes.check_inside([(x, y), (x + piece.shape[1], y + piece.shape[0])], size, where)
+        shapes.paste(mask, piece, int(x), int(y))
+        return mask
+    points = thing.get("points")
+    if kind not in ("polygon", "rectangle", "line") or not isinstance(points, dict):
+        raise DatasetError(
+            f"{where}: geometryType {kind!r}; expected bitmap, polygon, rectangle or line. Delete it, or convert it to "
+            "a mask"
+        )
+    outline = shapes.points_of(points.get("exterior"), where, 3 if kind == "polygon" else 2)
+    shapes.check_inside(outline, size, where)
+    if kind == "rectangle":
+        return shapes.rectangle(outline[:2], size)
+    if kind == "line":
+        return shapes.line(outline, 1, size)
+    mask = shapes.polygon(outline, size)
+    holes = points.get("interior") or []
+    if not isinstance(holes, list):
+        raise DatasetError(f"{where}: its interior is not a list; export it again")
+    for hole in holes:
+        mask &= ~shapes.polygon(shapes.points_of(hole, where, 3), size)
+    return mask

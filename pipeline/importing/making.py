@@ -1,0 +1,209 @@
+"""The files of one photo: made in a worker process, recorded in a journal, and kept if nothing changed since."""
+
+import hashlib
+import json
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import DatasetError, UserError
+from pipeline.files import sha256_file
+from pipeline.importing.export import Item, Label
+from pipeline.importing.photos import finished, read_photo, turned_label
+from pipeline.importing.source import Source
+from pipeline.importing.workers import mapped
+from pipeline.progress import bar
+from pipeline.shards.labels import encode_label
+
+VERSION = 1  # of what an import writes for the same input; a change makes every photo again
+REMEDY_EXIF = (
+    "if the mask fits the photo as viewers show it, turn its pixels (exiftran -ai, or open and save it); if it fits "
+    "the stored pixels, remove the tag (exiftool -Orientation= FILE)"
+)
+_TRANSIENT = ("kept", "unknown", "error")  # entries of a record that are not written
+
+
+def lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a record that are written."""
+    return {key: value for key, value in record.items() if key not in _TRANSIENT}
+
+
+@dataclass
+class Maker:
+    """Makes the files of one photo; runs in a worker process.
+
+    source: the export's files.
+    work: the folder that is filled.
+    table: (256,) uint8, label values of the export -> final ones.
+    value_range: --range.
+    num_classes: final ones.
+    """
+
+    source: Source
+    work: Path
+    table: NDArray[np.uint8]
+    value_range: tuple[float, float] | None
+    num_classes: int
+
+    def make(self, job: tuple[Item, str, dict[str, Any] | None]) -> dict[str, Any]:
+        """Return the record of a photo; its "error" is set if it cannot be used."""
+        item, key, earlier = job
+        identity = self._identity(item)
+        if earlier and earlier.get("item") == identity and self._is_finished(earlier, item):
+            return earlier | {"kept": True, "unknown": {}, "error": None}
+        self.source.digests.clear()
+        record: dict[str, Any] = {"key": key, "source": item.photo, "item": identity, "kept": False}
+        try:
+            result = self._make(item, key)
+        except DatasetError as error:
+            return record | {
+                "error": str(error),
+                "unknown": {},
+                "notes": [],
+                "pixels": [],
+                "read": {},
+                "written": {},
+            }
+        return record | {"error": None, "read": dict(sorted(self.source.digests.items()))} | result
+
+    def _identity(self, item: Item) -> str:
+        parts = (VERSION, item, self.table.tobytes(), self.value_range, self.num_classes)
+        return hashlib.sha256(pickle.dumps(parts)).hexdigest()
+
+    def _is_finished(self, record: dict[str, Any], item: Item) -> bool:
+        try:
+            return record["source"] == item.photo and all(
+                sha256_file(folder / name) == digest
+                for folder, files in ((self.source.root, record["read"]), (self.work, record["written"]))
+                for name, digest in files.items()
+            )
+        except (OSError, KeyError):
+            return False
+
+    def _make(self, item: Item, key: str) -> dict[str, Any]:
+        data = item.embedded(self.source) if item.embedded else self.source.read(item.photo)
+        photo = read_photo(data, item.photo)
+        label = item.label(self.source, photo.upright_size)
+        values = self._fitting(label, photo.size, photo.upright_size, photo.orientation, item)
+        if label.unknown:
+            return {"unknown": dict(label.unknown), "notes": [], "pixels": [values.size], "written": {}}
+        turn = photo.orientation != 1
+        image, suffix, notes = finished(photo, turn=turn, value_range=self.value_range, where=item.photo)
+        pixels = [0] * 256
+        is_final = True
+        for value, num in enumerate(label.counts or Image.fromarray(values).histogram()):
+            if num:
+                pixels[self.table[value]] += num
+                is_final = is_final and value == self.table[value]
+        if is_final and label.png and not turn:
+            mask = label.png
+        else:
+            mask = encode_label(values if is_final else self.table[values])
+        kept_bytes = {} if item.embedded else {id(data): self.source.digests[item.photo]}
+        files = {f"images/{key}{suffix}": image, f"masks/{key}.png": mask}
+        for name, content in files.items():
+            write_file(self.work / name, content)
+        return {
+            "written": {
+                name: kept_bytes.get(id(content)) or hashlib.sha256(content).hexdigest()
+                for name, content in files.items()
+            },
+            "pixels": [*pixels[: self.num_classes], pixels[255]],
+            "notes": notes,
+            "unknown": {},
+        }
+
+    def _fitting(
+        self, label: Label, stored: tuple[int, int], upright: tuple[int, int], orientation: int, item: Item
+    ) -> NDArray[np.uint8]:
+        """Return the label of the upright photo; refuse one whose size shows that it belongs to another photo."""
+        if label.values is None:
+            return np.zeros(upright, np.uint8)
+        size = label.values.shape
+        if size not in (stored, upright):
+            raise DatasetError(
+                f"{item.photo}: the photo is {upright}, its mask {size} (height, width); it may be the mask of another "
+                "photo, or one of them was resized: export it again"
+            )
+        if orientation == 1:
+            return label.values
+        is_upright = item.is_upright if stored == upright else size == upright
+        if is_upright is None:
+            raise DatasetError(
+                f"{item.photo}: EXIF orientation {orientation}, and its mask fits turned and not; {REMEDY_EXIF}"
+            )
+        return label.values if is_upright else turned_label(label.values, orientation)
+
+
+def make_all(
+    maker: Maker,
+    items: Sequence[Item],
+    keys: Mapping[str, str],
+    earlier: Mapping[str, dict[str, Any]],
+    journal: Path,
+    workers: int,
+) -> list[dict[str, Any]]:
+    """Make the files of all photos; return their records in the order of the items.
+
+    keys: of the photos, by their path.
+    earlier: records of photos that may be finished, by key.
+    journal: a file to which each record is added as a line of JSON.
+    """
+    records = []
+    jobs: Iterator[Any] = ((item, keys[item.photo], earlier.get(keys[item.photo])) for item in items)
+    with (
+        mapped(maker.make, workers) as run,
+        journal.open("a", encoding="utf-8") as log,
+        bar(len(items), "import", unit="photo") as progress,
+    ):
+        for record in run(jobs):
+            records.append(record)
+            if not record["error"] and not record["unknown"] and not record["kept"]:
+                log.write(json.dumps(lasting(record)) + "\n")
+                log.flush()
+            progress.update()
+    return records
+
+
+def refuse_faults(records: Sequence[dict[str, Any]], name: str) -> None:
+    """Raise one error about all photos that cannot be used, and values and colours without a class."""
+    errors = [record["error"] for record in records if record["error"]]
+    if errors:
+        more = f"\n  and {len(errors) - 8} more" if len(errors) > 8 else ""
+        head = f"{name}: {len(errors)} photos cannot be imported:\n  " if len(errors) > 1 else ""
+        raise DatasetError(head + "\n  ".join(errors[:8]) + more)
+    unknown = Counter[str]()
+    first: dict[str, str] = {}
+    total = 0
+    for record in records:
+        total += sum(record["pixels"])
+        for value, num in record["unknown"].items():
+            unknown[value] += num
+            first.setdefault(value, record["source"])
+    if unknown:
+        shares = ", ".join(
+            f"{value} ({num / total:.2%} of the pixels, first in the mask of {first[value]})"
+            for value, num in unknown.most_common(6)
+        )
+        more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
+        pairs = ",".join(f"{value}=NAME" for value, _ in unknown.most_common(6))
+        raise DatasetError(
+            f"{name}: masks hold values or colours without a class: {shares}{more}. Give them a class, or void: "
+            f"--map '{pairs}'"
+        )
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of the working folder. A file that is there is replaced, because it may be a link to a kept one."""
+    try:
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

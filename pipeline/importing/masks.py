@@ -1,0 +1,367 @@
+"""Mask files of any lossless kind: class indices, palettes, colours, 16-bit ids, 0 and 255, transparency."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fcn import IGNORE_LABEL
+from pipeline.errors import DatasetError
+from pipeline.importing.classes import VOID, ClassMap, hex_colour
+from pipeline.importing.export import (
+    BACKGROUND,
+    BACKGROUND_NAMES,
+    MAX_CLASSES,
+    UNKNOWN,
+    VOID_NAMES,
+    Label,
+    order_classes,
+)
+from pipeline.importing.photos import decode
+from pipeline.importing.source import Source
+from pipeline.importing.workers import mapped
+from pipeline.shards.labels import is_label_png
+
+FORMATS = ("PNG", "TIFF", "BMP")
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+MAX_NAMED_COLOURS = 64  # of one mask, in the message about colours without a class
+Colour = tuple[int, int, int]
+
+
+class Pixels(NamedTuple):
+    """A decoded mask.
+
+    values: (H, W) uint8, uint16 or int32 of stored values, or (H, W, 3) uint8 colours.
+    palette: (N, 3) uint8, the colours of values; None without a palette.
+    """
+
+    values: NDArray
+    palette: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the values and colours of masks mean.
+
+    classes: names in the order of the label.
+    colours: the class, or 255 (void), of colours.
+    values: the class, or 255, of stored values.
+    has_values: the values were stated. Otherwise they follow from the order of the colours, which are looked up first.
+    """
+
+    classes: tuple[str, ...]
+    colours: Mapping[Colour, int]
+    values: Mapping[int, int]
+    has_values: bool
+
+    def colour_table(self) -> NDArray[np.uint8]:
+        """Return the class of each colour 65536 R + 256 G + B, UNKNOWN for all others; (2**24,) uint8."""
+        return _colour_table(tuple(self.colours.items()))
+
+
+class Entry(NamedTuple):
+    """One class of a class table; a colour or a value or neither."""
+
+    name: str
+    colour: Colour | None = None
+    value: int | None = None
+
+
+def make_table(entries: Iterable[Entry], class_map: ClassMap, where: str) -> Table:
+    """Return the table of a class list, and of the values and colours that --map names.
+
+    Entries called void or ignore become void, unless --map names them. The background class is moved to the front.
+    """
+    entries = list(entries)
+    named = {old for old, _ in class_map.pairs}
+    is_void = {
+        entry.name for entry in entries if entry.name.casefold() in VOID_NAMES and entry.name not in named
+    }
+    extra = [
+        *(Entry(name, colour=colour) for colour, name in class_map.colours.items()),
+        *(
+            Entry(name, value=value)
+            for value, name in class_map.values.items()
+            if str(value) not in named_of(entries)
+        ),
+    ]
+    names = [entry.name for entry in entries if entry.name not in is_void]
+    for entry in extra:
+        if entry.name != VOID and entry.name not in names:
+            names.append(entry.name)
+    classes = order_classes(names, where, add_background=False)
+    if not classes:
+        raise DatasetError(f"{where}: names no class")
+    index = {name: number for number, name in enumerate(classes)} | dict.fromkeys(is_void, IGNORE_LABEL)
+    colours: dict[Colour, int] = {}
+    values: dict[int, int] = {}
+    for number, entry in enumerate(entries):
+        if (
+            entry.colour is not None
+            and colours.setdefault(entry.colour, index[entry.name]) != index[entry.name]
+        ):
+            raise DatasetError(f"{where}: {hex_colour(entry.colour)} is the colour of two classes; keep one")
+        value = number if entry.value is None else entry.value
+        if values.setdefault(value, index[entry.name]) != index[entry.name]:
+            raise DatasetError(f"{where}: {value} is the value of two classes; keep one")
+    for entry in extra:  # what the user states comes last, and holds
+        label = IGNORE_LABEL if entry.name == VOID else index[entry.name]
+        if entry.colour is not None:
+            colours[entry.colour] = label
+        elif entry.value is not None:
+            values[entry.value] = label
+    has_values = any(entry.value is not None for entry in entries) or not colours
+    return Table(tuple(classes), colours, values, has_values)
+
+
+def named_of(entries: Iterable[Entry]) -> set[str]:
+    return {entry.name for entry in entries}
+
+
+def read_mask(table: Table, path: str, source: Source, size: tuple[int, int]) -> Label:  # noqa: ARG001
+    """Return the label of a mask file; used as an Item's `label` by functools.partial(read_mask, table, path)."""
+    data = source.read(path)
+    pixels = decode_mask(data, path)
+    label = to_label(pixels, table)
+    if label.values is pixels.values and is_label_png(data):
+        return label._replace(png=data)
+    return label
+
+
+def decode_mask(data: bytes, where: str) -> Pixels:
+    """Return the stored values or colours of a mask; refuse lossy and anti-aliased ones."""
+    if data.startswith(b"\xff\xd8\xff"):
+        raise DatasetError(
+            f"{where}: a JPEG mask; JPEG blends neighbouring labels into values that mean nothing. Save the masks as "
+            "PNG from the annotation tool"
+        )
+    image = decode(data, where, FORMATS)
+    if getattr(image, "n_frames", 1) > 1:
+        raise DatasetError(f"{where}: several pictures in one file; save one mask a photo")
+    is_png = image.format == "PNG"
+    bits = data[24] if is_png else 8  # of IHDR
+    if is_png and bits == 16 and data[25] != 0:
+        raise DatasetError(f"{where}: a mask of 16-bit colours; save it with 8 bits per channel")
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        return Pixels(np.asarray(image), palette)
+    if image.mode == "1":
+        return Pixels(np.asarray(image).astype(np.uint8))
+    if image.mode == "L":
+        values = np.asarray(image)
+        return Pixels(values // (255 // (2**bits - 1)) if bits < 8 else values)
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        return Pixels(np.asarray(image).astype(np.int64))
+    if image.mode in ("RGBA", "LA"):
+        return _opaque(np.asarray(image.convert("RGBA")), where)
+    if image.mode == "RGB":
+        return Pixels(np.asarray(image))
+    raise DatasetError(f"{where}: a mask of mode {image.mode}; save class indices or colours as an 8-bit PNG")
+
+
+def _opaque(pixels: NDArray[np.uint8], where: str) -> Pixels:
+    """Return colours with transparent pixels black; the transparency itself if every opaque pixel is black."""
+    alpha = pixels[:, :, 3]
+    partly = ((alpha > 0) & (alpha < 255)).mean()
+    if partly:
+        raise DatasetError(
+            f"{where}: {partly:.1%} of the pixels are half transparent (an anti-aliased mask); export it without "
+            "smoothing"
+        )
+    colours = np.where(alpha[:, :, None] == 0, 0, pixels[:, :, :3]).astype(np.uint8)
+    return Pixels(colours if colours.any() else np.where(alpha == 0, 0, alpha).astype(np.uint8))
+
+
+def to_label(pixels: Pixels, table: Table) -> Label:
+    """Return the classes of a mask's pixels."""
+    values = pixels.values
+    if values.ndim == 3:
+        if table.colours or not _is_grey(values):
+            return _by_colour(values, table)
+        values = values[:, :, 0]
+    counts = Image.fromarray(values).histogram() if values.dtype == np.uint8 else None
+    present = (
+        np.unique(values).tolist() if counts is None else [value for value, num in enumerate(counts) if num]
+    )
+    colours = _colours_of(present, pixels.palette) if table.colours else None
+    by_value = {
+        value: table.values.get(value, IGNORE_LABEL if value == 255 else UNKNOWN) for value in present
+    }
+    chosen = by_value
+    if colours is not None:
+        by_colour = {
+            value: table.colours.get(colour, UNKNOWN) for value, colour in zip(present, colours, strict=True)
+        }
+        first, second = (by_value, by_colour) if table.has_values else (by_colour, by_value)
+        chosen = second if UNKNOWN in first.values() and UNKNOWN not in second.values() else first
+    unknown: dict[str, int] = {}
+    for value in [value for value in present if chosen[value] == UNKNOWN]:
+        name = hex_colour(colours[present.index(value)]) if colours and not table.has_values else str(value)
+        unknown[name] = int((values == value).sum())
+    if values.dtype == np.uint8 and all(value == label for value, label in chosen.items()) and not unknown:
+        return Label(values, counts=counts)
+    return Label(_look_up(values, chosen), unknown)
+
+
+def _colours_of(present: list[int], palette: NDArray[np.uint8] | None) -> list[Colour]:
+    if palette is None:
+        return [(value, value, value) for value in present]
+    padded = np.zeros((256, 3), np.uint8)
+    padded[: len(palette)] = palette
+    return [tuple(padded[value].tolist()) for value in present]
+
+
+def _look_up(values: NDArray, chosen: Mapping[int, int]) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        table = np.full(256, UNKNOWN, np.uint8)
+        table[list(chosen)] = list(chosen.values())
+        return table[values]
+    present = np.array(sorted(chosen))
+    labels = np.array([chosen[value] for value in present.tolist()], np.uint8)
+    return labels[np.searchsorted(present, values)]
+
+
+def _is_grey(colours: NDArray[np.uint8]) -> bool:
+    return bool((colours[:, :, 0] == colours[:, :, 1]).all() and (colours[:, :, 0] == colours[:, :, 2]).all())
+
+
+def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int32]:
+    wide = colours.astype(np.int32)
+    return (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
+
+
+def _by_colour(colours: NDArray[np.uint8], table: Table) -> Label:
+    packed = _packed(colours)
+    label = table.colour_table()[packed]
+    strange = packed[label == UNKNOWN]
+    if not strange.size:
+        return Label(label)
+    return Label(label, _named_colours(strange))
+
+
+def _named_colours(packed: NDArray[np.int32]) -> dict[str, int]:
+    colours, counts = np.unique(packed, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MAX_NAMED_COLOURS]
+    return {f"#{colours[number]:06x}": int(counts[number]) for number in order}
+
+
+@cache
+def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> NDArray[np.uint8]:
+    table = np.full(2**24, UNKNOWN, np.uint8)
+    for (red, green, blue), label in colours:
+        table[(red << 16) | (green << 8) | blue] = label
+    return table
+
+
+# Masks without a class table
+
+
+class Content(NamedTuple):
+    """The values (None: too many) or colours that a mask holds, with their pixels."""
+
+    path: str
+    values: dict[int, int]
+    colours: dict[str, int]
+    digest: str
+
+
+def scan(source: Source, paths: list[str], workers: int) -> tuple[dict[int, int], dict[str, int], str]:
+    """Return the pixels of every value and colour of all masks, and the first file with colours."""
+    values: dict[int, int] = {}
+    colours: dict[str, int] = {}
+    first = ""
+    with mapped(partial(_content, source), workers) as run:
+        for content in run(paths):
+            first = first or (content.path if content.colours else "")
+            source.digests[content.path] = content.digest
+            for total, counts in ((values, content.values), (colours, content.colours)):
+                for key, count in counts.items():
+                    total[key] = total.get(key, 0) + count
+    return values, colours, first
+
+
+def _content(source: Source, path: str) -> Content:
+    pixels = decode_mask(source.read(path), path).values
+    digest = source.digests[path]
+    if pixels.ndim == 3 and not _is_grey(pixels):
+        return Content(path, {}, _named_colours(_packed(pixels)), digest)
+    flat = pixels[:, :, 0] if pixels.ndim == 3 else pixels
+    present, counts = np.unique(flat, return_counts=True)
+    if len(present) > 4 * MAX_CLASSES:
+        raise DatasetError(f"{path}: {len(present)} different values; it may be a photo, not a mask")
+    return Content(path, dict(zip(present.tolist(), counts.tolist(), strict=True)), {}, digest)
+
+
+def table_of_content(
+    values: Mapping[int, int], colours: Mapping[str, int], first: str, names: list[str], class_map: ClassMap
+) -> tuple[Table, str]:
+    """Return a table for masks that have none, and a sentence that states it.
+
+    values, colours, first: see `scan`.
+    names: of a list of names only, in the order of the values; may be empty.
+    """
+    if colours:
+        return _table_of_colours(values, colours, first, class_map)
+    present = set(values)
+    stated = class_map.values
+    for foreground in (255, 1):
+        if present <= {0, foreground} and foreground in present and len(names) <= 2:
+            name = stated.get(foreground) or next(
+                (name for name in reversed(names) if name.casefold() not in BACKGROUND_NAMES), "foreground"
+            )
+            ground = stated.get(0) or (names[0] if len(names) == 2 else BACKGROUND)
+            entries = [Entry(ground, value=0), Entry(name, value=foreground)]
+            table = make_table(entries, class_map, "masks")
+            return table, f"masks of 0 and {foreground}: 0 is {ground}, {foreground} is {name}"
+    if names:
+        table = make_table(
+            [Entry(name, value=number) for number, name in enumerate(names)], class_map, "classes"
+        )
+        return table, "a mask's value is the line of its class, from 0"
+    used = sorted(value for value in present if value != 255 or value in stated)
+    if len(used) > MAX_CLASSES:
+        raise DatasetError(
+            f"{first or 'masks'}: {len(used)} different values; a label holds up to {MAX_CLASSES}"
+        )
+    entries = [
+        Entry(stated.get(value) or (BACKGROUND if value == 0 else f"class{value}"), value=value)
+        for value in used
+        if stated.get(value) != VOID
+    ]
+    merged = {entry.name: entry for entry in reversed(entries)}
+    table = make_table(reversed(merged.values()), class_map, "masks")
+    void = ", 255 is void" if 255 in present and 255 not in stated else ""
+    return (
+        table,
+        f"no class table: each value is a class, 0 the background{void}; name them by --map 1=NAME,2=NAME",
+    )
+
+
+def _table_of_colours(
+    values: Mapping[int, int], colours: Mapping[str, int], first: str, class_map: ClassMap
+) -> tuple[Table, str]:
+    greys = {hex_colour((value, value, value)): count for value, count in values.items() if value < 256}
+    counts = dict(colours)
+    for colour, count in greys.items():
+        counts[colour] = counts.get(colour, 0) + count
+    stated = {hex_colour(colour) for colour in class_map.colours}
+    missing = sorted(set(counts) - stated, key=lambda colour: -counts[colour])
+    if missing:
+        total = sum(counts.values())
+        if len(missing) >= MAX_NAMED_COLOURS:
+            raise DatasetError(
+                f"{first}: a mask of {len(missing)} colours or more; it may be a photo, a JPEG saved as PNG, or drawn "
+                "with smoothed edges: export the masks again, as indices or unmixed colours"
+            )
+        shares = ", ".join(f"{colour} ({counts[colour] / total:.2%})" for colour in missing[:8])
+        pairs = ",".join(f"{colour}=NAME" for colour in missing[:8])
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        raise DatasetError(
+            f"{first}: a colour mask, and no table of classes; colours: {shares}{more}. Put a classes.csv with the "
+            f"header name,r,g,b beside the masks, or give --map '{pairs}'"
+        )
+    return make_table([], class_map, "--map"), "colours of masks have the classes that --map gives"

@@ -1,0 +1,39 @@
+"""Keys for photos: names of any alphabet, with spaces, dots and folders, become letters, digits, '_' and '-'."""
+
+import hashlib
+import posixpath
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+MAX_SLUG = 80
+HASH_DIGITS = 8
+
+
+def keys(photos: Iterable[str]) -> dict[str, str]:
+    """Return a key for each photo's path, unique also where upper and lower case are one.
+
+    A key is the file's name without ending, other characters replaced by '_'. Where two photos would share a key, each
+    gets the start of the sha256 of its path. So a key changes only if a photo of the same name joins or leaves.
+    """
+    slugs = {photo: _slug(photo) for photo in photos}
+    num = Counter(slug.casefold() for slug in slugs.values())
+    result: dict[str, str] = {}
+    taken: set[str] = {slug.casefold() for slug in slugs.values() if num[slug.casefold()] == 1}
+    for photo, slug in sorted(slugs.items()):
+        key, digits = slug, HASH_DIGITS
+        if num[slug.casefold()] > 1:
+            digest = hashlib.sha256(photo.encode()).hexdigest()
+            while (key := f"{slug}-{digest[:digits]}").casefold() in taken:
+                digits += 1
+            taken.add(key.casefold())
+        result[photo] = key
+    return result
+
+
+def _slug(photo: str) -> str:
+    name = posixpath.splitext(posixpath.basename(photo))[0]
+    latin = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "_", latin)[:MAX_SLUG]
+    return slug if re.search(r"[A-Za-z0-9]", slug) else "photo"

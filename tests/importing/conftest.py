@@ -1,0 +1,89 @@
+"""Small folders of photos and masks, and the command line."""
+
+import csv
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cli.main import main
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def jpeg(size: tuple[int, int] = (12, 16), seed: int = 0, **options) -> bytes:
+    """A photo of (height, width)."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def write(folder: Path, files: dict[str, bytes | str]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def pairs(num: int = 4, values: tuple[int, ...] = (0, 1, 2), folder: str = "") -> dict[str, bytes | str]:
+    """Photos with masks of all values, in images/ and masks/."""
+    files: dict[str, bytes | str] = {}
+    for number in range(num):
+        mask = np.resize(np.array(values, np.uint8), (12, 16))
+        files[f"images/{folder}p{number}.jpg"] = jpeg(seed=number)
+        files[f"masks/{folder}p{number}.png"] = encoded(np.roll(mask, number))
+    return files
+
+
+def labels_of(folder: Path) -> dict[str, np.ndarray]:
+    """The label of each photo, by its path in the source."""
+    with (folder / "names.csv").open(newline="", encoding="utf-8") as file:
+        keys = {row["source"]: row["key"] for row in csv.DictReader(file)}
+    return {source: np.array(Image.open(folder / "masks" / f"{key}.png")) for source, key in keys.items()}
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "import.json").read_text("utf-8"))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """A fixture's export as a folder."""
+    with zipfile.ZipFile(FIXTURES / f"{name}.zip") as packed:
+        packed.extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def fcn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `fcn` with arguments; gives the exit code."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["fcn", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run

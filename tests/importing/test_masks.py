@@ -1,0 +1,295 @@
+"""Masks of every kind become the same label; values and colours without a class are refused with their share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import DatasetError
+from pipeline.importing.classes import ClassMap
+from pipeline.importing.write import Settings, import_data
+from tests.importing.conftest import FIXTURES, encoded, jpeg, labels_of, pairs, record_of, unpacked, write
+
+LABEL = np.random.default_rng(3).integers(0, 3, (12, 16)).astype(np.uint8)
+LABEL[0, 0:3] = 0, 1, 2
+COLOURS = np.array([[0, 0, 0], [200, 10, 10], [10, 200, 250]], np.uint8)
+CSV = "name,r,g,b\nbackground,0,0,0\ncat,200,10,10\ndog,10,200,250\n"
+
+
+def palette() -> Image.Image:
+    image = Image.fromarray(LABEL)
+    image.putpalette(COLOURS.ravel().tolist())
+    return image
+
+
+def shuffled_palette() -> Image.Image:
+    """The same colours under other indices, as a picture editor saves them."""
+    image = Image.fromarray(np.array([2, 0, 1], np.uint8)[LABEL])
+    image.putpalette(COLOURS[[1, 2, 0]].ravel().tolist())
+    return image
+
+
+def rgba() -> np.ndarray:
+    return np.dstack([COLOURS[LABEL], np.full((12, 16), 255, np.uint8)])
+
+
+def cut_out() -> np.ndarray:
+    """Colours on transparent ground whose hidden colour is white."""
+    pixels = rgba()
+    pixels[LABEL == 0] = 255, 255, 255, 0
+    return pixels
+
+
+def four_bits() -> bytes:
+    return encoded(palette(), bits=4)
+
+
+KINDS = {  # a mask file and the class table beside it
+    "index, list of names": (encoded(LABEL), "classes.txt", "background\ncat\ndog\n"),
+    "index, values": (encoded(LABEL * 40), "classes.csv", "value,name\n0,background\n40,cat\n80,dog\n"),
+    "index, Roboflow's header": (
+        encoded(LABEL),
+        "_classes.csv",
+        "Pixel Value, Class\n0, background\n1, cat\n2, dog\n",
+    ),
+    "palette, list of names": (encoded(palette()), "classes.txt", "\ufeffbackground\r\ncat\r\n\r\ndog\r\n"),
+    "palette, colours": (encoded(palette()), "classes.csv", CSV),
+    "palette of other order, colours": (encoded(shuffled_palette()), "class_dict.csv", CSV),
+    "palette of 4 bits": (four_bits(), "classes.csv", CSV),
+    "RGB, colours": (encoded(COLOURS[LABEL]), "classes.csv", CSV),
+    "RGB, labelmap": (
+        encoded(COLOURS[LABEL]),
+        "labelmap.txt",
+        "# label:color_rgb:parts:actions\ncat:200,10,10::\nbackground:0,0,0::\n\ndog:10,200,250::\n",
+    ),
+    "RGB, CamVid": (
+        encoded(COLOURS[LABEL]),
+        "label_colors.txt",
+        "0 0 0\tbackground\n200 10 10\tcat\n10 200 250\tdog\n",
+    ),
+    "RGB, Darwin": (
+        encoded(COLOURS[LABEL]),
+        "class_mapping.csv",
+        "class_name,class_color\n__background__,0 0 0\ncat,200 10 10\ndog,10 200 250\n",
+    ),
+    "RGB, hex": (
+        encoded(COLOURS[LABEL]),
+        "classes.csv",
+        "name;color\nbackground;#000000\ncat;#C80A0A\ndog;#0AC8FA\n",
+    ),
+    "RGB in TIFF": (encoded(COLOURS[LABEL], "TIFF"), "classes.csv", CSV),
+    "RGB of equal channels": (
+        encoded(np.repeat(LABEL[:, :, None], 3, 2)),
+        "classes.txt",
+        "background\ncat\ndog\n",
+    ),
+    "RGBA, opaque": (encoded(rgba()), "classes.csv", CSV),
+    "RGBA, cut out": (encoded(cut_out()), "classes.csv", CSV),
+    "16-bit ids": (
+        encoded(LABEL.astype(np.uint16) * 1000),
+        "classes.csv",
+        "id,name\n0,background\n1000,cat\n2000,dog\n",
+    ),
+    "grey by Darwin": (
+        encoded((LABEL.astype(int) * 255 // 2).astype(np.uint8)),
+        "class_mapping.csv",
+        "class_name,class_color\n__background__,0\ncat,127\ndog,255\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_of_any_kind_gives_the_same_label(kind: str, tmp_path: Path):
+    data, table, text = KINDS[kind]
+    ending = ".tif" if kind.endswith("TIFF") else ".png"
+    write(tmp_path / "in", {f"masks/{name}{ending}": data for name in "ab"})
+    write(tmp_path / "in", {f"images/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"} | {table: text})
+    result = import_data(tmp_path / "in", tmp_path / "out", Settings())
+    assert result.classes[1:] == ["cat", "dog"]
+    for label in labels_of(tmp_path / "out").values():
+        np.testing.assert_array_equal(label, LABEL)
+
+
+BINARY = (LABEL > 0).astype(np.uint8)
+BINARY_KINDS = {
+    "0 and 255": encoded(BINARY * 255),
+    "0 and 1": encoded(BINARY),
+    "1 bit": encoded(Image.fromarray(BINARY * 255).convert("1")),
+    "palette": encoded(Image.fromarray(BINARY * 255).convert("P")),
+    "RGB white": encoded(np.repeat(BINARY[:, :, None] * 255, 3, 2)),
+    "alpha": encoded(np.dstack([np.zeros((12, 16, 3), np.uint8), BINARY * 255])),
+    "16 bits": encoded(BINARY.astype(np.uint16) * 255),
+}
+
+
+@pytest.mark.parametrize("names", ["background\nlesion\n", "lesion\n", None])
+@pytest.mark.parametrize("kind", BINARY_KINDS)
+def test_a_binary_mask_has_two_classes_and_no_void(kind: str, names: str | None, tmp_path: Path):
+    files: dict[str, bytes | str] = {"classes.txt": names} if names else {}
+    files |= {f"masks/{name}.png": BINARY_KINDS[kind] for name in "ab"}
+    write(tmp_path / "in", files | {f"images/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"})
+    result = import_data(tmp_path / "in", tmp_path / "out", Settings())
+    assert result.classes == ["background", "lesion" if names else "foreground"]
+    for label in labels_of(tmp_path / "out").values():
+        np.testing.assert_array_equal(label, BINARY)
+
+
+def test_values_without_a_table_are_classes_and_255_is_void(tmp_path: Path):
+    result = import_data(write(tmp_path / "in", pairs(values=(0, 3, 255, 9))), tmp_path / "out", Settings())
+    assert result.classes == ["background", "class3", "class9"]
+    label = labels_of(tmp_path / "out")["images/p0.jpg"]
+    assert label[0, :4].tolist() == [0, 1, 255, 2]
+
+
+def test_values_without_a_table_get_names_by_map(tmp_path: Path):
+    settings = Settings(class_map=ClassMap.parse(["3=cat,9=void", "255=dog"]))
+    result = import_data(write(tmp_path / "in", pairs(values=(0, 3, 255, 9))), tmp_path / "out", settings)
+    assert result.classes == ["background", "cat", "dog"]
+    assert labels_of(tmp_path / "out")["images/p0.jpg"][0, :4].tolist() == [0, 1, 2, 255]
+
+
+def colour_folder(folder: Path, table: str = CSV) -> Path:
+    strange = COLOURS[LABEL].copy()
+    strange[0, 0] = 1, 2, 3
+    files: dict[str, bytes | str] = {"classes.csv": table} if table else {}
+    files |= {"images/a.jpg": jpeg(), "images/b.jpg": jpeg(seed=1)}
+    return write(folder, files | {"masks/a.png": encoded(COLOURS[LABEL]), "masks/b.png": encoded(strange)})
+
+
+def test_a_colour_without_a_class_is_refused_with_its_share_and_the_first_file(
+    tmp_path: Path, fcn: Callable, capsys
+):
+    assert fcn("import", colour_folder(tmp_path / "in"), tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "#010203" in error
+    assert "0.26%" in error  # 1 of 2 x 12 x 16 pixels
+    assert "images/b.jpg" in error
+    assert "--map '#010203=" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_colour_without_a_class_can_be_given_one(tmp_path: Path):
+    settings = Settings(class_map=ClassMap.parse(["#010203=dog"]))
+    import_data(colour_folder(tmp_path / "in"), tmp_path / "out", settings)
+    assert labels_of(tmp_path / "out")["images/b.jpg"][0, 0] == 2
+
+
+def test_colour_masks_without_a_table_are_refused_with_the_colours_to_map(
+    tmp_path: Path, fcn: Callable, capsys
+):
+    assert fcn("import", colour_folder(tmp_path / "in", ""), tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert all(text in error for text in ("#c80a0a", "#0ac8fa", "#010203", "--map"))
+
+
+def test_colour_masks_without_a_table_are_taken_with_all_colours_mapped(tmp_path: Path):
+    pairs = "#000000=ground,#c80a0a=cat,#0AC8FA=dog,#010203=void"
+    settings = Settings(class_map=ClassMap.parse([pairs]))
+    result = import_data(colour_folder(tmp_path / "in", ""), tmp_path / "out", settings)
+    assert result.classes == ["ground", "cat", "dog"]
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.jpg"], LABEL)
+    assert labels_of(tmp_path / "out")["images/b.jpg"][0, 0] == 255
+
+
+def test_a_jpeg_mask_is_refused_whatever_its_name(tmp_path: Path):
+    files = pairs()
+    files["masks/p2.png"] = jpeg()
+    with pytest.raises(DatasetError, match=r"masks/p2\.png.*JPEG.*PNG"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+
+
+def test_classes_are_merged_renamed_and_dropped(tmp_path: Path):
+    files = pairs(values=(0, 1, 2, 3)) | {"classes.txt": "background\ntruck\nbus\nother\n"}
+    settings = Settings(class_map=ClassMap.parse(["truck=vehicle,bus=vehicle,other=void"]))
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", settings)
+    assert result.classes == ["background", "vehicle"]
+    assert labels_of(tmp_path / "out")["images/p0.jpg"][0, :4].tolist() == [0, 1, 1, 255]
+    assert record_of(tmp_path / "out")["map"] == [["truck", "vehicle"], ["bus", "vehicle"], ["other", "void"]]
+
+
+def test_a_subset_of_classes_is_chosen(tmp_path: Path):
+    files = pairs(values=(0, 1, 2, 3)) | {"classes.txt": "background\ntruck\nbus\nother\n"}
+    settings = Settings(class_map=ClassMap.parse(["bus=bus,*=background"]))
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", settings)
+    assert result.classes == ["background", "bus"]
+    assert labels_of(tmp_path / "out")["images/p0.jpg"][0, :4].tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "text", ["cat", "=cat", "cat=", "nothing=cat", "cat=a,cat=b", "*=void,background=void"]
+)
+def test_a_map_that_cannot_hold_is_refused(text: str, tmp_path: Path, fcn: Callable, capsys):
+    write(tmp_path / "in", pairs() | {"classes.txt": "background\ncat\ndog\n"})
+    assert fcn("import", tmp_path / "in", tmp_path / "out", "--map", text) == 2
+    assert "--map" in capsys.readouterr().err
+
+
+def test_a_value_is_refused_where_no_mask_has_values(tmp_path: Path, fcn: Callable, capsys):
+    assert fcn("import", FIXTURES / "coco.zip", tmp_path / "out", "--map", "7=bush") == 2
+    assert "'7'" in capsys.readouterr().err
+
+
+def test_a_mask_of_cvat_with_one_channel_holds_lines_of_the_label_map(tmp_path: Path):
+    source = unpacked("cvat", tmp_path / "in")
+    lines = np.arange(40 * 56, dtype=np.uint8).reshape(40, 56) % 3
+    write(source, {"SegmentationClass/beach 01.png": encoded(lines)})
+    import_data(source, tmp_path / "out", Settings())
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["JPEGImages/beach 01.jpg"], lines)
+
+
+def test_a_class_called_void_is_void_unless_it_is_named(tmp_path: Path):
+    write(tmp_path / "in", pairs() | {"classes.txt": "Void\ncat\ndog\n"})
+    assert import_data(tmp_path / "in", tmp_path / "out", Settings()).classes == ["cat", "dog"]
+    assert labels_of(tmp_path / "out")["images/p0.jpg"][0, :3].tolist() == [255, 0, 1]
+    kept = Settings(class_map=ClassMap.parse(["Void=unknown"]))
+    assert import_data(tmp_path / "in", tmp_path / "kept", kept).classes == ["unknown", "cat", "dog"]
+
+
+# Data sets that are plain folders
+
+
+def test_cityscapes_trimaps_and_ade20k_have_their_tables(tmp_path: Path):
+    ids = np.resize(np.array([0, 7, 8, 33, 255], np.uint8), (12, 16))
+    city = write(
+        tmp_path / "city",
+        {
+            "leftImg8bit/train/ulm/u_1_leftImg8bit.png": encoded(np.zeros((12, 16, 3), np.uint8)),
+            "leftImg8bit/val/bonn/b_1_leftImg8bit.png": encoded(np.zeros((12, 16, 3), np.uint8)),
+            "gtFine/train/ulm/u_1_gtFine_labelIds.png": encoded(ids),
+            "gtFine/train/ulm/u_1_gtFine_color.png": encoded(np.zeros((12, 16, 3), np.uint8)),
+            "gtFine/val/bonn/b_1_gtFine_labelIds.png": encoded(ids),
+        },
+    )
+    result = import_data(city, tmp_path / "city-out", Settings())
+    assert (result.format, len(result.classes), result.lists) == ("cityscapes", 19, {"train": 1, "val": 1})
+    label = next(iter(labels_of(tmp_path / "city-out").values()))
+    assert label[0, :5].tolist() == [255, 0, 1, 18, 255]
+
+    pet = {
+        f"annotations/trimaps/{key}.png": encoded(np.resize(np.array([1, 2, 3], np.uint8), (12, 16)))
+        for key in "ab"
+    }
+    pet |= {f"annotations/trimaps/._{key}.png": b"resource fork" for key in "ab"}
+    write(tmp_path / "pet", pet | {f"images/{key}.jpg": jpeg(seed=ord(key)) for key in "ab"})
+    result = import_data(tmp_path / "pet", tmp_path / "pet-out", Settings())
+    assert (result.format, result.classes, result.num_passed_over) == ("oxford-pet", ["background", "pet"], 2)
+    assert labels_of(tmp_path / "pet-out")["images/a.jpg"][0, :3].tolist() == [1, 0, 255]
+
+    ade = {
+        "objectInfo150.txt": "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t1\t1\t1\twall\n2\t0.1\t1\t1\t1\tdoor, gate\n"
+    }
+    mask = encoded(np.resize(np.array([0, 1, 2], np.uint8), (12, 16)))
+    for split in ("training", "validation"):
+        ade |= {
+            f"images/{split}/{split}_1.jpg": jpeg(seed=len(split)),
+            f"annotations/{split}/{split}_1.png": mask,
+        }
+    result = import_data(write(tmp_path / "ade", ade), tmp_path / "ade-out", Settings())
+    assert (result.format, result.classes, result.lists) == (
+        "ade20k",
+        ["wall", "door"],
+        {"train": 1, "val": 1},
+    )
+    assert labels_of(tmp_path / "ade-out")["images/training/training_1.jpg"][0, :3].tolist() == [255, 0, 1]
