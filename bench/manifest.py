@@ -47,7 +47,7 @@ def main() -> None:
         with timed("records written (workers' part)"):
             num_shards = write_records(plan, arguments.samples, arguments.samples_per_shard)
         with timed("manifest written"):
-            publish(plan, Folder(str(root / "train")), num_shards, allow_partial=False)
+            publish(plan, Folder(str(root / "train")), num_shards, allow_partial=False, about={})
         print(f"  {(root / 'train' / manifest.MANIFEST).stat().st_size / 2**20:.0f} MiB, {num_shards} shards")
         with timed("opened, every shard hashed"):
             open_shards(root / "train", cache=root / "cache")
