@@ -1,9 +1,10 @@
 """Describe the splits in data/<profile>/inspection, and fail if a score could not be trusted.
 
-That is so if an image is both trained and evaluated on, or if a class is in no training image.
+That is so if an image is both trained and evaluated on, or if a class is in no training image; by choice of the profile
+also if an image of val is a near duplicate of one of train.
 
-Writes inspection.json, .md and .png, leaks.json and .md, and verdict.json, the only file that training depends on:
-another validation split retrains nothing.
+Writes inspection.json, .md and .png, leaks.json and .md, near_duplicates.png if there are any, and verdict.json, the
+only file that training depends on: another validation split retrains nothing.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from pipeline import config, files, paths, tracking
 from pipeline.datasets import splits
 from pipeline.errors import exit_cleanly
-from pipeline.inspection import describe, leaks
+from pipeline.inspection import describe, leaks, near_duplicates
 from pipeline.report import plots
 from pipeline.shards.read import open_shards
 from pipeline.tables import render
@@ -31,17 +32,22 @@ def main() -> None:
     leak, reasons = shared["leak"]["id_in_train"], profile.data.allow_leak
     verdict = leaks.verdict(leak, reasons)
 
+    duplicates = near_duplicates.survey(shards["val"], shards["train"], profile.data.near_duplicates)
     described = {split: describe.describe(opened) for split, opened in shards.items()}
     tables = render(describe.as_tables(described), "markdown")
-    survey = render(leaks.as_blocks(shared, reasons), "markdown")
+    survey = render([*leaks.as_blocks(shared, reasons), *near_duplicates.as_blocks(duplicates)], "markdown")
     dest = paths.inspection(profile_name)
     with files.whole_folder(dest) as folder:
         files.write_json(folder / "inspection.json", described)
-        files.write_json(folder / "leaks.json", shared | {"allow_leak": reasons})
+        files.write_json(
+            folder / "leaks.json", shared | {"allow_leak": reasons, "near_duplicates": duplicates}
+        )
         files.write_json(folder / "verdict.json", {"leak": verdict})
         files.write_text(folder / "inspection.md", tables + "\n")
         files.write_text(folder / "leaks.md", survey + "\n")
         plots.save(plots.inspection(described), folder / "inspection.png")
+        if examples := near_duplicates.examples(duplicates, shards["val"], shards["train"]):
+            plots.save(plots.pairs(examples), folder / near_duplicates.PICTURE)
     print(f"{tables}\n\n{survey}", flush=True)
 
     tracker = tracking.Tracker(profile_name, Path.cwd())
@@ -49,12 +55,16 @@ def main() -> None:
     key = "+".join(digests.values())
     record = tracker.record("inspection", "data", "inspected", key, params=digests, datasets=digests)
     metrics = describe.as_metrics(described) | {"num_leaked": float(len(leak))}
+    if profile.data.near_duplicates != "ignore":
+        metrics["num_near_duplicates"] = float(duplicates["num_images"])
     tags = {"leak": verdict, "allow_leak": "; ".join(reasons)}
-    texts = sorted(path for path in dest.iterdir() if path.suffix != ".png")
-    tracker.log(record, metrics, tags, [dest / "inspection.png"], texts)
+    figures = sorted(dest.glob("*.png"))
+    texts = sorted({*dest.iterdir()} - {*figures})
+    tracker.log(record, metrics, tags, figures, texts)
     remedy = f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} lists the shared images)"
     shown = {shards["val"].name_of(key): shards["train"].name_of(other) for key, other in leak.items()}
     leaks.refuse(shown, "val", "train", reasons, remedy)
+    near_duplicates.refuse(duplicates, dest)
     describe.refuse_missing_classes(shards["train"], allow_partial=profile.data.allow_partial)
 
 

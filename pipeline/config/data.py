@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -133,6 +133,8 @@ class Data(Section):
     allow_partial: whether ids whose files are missing are skipped. Otherwise an incomplete data set is refused.
     map: by class of classes.txt in data.source.own, a class of `classes` or "void"; a class left out keeps its name.
     allow_leak: sentences that say why an image may be both trained and evaluated on; empty: it may not.
+    near_duplicates: what follows from images of val that show the same picture as an image of train, turned, mirrored,
+        rescaled or recompressed: "warn", "refuse", or "ignore", which does not look for them.
     classes: names in the order of the label values, background first.
     splits: the images of the training and of the validation split.
     """
@@ -141,6 +143,7 @@ class Data(Section):
     allow_partial: bool
     map: dict[str, str] = {}
     allow_leak: list[Reason] = []
+    near_duplicates: Literal["warn", "refuse", "ignore"] = "warn"
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
     splits: Splits
 

@@ -12,7 +12,7 @@ from pipeline import files
 from pipeline.errors import ResultError
 from pipeline.evaluation.bootstrap import with_interval
 from pipeline.evaluation.compare import leak_warning, split_of
-from pipeline.inspection import leaks
+from pipeline.inspection import leaks, near_duplicates
 from pipeline.inspection.describe import as_tables
 from pipeline.report import plots, viewer
 from pipeline.report.content import Content
@@ -40,6 +40,8 @@ def build(content: Content) -> str:
     script = (TEMPLATES / "gallery.js").read_text("utf-8")
     inspection, shared = content.inspected("inspection"), content.inspected("leaks")
     confusions = zip(results, content.confusions, strict=True)
+    pairs = content.inspection / near_duplicates.PICTURE
+    pairs_uri = viewer.data_uri(pairs.read_bytes(), "image/png") if pairs.exists() else ""
     template = _environment().get_template("page.html.j2")
     return template.render(
         profile=content.profile,
@@ -51,7 +53,9 @@ def build(content: Content) -> str:
         leaks=[warning for result in results if (warning := leak_warning(result.name, result.values))],
         scores=content.scores,
         differences=content.differences,
-        viewer=viewer.viewer_data(results, content.galleries, classes, MAX_BYTES - RESERVED_BYTES),
+        viewer=viewer.viewer_data(
+            results, content.galleries, classes, MAX_BYTES - RESERVED_BYTES - len(pairs_uri)
+        ),
         errors=viewer.ERRORS,
         nets=[result.name for result in results],
         class_rows=_class_rows(content, inspection),
@@ -62,7 +66,12 @@ def build(content: Content) -> str:
         curves=plots.training_curves(content.curves, "training, each net after the one it started from"),
         is_validated=any(curve.of("val_mean_iu")[0] for curve in content.curves),
         inspection_figure=plots.inspection(inspection),
-        data=[*as_tables(inspection), *leaks.as_blocks(shared, shared["allow_leak"])],
+        data=[
+            *as_tables(inspection),
+            *leaks.as_blocks(shared, shared["allow_leak"]),
+            *near_duplicates.as_blocks(shared["near_duplicates"]),
+        ],
+        pairs_uri=pairs_uri,
         origin=_origin(content),
     )
 

@@ -128,6 +128,23 @@ def predictions(rows: Sequence[tuple[str, Seen]], classes: Sequence[str], title:
     return figure
 
 
+def pairs(rows: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]) -> Figure:
+    """Draw pairs of photos side by side, two pairs in a row.
+
+    rows: for each pair a caption and two photos, (H, W, 3) RGB.
+    """
+    num_rows = -(-len(rows) // 2)
+    figure = _figure(4 * INCHES, num_rows * INCHES)
+    axes = figure.subplots(num_rows, 4, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for (left, right), (caption, *photos) in zip(axes.reshape(-1, 2), rows, strict=False):
+        for axis, photo in zip((left, right), photos, strict=True):
+            axis.imshow(photo, interpolation="nearest")
+        left.set_title(_plain(caption), fontsize=7, loc="left")
+    return figure
+
+
 def error_overlay(seen: Seen) -> NDArray[np.uint8]:
     """Return the image in pale grey with wrong pixels in WRONG and void pixels in VOID, (H, W, 3)."""
     grey = seen.image.mean(-1, keepdims=True) * 0.6 + 90

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline import files
 from pipeline.evaluation.compare import leak_warning
+from pipeline.inspection import near_duplicates
 from pipeline.report import plots
 from pipeline.report.content import Content
 from pipeline.report.net_figures import PREDICTIONS
@@ -17,11 +18,14 @@ def write(content: Content, dest: Path) -> None:
     """Write the whole folder or none of it."""
     values = {result.name: result.values for result in content.results}
     warnings = [warning for net in values if (warning := leak_warning(net, values[net]))]
+    pairs = content.inspection / near_duplicates.PICTURE
     with files.whole_folder(dest) as folder:
         plots.save(plots.class_bars(values), folder / "class_iu.png")
         _copy(content.inspection / "inspection.png", folder / "inspection.png")
         for net, figures in zip(values, content.figures, strict=True):
             _copy(figures / PREDICTIONS, folder / f"{net}.png")
+        if pairs.exists():
+            _copy(pairs, folder / pairs.name)
         parts = [
             f"# FCN on profile `{content.profile}`",
             f"[{PAGE}]({PAGE}), opened in a browser, shows the same with curves and every layer of the images.",
@@ -37,6 +41,7 @@ def write(content: Content, dest: Path) -> None:
                 (content.inspection / name).read_text("utf-8").strip()
                 for name in ("inspection.md", "leaks.md")
             ),
+            *([f"![near duplicates of val and train]({pairs.name})"] if pairs.exists() else []),
         ]
         files.write_text(folder / "README.md", "\n\n".join(parts) + "\n")
         write_page(folder / PAGE, content)

@@ -475,6 +475,7 @@ def test_the_defaults_are_those_of_all_results_so_far():
         "trunk_lr_factor": 1.0,
     }
     assert (profile.data.splits.train.exclude, profile.data.allow_leak) == ([], [])
+    assert profile.data.near_duplicates == "warn"
 
 
 def test_a_stage_ends_with_one_message_and_exit_code_2(project: Path):

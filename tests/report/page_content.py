@@ -121,7 +121,11 @@ def inspection(folder: Path, classes: Sequence[str]) -> Path:
         "refused": [],
     }
     described = {"train": split, "val": split}
-    shared = survey(Images("train", {"a": None}), Images("val", {"b": None}), {}, [], []) | {"allow_leak": []}
+    shared = survey(Images("train", {"a": None}), Images("val", {"b": None}), {}, [], [])
+    shared |= {
+        "allow_leak": [],
+        "near_duplicates": {"choice": "warn", "num_images": 0, "pairs": [], "names": {}},
+    }
     (folder / "inspection.json").write_text(json.dumps(described))
     (folder / "leaks.json").write_text(json.dumps(shared))
     (folder / "inspection.md").write_text(render(as_tables(described), "markdown"))

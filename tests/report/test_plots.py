@@ -160,6 +160,16 @@ def test_the_figure_of_a_data_set_shows_both_splits(tmp_path):
     assert counted[orange] > 1000
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_pairs_of_photos_stand_side_by_side_two_pairs_in_a_row(tmp_path, number):
+    colours = [(10 * i, 200, 255 - 10 * i) for i in range(2 * number)]
+    photos = [np.full((30, 40, 3), colour, np.uint8) for colour in colours]
+    pairs = [("a $ b", photos[2 * i], photos[2 * i + 1]) for i in range(number)]
+    picture = saved(plots.pairs(pairs), tmp_path)
+    counted = {colour: count for count, colour in picture.getcolors(2**24)}
+    assert all(counted[colour] > 1000 for colour in colours)
+
+
 def test_21_classes_of_any_name_fit_everywhere(tmp_path):
     for figure in (
         plots.predictions(rows(1), ODD_NAMES, "a $ b $"),

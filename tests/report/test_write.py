@@ -1,5 +1,6 @@
 """The folder of a report: README.md with its pictures, and the page."""
 
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,16 @@ def test_the_report_shows_tables_bars_data_each_nets_picture_and_the_page(tmp_pa
     write.write(replace(made, profile="other"), dest)  # over the old one
     for name in ("README.md", "index.html"):
         assert "other" in (dest / name).read_text("utf-8")
+
+
+def test_near_duplicates_are_shown_in_the_report_and_on_the_page(tmp_path, made):
+    picture = made.inspection / "near_duplicates.png"
+    Image.new("RGB", (9, 9), "red").save(picture)
+    write.write(made, tmp_path / "report")
+    assert "](near_duplicates.png)" in (tmp_path / "report" / "README.md").read_text("utf-8")
+    assert (tmp_path / "report" / "near_duplicates.png").read_bytes() == picture.read_bytes()
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert b64encode(picture.read_bytes()).decode() in page
 
 
 def test_a_net_that_was_trained_on_images_it_is_scored_on_is_named_under_the_table(tmp_path, made):

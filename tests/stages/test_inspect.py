@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,16 @@ def results(root: Path) -> dict:
     return {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
 
 
-def leak(root: Path, name: str = LEAKED) -> None:
+def leak(root: Path, name: str = LEAKED, *, mirrored: bool = False) -> None:
     """Adds a validation image to what is trained on, under the same or another name."""
     raw = root / "data" / "small" / "raw"
     folder = sbd.root(raw)
-    shutil.copy(voc.root(raw) / "JPEGImages" / f"{LEAKED}.jpg", folder / "img" / f"{name}.jpg")
+    photo, copy = voc.root(raw) / "JPEGImages" / f"{LEAKED}.jpg", folder / "img" / f"{name}.jpg"
+    if mirrored:
+        with Image.open(photo) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(copy, quality=60)
+    else:
+        shutil.copy(photo, copy)
     shutil.copy(folder / "cls" / "sbd_train_000000.mat", folder / "cls" / f"{name}.mat")
     with (folder / "train.txt").open("a") as file:
         file.write(f"{name}\n")
@@ -127,6 +133,30 @@ def test_a_leak_that_is_allowed_passes_loudly_and_stands_in_mlflow_with_all_file
     inputs = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
     assert {split: one.digest for split, one in inputs.items()} == {s: d[:36] for s, d in digests.items()}
     assert inputs["train"].name == "small-train"
+
+
+@pytest.mark.parametrize("choice", ["warn", "refuse", "ignore"])
+def test_a_mirrored_image_of_val_in_train_is_a_warning_a_refusal_or_nothing_by_choice(
+    root: Path, choice: str, capsys
+):
+    leak(root, "mine", mirrored=True)
+    write_profile(root, near_duplicates=choice)
+    shard.main()
+    with pytest.raises(LeakError, match="mine") if choice == "refuse" else nullcontext():
+        inspect.main()
+    folder = root / "data" / "small" / "inspection"
+    found = json.loads((folder / "leaks.json").read_text("utf-8"))
+    assert found["leak"]["num_images"] == 0
+    assert json.loads((folder / "verdict.json").read_text("utf-8")) == {"leak": "none"}
+    pairs = [(pair["val"], pair["train"], pair["turn"]) for pair in found["near_duplicates"]["pairs"]]
+    assert pairs == ([] if choice == "ignore" else [(LEAKED, "mine", "mirrored")])
+    is_warned = f"{LEAKED} (mine, mirrored)" in capsys.readouterr().err
+    assert is_warned == (choice == "warn")
+    assert (folder / "near_duplicates.png").exists() == (choice != "ignore")
+    if choice != "ignore":
+        assert "mine" in (folder / "leaks.md").read_text("utf-8")
+        with Image.open(folder / "near_duplicates.png") as picture:
+            picture.load()
 
 
 def test_masks_of_0_and_255_stop_the_chain_before_training(root: Path):
