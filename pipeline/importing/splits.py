@@ -66,6 +66,21 @@ def group_of(members: Sequence[Member], pattern: str | None) -> tuple[dict[str, 
     return groups, f"photos with the same {pattern!r} stay together{alone}"
 
 
+def joined(groups: dict[str, str], duplicates: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the groups after joining those that share near duplicates.
+
+    groups: each photo's group by key.
+    duplicates: keys of photos that show the same picture.
+    """
+    name_of = dict(groups)
+    for keys in duplicates:
+        names = {name_of[key] for key in keys}
+        first = min(names)
+        if len(names) > 1:
+            name_of = {key: first if name in names else name for key, name in name_of.items()}
+    return name_of
+
+
 def assign(
     members: Sequence[Member], shares: Sequence[float], groups: dict[str, str], seed: int
 ) -> list[list[str]]:
@@ -79,8 +94,9 @@ def assign(
         by_group[groups[member.key]].append(member)
     if len(by_group) < len(shares):
         raise DatasetError(
-            f"{len(members)} photos in {len(by_group)} groups cannot be divided into {len(shares)} parts; give "
-            "--group with a finer regular expression: '(.*)' makes each photo a group"
+            f"{len(members)} photos in {len(by_group)} groups cannot be divided into {len(shares)} parts: photos of a "
+            "group and near duplicates stay together; add other photos, or give --group with a finer regular "
+            "expression: '(.*)' makes each photo a group"
         )
     order = sorted(by_group, key=lambda group: hashlib.sha256(f"{seed} {group}".encode()).digest())
     counts: dict[str, dict[int, int]] = {}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import DatasetError, UserError
 from pipeline.files import and_more, lock, replace_folder, sha256_file
 from pipeline.importing import formats, names, splits
@@ -20,6 +22,7 @@ from pipeline.importing.classes import ClassMap
 from pipeline.importing.export import Item, Options
 from pipeline.importing.making import VERSION, Maker, lasting, make_all, refuse_faults, write_file
 from pipeline.importing.source import Source, open_source
+from pipeline.inspection import near_duplicates
 
 RECORD = "import.json"
 JOURNAL = "journal.jsonl"
@@ -153,7 +156,7 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
         )
         for record in records
     ]
-    lists, sentence = make_lists(items, members, settings)
+    lists, sentence = make_lists(items, members, settings, work)
     print(f"  {sentence}", flush=True)
     digests = dict(plan_digests)
     for record in records:
@@ -295,9 +298,12 @@ def _link(dest: Path, work: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def make_lists(
-    items: Sequence[Item], members: Sequence[splits.Member], settings: Settings
+    items: Sequence[Item], members: Sequence[splits.Member], settings: Settings, work: Path
 ) -> tuple[dict[str, list[str]], str]:
-    """Return the keys of each list in splits/, and a sentence that states the rule."""
+    """Return the keys of each list in splits/, and a sentence that states the rule.
+
+    work: the folder with images/, whose near duplicates stay in one list.
+    """
     by_source = {member.source: member for member in members}
     given: dict[str, list[str]] = defaultdict(list)
     for item in items:
@@ -314,7 +320,7 @@ def make_lists(
         shares = splits.ratios(settings.shares)
         if not pool:
             raise DatasetError("the export has a test split alone; give it photos for training")
-        groups, rule = splits.group_of(pool, settings.group)
+        groups, rule = _groups(pool, settings, work)
         parts = splits.assign(pool, shares, groups, settings.seed)
         named = dict(zip(splits.NAMES, parts, strict=False))
         if "test" in named and "test" in lists:
@@ -327,7 +333,7 @@ def make_lists(
     if settings.folds:
         held_back = set(lists.get("test", ()))
         pool = [member for member in members if member.key not in held_back]
-        groups, rule = splits.group_of(pool, settings.group)
+        groups, rule = _groups(pool, settings, work)
         parts = splits.assign(pool, [1 / settings.folds] * settings.folds, groups, settings.seed)
         everything = {member.key for member in pool}
         for number, part in enumerate(parts, start=1):
@@ -335,6 +341,23 @@ def make_lists(
             lists[f"fold{number}-val"] = part
         sentence += f"; {settings.folds} folds; {rule}"
     return dict(sorted(lists.items())), sentence
+
+
+def _groups(pool: Sequence[splits.Member], settings: Settings, work: Path) -> tuple[dict[str, str], str]:
+    """Return each photo's group by key, near duplicates in one group, and a sentence that states the rule."""
+    groups, rule = splits.group_of(pool, settings.group)
+    photos = {path.stem: path for path in (work / "images").iterdir()}
+    keys = [member.key for member in pool]
+    thumbnails = np.stack([near_duplicates.thumbnail(photos[key].read_bytes()) for key in keys])
+    duplicates = [
+        [keys[index] for index in indices]
+        for indices in near_duplicates.groups(thumbnails)
+        if len(indices) > 1
+    ]
+    if duplicates:
+        num_photos = sum(map(len, duplicates))
+        rule += f"; {num_photos} near duplicates in {len(duplicates)} groups stay together"
+    return splits.joined(groups, duplicates), rule
 
 
 def _write_lists(

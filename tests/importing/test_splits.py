@@ -1,6 +1,7 @@
 """Splits: kept, or stratified and grouped, the same on every machine. Keys: unique and reversible."""
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.errors import DatasetError
 from pipeline.importing import names, splits
@@ -66,8 +68,9 @@ def test_a_group_never_lies_on_both_sides(groups: list[int], seed: int):
 
 def test_photos_of_a_folder_or_of_a_video_stay_together(tmp_path: Path):
     files: dict[str, bytes | str] = {}
-    for video in "abcdef":
+    for number, video in enumerate("abcdef"):
         files |= pairs(3, folder=f"{video}/")
+        files |= {f"images/{video}/p{n}.jpg": jpeg(seed=3 * number + n) for n in range(3)}
     write(tmp_path / "in", files)
     import_data(tmp_path / "in", tmp_path / "folders", Settings())
     assert side_of(tmp_path / "folders", lambda source: source.split("/")[1]) == 1
@@ -206,3 +209,28 @@ def test_names_csv_leads_back_to_the_source(tmp_path: Path):
     assert {row["source"] for row in rows} == {name for name in files if name.startswith("images/")}
     for row in rows:
         assert (tmp_path / f"out/images/{row['key']}.jpg").read_bytes() == files[row["source"]]
+
+
+def smooth(seed: int) -> Image.Image:
+    """A picture with large shapes, as photos have."""
+    small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((160, 120), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("options", [{"shares": "0.5/0.5"}, {"folds": 3}])
+def test_near_duplicates_never_lie_on_both_sides(tmp_path: Path, options: dict):
+    mask = encoded(np.resize(np.array([0, 1, 2], np.uint8), (120, 160)))
+    files: dict[str, bytes | str] = {}
+    for number in range(8):
+        picture = smooth(number)
+        for name, copy in (("a", picture), ("b", picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+            files[f"images/{name}{number}.jpg"] = encoded(copy, "JPEG", quality=90 if name == "a" else 40)
+            files[f"masks/{name}{number}.png"] = mask
+    import_data(write(tmp_path / "in", files), tmp_path / "out", Settings(**options))
+    for path in (tmp_path / "out" / "splits").glob("*.txt"):
+        keys = set(path.read_text().split())
+        for number in range(8):
+            assert (f"a{number}" in keys) == (f"b{number}" in keys), path
+    assert "16 near duplicates in 8 groups stay together" in " ".join(
+        json.loads((tmp_path / "out" / "import.json").read_text())["decisions"]
+    )
