@@ -65,13 +65,16 @@ def load(root: Path = Path()) -> tuple[str, Profile]:
     Raises ConfigError with a line for each mistake: file, key, the values it may have and the value it has.
     """
     params = _validated(Params, root / PARAMS)
-    path = root / PROFILES / f"{params.profile}.yaml"
+    return params.profile, read(params.profile, root)
+
+
+def read(name: str, root: Path = Path()) -> Profile:
+    """Return the values of a profile by name; ConfigError as `load` raises it."""
+    path = root / PROFILES / f"{name}.yaml"
     if not path.exists():
         known = sorted(file.stem for file in (root / PROFILES).glob("*.yaml"))
-        raise ConfigError(
-            f"{PARAMS}: unknown profile {params.profile!r}; known: {', '.join(known) or 'none'}"
-        )
-    return params.profile, _validated(Profile, path)
+        raise ConfigError(f"{PARAMS}: unknown profile {name!r}; known: {', '.join(known) or 'none'}")
+    return _validated(Profile, path)
 
 
 def _validated(section: type[S], path: Path) -> S:

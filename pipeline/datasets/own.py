@@ -98,6 +98,36 @@ LAYOUT = Layout(
 FOLDERS = (LAYOUT.images, LAYOUT.labels, LAYOUT.lists)
 
 
+class Content(NamedTuple):
+    """The files of a user's folder.
+
+    photos, masks: by name, the path below images/ or masks/ without ending.
+    lists: by the path of the list, the names in it.
+    """
+
+    photos: dict[str, Path]
+    masks: dict[str, Path]
+    lists: dict[Path, list[str]]
+
+
+def check_layout(folder: Path) -> None:
+    """Raise DatasetError unless the folder has what the guide describes."""
+    if not folder.is_dir():
+        raise DatasetError(f"{KEY}: no folder {folder}; {GUIDE} describes its content")
+    missing = [f"{name}/" for name in FOLDERS if not (folder / name).is_dir()]
+    missing += [CLASSES] if not (folder / CLASSES).is_file() else []
+    if missing:
+        raise DatasetError(f"{KEY}: {folder} has no {', '.join(missing)}; see {GUIDE}")
+
+
+def read_content(folder: Path) -> Content:
+    """Return the files of a folder that `check_layout` accepts."""
+    photos = _by_name(folder / LAYOUT.images, PHOTO_SUFFIXES)
+    masks = _by_name(folder / LAYOUT.labels, {LAYOUT.suffix: LAYOUT.suffix})
+    lists = {path: _read_list(path, photos, masks) for path in _lists(folder / LAYOUT.lists)}
+    return Content(photos, masks, lists)
+
+
 def copy(
     folder: Path, raw: Path, classes: Sequence[str], mapping: Mapping[str, str] = MappingProxyType({})
 ) -> None:
@@ -106,16 +136,9 @@ def copy(
     classes: the profile's; classes.txt must list the same names in the same order, unless a mapping is given.
     mapping: data.map of the profile.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{KEY}: no folder {folder}; {GUIDE} describes its content")
-    missing = [f"{name}/" for name in FOLDERS if not (folder / name).is_dir()]
-    missing += [CLASSES] if not (folder / CLASSES).is_file() else []
-    if missing:
-        raise DatasetError(f"{KEY}: {folder} has no {', '.join(missing)}; see {GUIDE}")
+    check_layout(folder)
     _class_values(folder / CLASSES, classes, mapping)
-    photos = _by_name(folder / LAYOUT.images, PHOTO_SUFFIXES)
-    masks = _by_name(folder / LAYOUT.labels, {LAYOUT.suffix: LAYOUT.suffix})
-    lists = {path: _read_list(path, photos, masks) for path in _lists(folder / LAYOUT.lists)}
+    photos, masks, lists = read_content(folder)
     rows = _rows(folder, photos, masks, lists.values())
     with new_folder(raw) as building:
         for name in FOLDERS:
@@ -193,8 +216,13 @@ def class_values(raw: Path, classes: Sequence[str], mapping: Mapping[str, str]) 
     return _class_values(root(raw) / CLASSES, classes, mapping)
 
 
+def read_classes(path: Path) -> list[str]:
+    """Return the names in classes.txt; blank lines are passed over."""
+    return [line.strip() for line in read_lines(path, KEY) if line.strip()]
+
+
 def _class_values(path: Path, classes: Sequence[str], mapping: Mapping[str, str]) -> tuple[int, ...]:
-    names = [line.strip() for line in read_lines(path, KEY) if line.strip()]
+    names = read_classes(path)
     there, wanted = (f"{len(each)} classes, [{', '.join(each)}]" for each in (names, classes))
     if not mapping:
         if names != list(classes):

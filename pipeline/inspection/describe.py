@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,18 +84,11 @@ def refuse_missing_classes(train: Shards, *, allow_partial: bool) -> None:
 
     allow_partial: data.allow_partial of the profile.
     """
-    pixels, num_void = train.class_pixels, int(train.table["void_pixels"].to_numpy().sum())
-    missing = [name for name, number in zip(train.classes, pixels, strict=True) if not number]
-    if not missing:
+    problem = missing_classes(
+        train.classes, train.class_pixels, int(train.table["void_pixels"].to_numpy().sum())
+    )
+    if not problem:
         return
-    verb = "class {} is" if len(missing) == 1 else "classes {} are"
-    problem = f"{verb.format(and_more(missing))} in no training image"
-    if num_void:
-        value = train.classes.index(missing[0])
-        problem += (
-            f", and {num_void / (num_void + int(pixels.sum())):.1%} of the pixels are {IGNORE_LABEL} (void); "
-            f"if {IGNORE_LABEL} means {missing[0]}, run `fcn import`, or write {value} into the masks"
-        )
     if allow_partial:
         print(f"warning: {problem}", file=sys.stderr, flush=True)
         return
@@ -103,6 +96,26 @@ def refuse_missing_classes(train: Shards, *, allow_partial: bool) -> None:
         f"{problem}; otherwise add images that show it to the training list, or remove it from data.classes. Then "
         "run `dvc repro`. With data.allow_partial this is only a warning"
     )
+
+
+def missing_classes(classes: Sequence[str], pixels: NDArray[np.integer], num_void: int) -> str:
+    """Return which classes have no pixel, and the remedy if void may take their place; "" if none is missing.
+
+    pixels: (C,) number of pixels of each class in the training split.
+    num_void: its number of pixels of IGNORE_LABEL.
+    """
+    missing = [name for name, number in zip(classes, pixels, strict=True) if not number]
+    if not missing:
+        return ""
+    verb = "class {} is" if len(missing) == 1 else "classes {} are"
+    problem = f"{verb.format(and_more(missing))} in no training image"
+    if num_void:
+        value = classes.index(missing[0])
+        problem += (
+            f", and {num_void / (num_void + int(pixels.sum())):.1%} of the pixels are {IGNORE_LABEL} (void); "
+            f"if {IGNORE_LABEL} means {missing[0]}, run `fcn import`, or write {value} into the masks"
+        )
+    return problem
 
 
 def _spread(values: NDArray[np.integer]) -> dict[str, Any]:
