@@ -7,6 +7,7 @@ from pipeline.cli.cluster import add_cluster
 from pipeline.cli.export import add_caffe, add_export
 from pipeline.cli.heatmap import add_heatmap
 from pipeline.cli.importing import add_import
+from pipeline.cli.init import add_init
 from pipeline.cli.predict import add_predict, add_serve, add_submit
 from pipeline.cli.results import add_compare, add_explain, add_inspect
 from pipeline.cli.tracking import add_register, add_tracking
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_import(commands)
+    add_init(commands)
     add_verify(commands)
     add_inspect(commands)
     add_export(commands)

@@ -20,6 +20,7 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         *(
             "",
+            "init",
             "verify",
             "inspect",
             "export",

@@ -1,0 +1,47 @@
+"""`fcn init`: plan a profile for a user's own photos."""
+
+import argparse
+from pathlib import Path
+
+
+def add_init(commands) -> None:
+    text = (
+        "plan a profile for your own photos from their sizes, classes and number and from this machine, with the "
+        "reason of each choice, and point params.yaml at it (docs/own-data.md)"
+    )
+    command = commands.add_parser("init", help="plan a profile for your own photos", description=text)
+    command.add_argument(
+        "folder",
+        type=Path,
+        help="images/, masks/, splits/ and classes.txt; or an export, which is imported first",
+    )
+    command.add_argument("name", metavar="NAME", help="of the profile: profiles/NAME.yaml")
+    command.add_argument("--force", action="store_true", help="replace a profile of that name")
+    command.set_defaults(run=init)
+
+
+def init(arguments: argparse.Namespace) -> None:
+    from pipeline.planning import init, profile
+
+    profile.check_name(arguments.name, Path(), force=arguments.force)
+    init.init(own_folder(arguments.folder), arguments.name, Path(), force=arguments.force)
+
+
+def own_folder(path: Path) -> Path:
+    """Return the folder if it is laid out as docs/own-data.md describes, else the folder that its import makes."""
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    from pipeline.datasets import own
+    from pipeline.errors import DatasetError
+
+    if not path.exists() or all((path / name).exists() for name in (*own.FOLDERS, own.CLASSES)):
+        return path
+    if find_spec("pipeline.importing") is None:
+        own.check_layout(path)
+        raise DatasetError(f"{path} is not a folder of {own.GUIDE}; run `fcn import` first")
+    importing = import_module("pipeline.importing.write")
+    dest = path.with_name(f"{path.name.partition('.')[0]}-imported")
+    summary = importing.import_data(path, dest, importing.Settings())
+    print(f"imported {summary.num_photos} photos to {dest}", flush=True)
+    return dest

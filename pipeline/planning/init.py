@@ -1,0 +1,161 @@
+"""`fcn init`: read a folder, look at the machine, try some steps, and write the profile."""
+
+import statistics
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import config, paths
+from pipeline.config import CHAIN, Profile
+from pipeline.download.fetch import fetch_published
+from pipeline.errors import DownloadError, UserError
+from pipeline.models import backbone
+from pipeline.planning import fingerprint, machine, plan, profile, trial
+from pipeline.planning.fingerprint import Fingerprint
+from pipeline.planning.machine import Machine
+from pipeline.planning.plan import Choice, Start
+
+NUM_STEPS = 5  # timed ones of each net
+MEMORY_SHARE = {"cpu": 0.6, "cuda": 0.85}  # of the free memory of the machine, or of a GPU's memory
+BFLOAT16_GAIN = 1.2  # of speed, below which float32 stays
+BIG_GPU = 8e9  # bytes, from which VGG-16 is tried
+TEMPLATES = {  # whose trunk, weights and recipe are taken
+    "voc": "VGG-16, the paper's trunk: this machine has a GPU with room for it",
+    "laptop": "the largest trunk with published weights that trains on CPU cores in minutes to hours",
+    "own": "a small net, which trains from random weights on CPU cores",
+}
+COST = (
+    "No published weights could be had. What that costs: a trunk that knows no edges and textures yet learns all from "
+    "your photos, needs more steps and far more photos, and scores lower (the paper called training from scratch not "
+    "feasible). To have them, put the file {file} into {folder}/ and run `fcn init` again with --force"
+)
+
+
+def init(folder: Path, name: str, root: Path, *, force: bool = False) -> None:
+    """Write profiles/<name>.yaml for a user's folder and point params.yaml at it; print times and the next command.
+
+    folder: laid out as docs/own-data.md describes.
+    root: the project's folder.
+    force: replace a profile of this name.
+
+    Raises UserError, with nothing written, if the folder cannot be trained on or the name is taken.
+    """
+    profile.check_name(name, root, force=force)
+    data, here = fingerprint.read(folder), machine.read()
+    print(f"{folder}: {_summary(data)}\nthis machine: {here}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="fcn-init-") as scratch:
+        start = choose_start(here, root, Path(scratch) / "backbone.pt")
+        print(f"trunk: {start.profile.model.backbone}: {start.reason}. {start.cost}".rstrip(), flush=True)
+        shards = Path(scratch) / "shards"
+        trial.write_photos(data.pairs, data.classes, shards)
+        choices = fitting_plan(data, here, start, shards)
+        planned = Profile.model_validate(plan.values(choices))
+        step_s = measured_times(planned, shards, here)
+    hours = sum(planned.net(net).iterations * step_s[net] for net in CHAIN) / 3600
+    choices = plan.with_step_time(choices, statistics.fmean(step_s.values()))
+    profile.write(name, profile.profile_text(choices, header(name, data, here, start, hours), data), root)
+    for net in CHAIN:
+        iterations = planned.net(net).iterations
+        print(f"  {net}: {iterations} steps of {step_s[net]:.2g} s, {_duration(iterations * step_s[net])}")
+    print(
+        f"wrote {config.PROFILES / name}.yaml, with the reason of each choice: edit it as you like; params.yaml names "
+        f"it\ntraining will take about {_duration(hours * 3600)} on this machine as it is now. Start it:\n  dvc repro"
+    )
+
+
+def choose_start(here: Machine, root: Path, dest: Path) -> Start:
+    """Return the best trunk whose published weights can be had, else a small net from random ones.
+
+    dest: where the trunk is written, which proves that the weights fit it.
+    """
+    causes = []
+    templates = ["voc"] * (here.gpu_memory >= BIG_GPU) + ["laptop"]
+    for template in templates:
+        values = config.read(template, root)
+        weights = values.backbone.weights
+        if weights is None:
+            continue
+        try:
+            file = fetch_published(root / paths.DOWNLOADS, **weights.model_dump())
+        except DownloadError as error:
+            causes.append(str(error).partition("\nrun again")[0])
+            continue
+        backbone.write_pretrained(dest, values.model.arguments(), file)
+        return Start(template, values, TEMPLATES[template])
+    print("\n".join(causes), flush=True)
+    archive = config.read("laptop", root).backbone.weights
+    file = archive.urls[0].rpartition("/")[2] if archive else "of the profile laptop"
+    return Start(
+        "own", config.read("own", root), TEMPLATES["own"], COST.format(file=file, folder=paths.DOWNLOADS)
+    )
+
+
+def fitting_plan(data: Fingerprint, here: Machine, start: Start, shards: Path) -> plan.Plan:
+    """Return the plan with the largest batch whose step fits into memory, and the faster precision."""
+    device = "cuda" if here.num_gpus else "cpu"
+    limit = MEMORY_SHARE[device] * (here.gpu_memory or here.memory)
+    batch_size = plan.first_batch(data)
+    while True:
+        choices = plan.make(data, here, start, batch_size=batch_size)
+        values = Profile.model_validate(plan.values(choices))
+        trials = trial.measure(values, [CHAIN[-1]], shards, 2, limit)
+        if trials:
+            break
+        if batch_size == 1:
+            raise UserError(
+                f"a step of one photo needs more than {limit / 1e9:.1f} GB, {MEMORY_SHARE[device]:.0%} of what is "
+                "free; scale the photos and masks down, or use a machine with more memory"
+            )
+        batch_size //= 2
+    where = (
+        f"a GPU's {here.gpu_memory / 1e9:.0f} GB"
+        if here.num_gpus
+        else f"{here.memory / 1e9:.0f} GB that are free"
+    )
+    used = f"a step of {CHAIN[-1]} was measured: {trials[0].memory / 1e9:.1f} GB"
+    reason = f"{used}, under {MEMORY_SHARE[device]:.0%} of {where}"
+    if batch_size < plan.BATCH:
+        reason += f"; {plan.BATCH} would be better, but there are too few photos or too little memory"
+    precision = None
+    if here.has_avx512_bf16 and not here.num_gpus:
+        train = values.train.model_copy(update={"precision": "bfloat16"})
+        rounded = trial.measure(values.model_copy(update={"train": train}), [CHAIN[-1]], shards, 2, limit)
+        gain = trials[0].step_s / rounded[0].step_s if rounded else 0.0
+        precision = (
+            Choice("bfloat16", f"a step is {gain:.1f} times as fast as in float32 on this CPU")
+            if gain >= BFLOAT16_GAIN
+            else Choice("float32", f"a step in bfloat16 is only {gain:.1f} times as fast on this CPU")
+        )
+    return plan.make(data, here, start, batch_size=batch_size, batch_reason=reason, precision=precision)
+
+
+def measured_times(values: Profile, shards: Path, here: Machine) -> dict[str, float]:
+    """Return the seconds of a step by net."""
+    trials = trial.measure(values, CHAIN, shards, NUM_STEPS, here.gpu_memory or here.memory)
+    if not trials:
+        raise UserError("memory ran out while steps were timed; end other programs, and run `fcn init` again")
+    return {net: measured.step_s for net, measured in zip(CHAIN, trials, strict=True)}
+
+
+def header(name: str, data: Fingerprint, here: Machine, start: Start, hours: float) -> Mapping[str, str]:
+    """Return the lines that a profile begins with, by name."""
+    return {
+        "": f"Planned by `fcn init {data.folder} {name}` from {_summary(data)}. Every value may be edited.",
+        "command": f"dvc exp run -S profile={name}",
+        "hardware": str(here),
+        "hours": f"{hours:.2g} of training (from {NUM_STEPS} timed steps of each net)",
+        "expected": f"unknown until trained; {data.num_photos['val']} photos are scored. {start.cost}",
+    }
+
+
+def _summary(data: Fingerprint) -> str:
+    height, width = data.median_size
+    return (
+        f"{data.num_photos['train']} photos to train on and {data.num_photos['val']} to score, {len(data.classes)} "
+        f"classes, {data.num_sizes} sizes, median {height}x{width}, {data.void_share:.1%} void"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(1, round(minutes))} min"

@@ -1,0 +1,55 @@
+"""The machine that a plan is made for."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from pipeline.training.preflight import available_memory
+
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class Machine(NamedTuple):
+    """The resources of this machine.
+
+    num_cores: CPU cores that this process may use.
+    memory: bytes that can be allocated now, within the limit of a container; infinity if unknown.
+    num_gpus: CUDA devices.
+    gpu_name: of the first; "" without one.
+    gpu_memory: bytes of the smallest device; 0 without one.
+    has_avx512_bf16: whether the CPU multiplies bfloat16 numbers.
+    """
+
+    num_cores: int
+    memory: float
+    num_gpus: int = 0
+    gpu_name: str = ""
+    gpu_memory: int = 0
+    has_avx512_bf16: bool = False
+
+    def __str__(self) -> str:
+        memory = f", {self.memory / 1e9:.0f} GB of free memory" if self.memory < float("inf") else ""
+        gpus = (
+            f"{self.num_gpus} x {self.gpu_name} ({self.gpu_memory / 1e9:.0f} GB), " if self.num_gpus else ""
+        )
+        return f"{gpus}{self.num_cores} CPU cores{memory}"
+
+
+def read() -> Machine:
+    """Return the resources of this machine."""
+    limits = [available_memory()]
+    for path in map(Path, CONTAINER_LIMITS):
+        if path.is_file() and (text := path.read_text().strip()).isdecimal():
+            limits.append(float(text))
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    cpuinfo = Path("/proc/cpuinfo")
+    return Machine(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        min(limits),
+        len(gpus),
+        gpus[0].name if gpus else "",
+        min((gpu.total_memory for gpu in gpus), default=0),
+        cpuinfo.is_file() and "avx512_bf16" in cpuinfo.read_text().split(),
+    )

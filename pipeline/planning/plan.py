@@ -1,0 +1,288 @@
+"""The plan: each value of a profile with the reason for it, from a fingerprint and a machine alone."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pipeline.config import CHAIN, Profile
+from pipeline.planning.fingerprint import Fingerprint
+from pipeline.planning.machine import Machine
+
+BATCH = 16  # of both recipes with published weights
+PER_WORKER = 8  # photos; local batch norm learns markedly worse from 4 (docs/training.md)
+SMALL = 256  # pixels; photos up to this side are trained whole if all have one size
+CROP_SHARE = 2 / 3  # of the median photo's shorter side, as the profile laptop has it on VOC
+MAX_CROP = {"cpu": 384, "cuda": 640}
+PASSES = {True: (30, 8, 8), False: (60, 15, 15)}  # over the photos, by net; whether weights are pretrained
+LEAST, MOST = (300, 100, 100), (20_000, 10_000, 10_000)  # iterations, by net
+RARE = 0.01  # of the pixels
+MANY_PHOTOS = 2000
+CHECKPOINT_S = 120
+
+
+class Choice(NamedTuple):
+    """A value of the plan, and the reason for it."""
+
+    value: Any
+    reason: str = ""
+
+
+class Start(NamedTuple):
+    """The trunk that a chain starts from, and the recipe that was tuned with it.
+
+    template: the name of the project's profile that has both.
+    profile: its values.
+    reason: why this one.
+    cost: what the lack of weights costs; "" with weights.
+    """
+
+    template: str
+    profile: Profile
+    reason: str
+    cost: str = ""
+
+    @property
+    def is_pretrained(self) -> bool:
+        return self.profile.backbone.weights is not None
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.profile.model.backbone == "mobilenet_v1" or bool(self.profile.model.batch_norm)
+
+
+Plan = Mapping[str, Any]  # sections of a profile, nested; its leaves are Choices
+
+
+def first_batch(data: Fingerprint) -> int:
+    """Return the batch size to try first: BATCH, or the largest power of two that there are photos for."""
+    return min(BATCH, 2 ** int(math.log2(data.num_photos["train"])))
+
+
+def make(
+    data: Fingerprint,
+    machine: Machine,
+    start: Start,
+    *,
+    batch_size: int,
+    batch_reason: str = "",
+    precision: Choice | None = None,
+) -> Plan:
+    """Return the plan for a batch size.
+
+    batch_reason: what was measured.
+    precision: None: float32, or "auto" on a GPU.
+    """
+    use_gpu = machine.num_gpus > 0
+    recipe = start.profile
+    num_workers, workers_reason = _workers(machine, batch_size)
+    cores = max(1, machine.num_cores // num_workers)
+    num_train = data.num_photos["train"]
+    tuned = f"from profiles/{start.template}.yaml, where it was tried with this trunk"
+    plan = {
+        "data": {
+            "source": {
+                "own": Choice(str(data.folder), "your folder stays the source of truth: mend it there")
+            },
+            "allow_partial": Choice(
+                False, "a photo without its mask stops the chain instead of being left out"
+            ),
+            "allow_leak": Choice(
+                [], "or sentences that say why an image may be both trained and evaluated on"
+            ),
+            "classes": Choice(
+                data.classes,
+                f"the lines of classes.txt; {data.void_share:.1%} of all pixels are 255 (void), which does not count",
+            ),
+            "splits": {
+                split: {"include": Choice([f"own/{split}"], f"{number} photos")}
+                for split, number in data.num_photos.items()
+            },
+        },
+        "shards": {
+            "samples_per_shard": Choice(
+                100 if num_train < 5000 else 500, "few files, and still several for the workers to share"
+            ),
+            "seed": Choice(0, "any number; the order in which photos are written"),
+        },
+        "model": _reasoned(recipe.model.model_dump(exclude_defaults=True), start.reason),
+        "backbone": _backbone(start),
+        "train": {
+            "num_workers": Choice(num_workers, workers_reason),
+            "use_gpu": Choice(use_gpu, f"{machine.num_gpus} found" if use_gpu else "no GPU found"),
+            "batch_size": Choice(batch_size, batch_reason),
+            "loss": Choice("mean", "over the valid pixels of a step, so that rates fit any size of photo"),
+            "optimizer": Choice(recipe.train.optimizer.model_dump(exclude_defaults=True), tuned),
+            "schedule": Choice(recipe.train.schedule, tuned),
+            "transforms": _transforms(data, use_gpu),
+            "precision": precision
+            or Choice(
+                *(
+                    ("auto", "bfloat16 where the GPU has it")
+                    if use_gpu
+                    else ("float32", _no_bfloat16(machine))
+                )
+            ),
+            "batch_norm": _batch_norm(start, batch_size // num_workers),
+            "class_balancing": _class_balancing(data),
+            "seed": Choice(1337, "any number; another one shows how far scores depend on chance"),
+        },
+        "run": {
+            "cpus_per_worker": Choice(cores, f"{machine.num_cores} cores for {num_workers} workers"),
+            "loader_workers": _loaders(use_gpu, cores),
+            "shard_workers": Choice(
+                min(machine.num_cores, 8) if num_train >= MANY_PHOTOS else 1,
+                f"below {MANY_PHOTOS} photos, starting more processes takes longer than writing the shards",
+            ),
+        },
+        "nets": {
+            net: {
+                "lr": Choice(recipe.net(net).lr, tuned),
+                "iterations": _iterations(number, num_train, batch_size, start.is_pretrained),
+            }
+            for number, net in enumerate(CHAIN)
+        },
+        "evaluate": {
+            "num_figures": Choice(min(6, data.num_photos["val"]), "photos drawn beside label and prediction"),
+            "use_gpu": Choice(use_gpu, "as in training"),
+        },
+    }
+    return with_step_time(plan, step_s=1.0)
+
+
+def with_step_time(plan: Plan, step_s: float) -> Plan:
+    """Return the plan with the intervals of curves and checkpoints.
+
+    step_s: measured seconds of a step.
+    """
+    every = min(1000, max(10, round(CHECKPOINT_S / step_s)))
+    intervals = {
+        "log_every": Choice(min(20, every), "steps between two points of the curves"),
+        "checkpoint_every": Choice(
+            every, f"about {CHECKPOINT_S // 60} minutes, the most that a stopped run loses"
+        ),
+    }
+    return {**plan, "run": {**plan["run"], **intervals}}
+
+
+def _workers(machine: Machine, batch_size: int) -> tuple[int, str]:
+    if machine.num_gpus:
+        number = 2 ** int(math.log2(min(machine.num_gpus, batch_size)))
+        return number, f"one for each of {machine.num_gpus} GPUs, as far as the batch divides evenly"
+    number = 1
+    while 2 * number <= machine.num_cores and batch_size >= 2 * number * PER_WORKER:
+        number *= 2
+    return (
+        number,
+        f"of {machine.num_cores} cores as many as leave each worker {PER_WORKER} photos, for batch norm",
+    )
+
+
+def _no_bfloat16(machine: Machine) -> str:
+    return "bfloat16 was not faster here" if machine.has_avx512_bf16 else "the CPU has no AVX512-BF16"
+
+
+def _reasoned(values: Mapping[str, Any], reason: str) -> dict[str, Choice]:
+    """Return the values as choices; the reason stands before the first."""
+    return {key: Choice(value, reason if i == 0 else "") for i, (key, value) in enumerate(values.items())}
+
+
+def _backbone(start: Start) -> Mapping[str, Any]:
+    weights = start.profile.backbone.weights
+    if weights is None:
+        return {"seed": Choice(start.profile.backbone.seed, "of random weights; the first lines of this file state what that costs")}
+    values = weights.model_dump(exclude_defaults=True)
+    return {"weights": _reasoned(values, "ImageNet's weights; the checksum is verified")}
+
+
+def _transforms(data: Fingerprint, use_gpu: bool) -> dict[str, Choice]:
+    height, width = data.median_size
+    crop = crop_side(data, use_gpu)
+    if crop is None:
+        choices = {
+            "crop": Choice(None, f"none: all photos have {height}x{width} pixels, a size that fits whole"),
+            "scale": Choice([1.0, 1.0], "none, so that all stay of one size and none is padded"),
+        }
+    else:
+        shorter = min(height, width)
+        far = (
+            f"; photos are {shorter / crop:.0f} times as large, so that large objects are seen in parts: photos and "
+            "masks scaled down before may score better"
+            if shorter >= 3 * crop
+            else ""
+        )
+        most = MAX_CROP["cuda" if use_gpu else "cpu"]
+        choices = {
+            "crop": Choice(
+                [crop, crop],
+                f"{data.num_sizes} sizes become one; the median photo has {height}x{width} pixels, and two thirds of "
+                f"its shorter side, in steps of 32 and up to {most}, show objects whole at a bearable cost{far}",
+            ),
+            "scale": Choice([0.5, 1.5], "objects nearer and farther than in the photos"),
+        }
+    mirror = "set it to false if left and right matter, as for text or sides of a road"
+    colours = "light and colour of other days; 0 if colour tells the classes apart"
+    return {
+        "mirror": Choice(True, mirror),
+        **choices,
+        "brightness": Choice(0.2, colours),
+        "contrast": Choice(0.2),
+        "saturation": Choice(0.2),
+    }
+
+
+def crop_side(data: Fingerprint, use_gpu: bool) -> int | None:
+    """Return the side of the square that training photos are cut to, or None if they stay whole."""
+    shorter = min(data.median_size)
+    if data.num_sizes == 1 and max(data.max_size) <= SMALL:
+        return None
+    side = shorter if shorter <= SMALL else max(SMALL, CROP_SHARE * shorter)
+    return min(MAX_CROP["cuda" if use_gpu else "cpu"], max(64, 32 * math.ceil(side / 32 - 0.5)))
+
+
+def _batch_norm(start: Start, per_worker: int) -> Choice:
+    if not start.has_batch_norm:
+        return Choice("local", "without effect: this trunk has no batch norm")
+    if start.is_pretrained and per_worker < PER_WORKER // 2:
+        return Choice(
+            "frozen", f"the weights' own statistics, as those of {per_worker} photos a worker are too noisy"
+        )
+    return Choice(
+        "local", f"statistics of the {per_worker} photos of each worker; frozen learned slowest on VOC"
+    )
+
+
+def _class_balancing(data: Fingerprint) -> Choice:
+    rarest = int(data.shares.argmin())
+    which = f"the rarest class, {data.classes[rarest]}, has {data.shares[rarest]:.2%} of the pixels"
+    if data.shares[rarest] >= RARE:
+        return Choice(False, f"{which}, not under {RARE:.0%}")
+    return Choice(
+        True,
+        f"{which}, under {RARE:.0%}: without weights a net may never predict it. Frequent classes lose by it (VOC as a "
+        "whole did, docs/benchmarks.md): compare with false",
+    )
+
+
+def _loaders(use_gpu: bool, cores: int) -> Choice:
+    if use_gpu:
+        return Choice(max(1, min(8, cores - 1)), "a GPU computes faster than one process decodes photos")
+    if cores >= 3:
+        return Choice(1, f"one of {cores} cores decodes photos while the others compute")
+    return Choice(0, "a core that decodes for others would be missing where they compute")
+
+
+def _iterations(number: int, num_train: int, batch_size: int, is_pretrained: bool) -> Choice:
+    passes = PASSES[is_pretrained][number]
+    wanted = 10 * math.ceil(passes * num_train / batch_size / 10)
+    value = min(MOST[number], max(LEAST[number], wanted))
+    bounds = "" if value == wanted else f", kept within {LEAST[number]} and {MOST[number]}"
+    weights = "" if is_pretrained else "; twice as many as with published weights"
+    return Choice(
+        value,
+        f"{passes} passes over {num_train} photos in steps of {batch_size} are {wanted}{bounds}{weights}",
+    )
+
+
+def values(plan: Plan) -> dict[str, Any]:
+    """Return the plan as a profile's values, without the reasons."""
+    return {key: part.value if isinstance(part, Choice) else values(part) for key, part in plan.items()}
