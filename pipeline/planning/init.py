@@ -16,7 +16,9 @@ from pipeline.planning.machine import Machine
 from pipeline.planning.plan import Choice, Start
 
 NUM_STEPS = 5  # timed ones of each net
+NETS = CHAIN[::-1]  # the one that needs most memory first
 MEMORY_SHARE = {"cpu": 0.6, "cuda": 0.85}  # of the free memory of the machine, or of a GPU's memory
+_KIND = {"cpu": "free memory", "cuda": "GPU's memory"}
 BFLOAT16_GAIN = 1.2  # of speed, below which float32 stays
 BIG_GPU = 8e9  # bytes, from which VGG-16 is tried
 TEMPLATES = {  # whose trunk, weights and recipe are taken
@@ -48,9 +50,8 @@ def init(folder: Path, name: str, root: Path, *, force: bool = False) -> None:
         print(f"trunk: {start.profile.model.backbone}: {start.reason}. {start.cost}".rstrip(), flush=True)
         shards = Path(scratch) / "shards"
         trial.write_photos(data.pairs, data.classes, shards)
-        choices = fitting_plan(data, here, start, shards)
-        planned = Profile.model_validate(plan.values(choices))
-        step_s = measured_times(planned, shards, here)
+        choices, step_s = fitting_plan(data, here, start, shards)
+    planned = Profile.model_validate(plan.values(choices))
     hours = sum(planned.net(net).iterations * step_s[net] for net in CHAIN) / 3600
     choices = plan.with_step_time(choices, statistics.fmean(step_s.values()))
     profile.write(name, profile.profile_text(choices, header(name, data, here, start, hours), data), root)
@@ -90,51 +91,46 @@ def choose_start(here: Machine, root: Path, dest: Path) -> Start:
     )
 
 
-def fitting_plan(data: Fingerprint, here: Machine, start: Start, shards: Path) -> plan.Plan:
-    """Return the plan with the largest batch whose step fits into memory, and the faster precision."""
+def fitting_plan(
+    data: Fingerprint, here: Machine, start: Start, shards: Path
+) -> tuple[plan.Plan, dict[str, float]]:
+    """Return the plan with the largest batch whose step fits into memory, and the seconds of a step by net.
+
+    shards: of a few of the photos.
+    """
     device = "cuda" if here.num_gpus else "cpu"
-    limit = MEMORY_SHARE[device] * (here.gpu_memory or here.memory)
+    share, total = MEMORY_SHARE[device], here.gpu_memory or here.memory
     batch_size = plan.first_batch(data)
     while True:
-        choices = plan.make(data, here, start, batch_size=batch_size)
-        values = Profile.model_validate(plan.values(choices))
-        trials = trial.measure(values, [CHAIN[-1]], shards, 2, limit)
+        values = Profile.model_validate(plan.values(plan.make(data, here, start, batch_size=batch_size)))
+        trials = trial.measure(values, NETS, shards, NUM_STEPS, share * total)
         if trials:
             break
         if batch_size == 1:
             raise UserError(
-                f"a step of one photo needs more than {limit / 1e9:.1f} GB, {MEMORY_SHARE[device]:.0%} of what is "
-                "free; scale the photos and masks down, or use a machine with more memory"
+                f"a step of one photo needs more than {share * total / 1e9:.1f} GB, {share:.0%} of the "
+                f"{_KIND[device]}; scale the photos and masks down, or use a machine with more memory"
             )
         batch_size //= 2
-    where = (
-        f"a GPU's {here.gpu_memory / 1e9:.0f} GB"
-        if here.num_gpus
-        else f"{here.memory / 1e9:.0f} GB that are free"
+    reason = (
+        f"a step of {NETS[0]} was measured: {trials[0].memory / 1e9:.1f} GB, under {share:.0%} of the {_KIND[device]}, "
+        f"{total / 1e9:.0f} GB"
     )
-    used = f"a step of {CHAIN[-1]} was measured: {trials[0].memory / 1e9:.1f} GB"
-    reason = f"{used}, under {MEMORY_SHARE[device]:.0%} of {where}"
     if batch_size < plan.BATCH:
         reason += f"; {plan.BATCH} would be better, but there are too few photos or too little memory"
     precision = None
     if here.has_avx512_bf16 and not here.num_gpus:
         train = values.train.model_copy(update={"precision": "bfloat16"})
-        rounded = trial.measure(values.model_copy(update={"train": train}), [CHAIN[-1]], shards, 2, limit)
-        gain = trials[0].step_s / rounded[0].step_s if rounded else 0.0
-        precision = (
-            Choice("bfloat16", f"a step is {gain:.1f} times as fast as in float32 on this CPU")
-            if gain >= BFLOAT16_GAIN
-            else Choice("float32", f"a step in bfloat16 is only {gain:.1f} times as fast on this CPU")
+        rounded = trial.measure(
+            values.model_copy(update={"train": train}), NETS, shards, NUM_STEPS, share * total
         )
-    return plan.make(data, here, start, batch_size=batch_size, batch_reason=reason, precision=precision)
-
-
-def measured_times(values: Profile, shards: Path, here: Machine) -> dict[str, float]:
-    """Return the seconds of a step by net."""
-    trials = trial.measure(values, CHAIN, shards, NUM_STEPS, here.gpu_memory or here.memory)
-    if not trials:
-        raise UserError("memory ran out while steps were timed; end other programs, and run `fcn init` again")
-    return {net: measured.step_s for net, measured in zip(CHAIN, trials, strict=True)}
+        gain = trials[0].step_s / rounded[0].step_s if rounded else 0.0
+        precision = Choice("float32", f"in bfloat16 a step is only {gain:.1f} times as fast on this CPU")
+        if rounded and gain >= BFLOAT16_GAIN:
+            precision = Choice("bfloat16", f"a step is {gain:.1f} times as fast as in float32 on this CPU")
+            trials = rounded
+    choices = plan.make(data, here, start, batch_size=batch_size, batch_reason=reason, precision=precision)
+    return choices, {net: measured.step_s for net, measured in zip(NETS, trials, strict=True)}
 
 
 def header(name: str, data: Fingerprint, here: Machine, start: Start, hours: float) -> Mapping[str, str]:

@@ -189,7 +189,12 @@ def _reasoned(values: Mapping[str, Any], reason: str) -> dict[str, Choice]:
 def _backbone(start: Start) -> Mapping[str, Any]:
     weights = start.profile.backbone.weights
     if weights is None:
-        return {"seed": Choice(start.profile.backbone.seed, "of random weights; the first lines of this file state what that costs")}
+        return {
+            "seed": Choice(
+                start.profile.backbone.seed,
+                "of random weights; the first lines of this file state what that costs",
+            )
+        }
     values = weights.model_dump(exclude_defaults=True)
     return {"weights": _reasoned(values, "ImageNet's weights; the checksum is verified")}
 

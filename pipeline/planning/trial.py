@@ -22,6 +22,7 @@ from pipeline.datasets.lists import read_bytes
 from pipeline.distributed.batch_norm import set_training
 from pipeline.distributed.rank import SINGLE, Rank
 from pipeline.monitoring.meter import peak_memory_gb
+from pipeline.shards.dataset import Batch
 from pipeline.shards.labels import decode_label
 from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
@@ -30,13 +31,14 @@ from pipeline.training.loop import make_optimizer, make_stream, set_learning_rat
 from pipeline.training.step import backward
 
 NUM_PHOTOS = 32  # of the training photos, evenly chosen
-MAX_S = 20.0  # a trial of slow steps ends after the first step beyond
+MAX_S = 20.0  # a trial ends after the first step beyond
+OUT_OF_MEMORY = ("can't allocate memory", "could not create", "bad_alloc")  # torch and oneDNN on a CPU
 
 
 class Trial(NamedTuple):
     """The measurement of one net.
 
-    step_s: seconds of a step, the median over all but the first.
+    step_s: seconds of a step with its photos' decoding, the median.
     memory: bytes of all workers' processes on a CPU, or of a GPU.
     """
 
@@ -70,7 +72,7 @@ def measure(
 
     nets: names; the one that needs most memory first.
     shards: those of `write_photos`.
-    num_steps: timed ones; one more is taken before.
+    num_steps: timed ones, fewer if they take longer than MAX_S; one more is taken before.
     limit: bytes for all workers, or of each GPU.
     """
     train = profile.train
@@ -119,43 +121,44 @@ def measure(
 
 
 def _steps(job: Job, num_steps: int, limit: float) -> Trial | None:
-    """Train some steps in this process; None if memory runs out."""
+    """Train some steps in this process; None if memory runs out in the first."""
     rank = Rank(0, 1, torch.device("cuda", 0)) if job.train.use_gpu else SINGLE
     torch.set_num_threads(job.run.cpus_per_worker)
     torch.set_flush_denormal(True)
-    try:
-        with _limited(limit if not job.train.use_gpu else float("inf")):
-            return _timed(job, num_steps, rank)
-    except (MemoryError, torch.OutOfMemoryError):
-        return None
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # torch on a CPU
-            return None
-        raise
-
-
-def _timed(job: Job, num_steps: int, rank: Rank) -> Trial:
     gc.collect()
-    if rank.device.type == "cuda":
+    if job.train.use_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     shards = open_shards(job.shards)
-    model = FCN(**job.model).to(rank.device)
-    set_training(model, job.train.batch_norm)
-    optimizer, stream = make_optimizer(job, model), make_stream(job, shards, rank)
+    stream = make_stream(job, shards, rank)
     weight = balancing_weights(torch.from_numpy(shards.class_pixels)).to(rank.device)
-    seconds: list[float] = []
-    while len(seconds) <= num_steps and sum(seconds) < MAX_S:
-        start, step = time.perf_counter(), len(seconds)
+
+    def take(step: int, batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = backward(
-            job, model, [stream.read(step)], step, rank, weight if job.train.class_balancing else None
-        )
+        loss = backward(job, model, [batch], step, rank, weight if job.train.class_balancing else None)
         set_learning_rate(job, optimizer, step)
         optimizer.step()
         loss.tolist()  # waits for a GPU
+
+    batch = stream.read(0)
+    try:
+        with _limited(float("inf") if job.train.use_gpu else limit):
+            model = FCN(**job.model).to(rank.device)
+            set_training(model, job.train.batch_norm)
+            optimizer = make_optimizer(job, model)
+            take(0, batch)
+    except (MemoryError, torch.OutOfMemoryError):
+        return None
+    except RuntimeError as error:
+        if any(text in str(error) for text in OUT_OF_MEMORY):
+            return None
+        raise
+    seconds: list[float] = []
+    while len(seconds) < num_steps and sum(seconds) < MAX_S:
+        start, step = time.perf_counter(), len(seconds) + 1
+        take(step, stream.read(step))
         seconds.append(time.perf_counter() - start)
-    return Trial(statistics.median(seconds[1:] or seconds), peak_memory_gb(rank.device) * 1e9)
+    return Trial(statistics.median(seconds), peak_memory_gb(rank.device) * 1e9)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pipeline.distributed.rank import SINGLE
 from pipeline.errors import ConfigError, DatasetError, UserError
 from pipeline.files import sha256_file
 from pipeline.models import backbone
-from pipeline.planning import fingerprint, init, plan, trial
+from pipeline.planning import fingerprint, init, machine, plan, trial
 from pipeline.planning.machine import Machine
 from pipeline.planning.trial import Trial
 from pipeline.training import prepare
@@ -30,7 +30,9 @@ def fcn(*arguments: object) -> None:
     parsed.run(parsed)
 
 
-def test_a_planned_profile_names_itself_and_its_first_two_steps_train(project, draw, capsys):
+def test_a_planned_profile_names_itself_and_its_first_two_steps_train(project, draw, capsys, monkeypatch):
+    here = machine.read()._replace(num_cores=1, num_gpus=0, gpu_memory=0, has_avx512_bf16=False)
+    monkeypatch.setattr(machine, "read", lambda: here)
     folder = draw(
         [label(48, 64, 1, 1, 2), label(64, 48, 1), label(48, 64), label(40, 40)], val=[label(40, 40)]
     )
@@ -118,9 +120,7 @@ def test_published_weights_are_used_where_they_can_be_had(project, tmp_path, mon
     assert "mobilenetV1X0.25_pretrain.tar" in without.cost
     write_weights(project, tmp_path / "weights.pth")
     taken = []
-    monkeypatch.setattr(
-        backbone, "write_pretrained", lambda dest, model, file: taken.append((model, file.name))
-    )
+    monkeypatch.setattr(backbone, "write_pretrained", lambda _, model, file: taken.append((model, file.name)))
     start = init.choose_start(LAPTOP, project, dest)
     assert (start.template, start.is_pretrained, start.cost) == ("laptop", True, "")
     assert taken == [(config.read("laptop").model.arguments(), "weights.pth")]
@@ -134,15 +134,15 @@ def test_the_batch_is_halved_until_a_step_fits_into_memory(
 ):
     tried = []
 
-    def measure(profile, nets, shards, num_steps, limit):
+    def measure(profile, nets, _, __, limit):
         tried.append(profile.train.batch_size)
         assert limit == 0.6 * LAPTOP.memory
-        return [Trial(1.0, 1e9)] if profile.train.batch_size <= largest else None
+        return [Trial(1.0, 1e9) for _ in nets] if profile.train.batch_size <= largest else None
 
     monkeypatch.setattr(trial, "measure", measure)
     data = fingerprint.read(draw([label(16, 16, 1, 2)] * 16))
     start = init.choose_start(LAPTOP, project, tmp_path / "backbone.pt")
-    values = plan.values(init.fitting_plan(data, LAPTOP, start, tmp_path))
+    values = plan.values(init.fitting_plan(data, LAPTOP, start, tmp_path)[0])
     assert (values["train"]["batch_size"], values["train"]["num_workers"]) == (batch_size, workers)
     assert tried == [16 // 2**i for i in range(len(tried))]
     assert tried[-1] == batch_size
@@ -166,5 +166,5 @@ def test_bfloat16_is_chosen_on_a_cpu_that_is_faster_with_it(
     monkeypatch.setattr(trial, "measure", measure)
     data = fingerprint.read(draw([label(16, 16, 1, 2)] * 2))
     start = init.choose_start(LAPTOP, project, tmp_path / "backbone.pt")
-    values = plan.values(init.fitting_plan(data, LAPTOP._replace(has_avx512_bf16=True), start, tmp_path))
+    values = plan.values(init.fitting_plan(data, LAPTOP._replace(has_avx512_bf16=True), start, tmp_path)[0])
     assert values["train"]["precision"] == precision

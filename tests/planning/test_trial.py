@@ -34,9 +34,8 @@ def test_steps_of_each_net_are_timed_and_their_memory_is_known(profile, shards):
     assert all(0 < measured.step_s < 60 and 1e7 < measured.memory < 1e10 for measured in trials)
 
 
-@pytest.mark.parametrize("limit", [1e6, 5e7])
-def test_a_step_that_needs_more_memory_than_there_is_gives_none(profile, shards, limit):
-    assert trial.measure(profile, ["fcn8s"], shards, 1, limit) is None
+def test_a_step_that_needs_more_memory_than_there_is_gives_none(profile, shards):
+    assert trial.measure(profile, ["fcn8s"], shards, 1, 5e7) is None
 
 
 def test_the_photos_of_a_trial_are_spread_over_the_list(draw, tmp_path):
@@ -55,7 +54,7 @@ def test_the_photos_of_a_trial_are_spread_over_the_list(draw, tmp_path):
 def test_a_damaged_photo_is_refused_by_its_name(draw, tmp_path):
     folder = draw([label(8, 8, 1, 2)] * 2)
     photo = folder / "images" / "train1.jpg"
-    photo.write_bytes(photo.read_bytes()[:-200])
     data = fingerprint.read(folder)
+    photo.write_bytes(photo.read_bytes()[:-20])
     with pytest.raises(DatasetError, match=r"train1\.jpg"):
         trial.write_photos(data.pairs, data.classes, tmp_path / "shards")
