@@ -89,6 +89,7 @@ def make(
             "allow_leak": Choice(
                 [], "or sentences that say why an image may be both trained and evaluated on"
             ),
+            "map": Choice({}, "or {truck: vehicle, other: void}, to merge, rename or leave out classes"),
             "classes": Choice(
                 data.classes,
                 f"the lines of classes.txt; {data.void_share:.1%} of all pixels are 255 (void), which does not count",

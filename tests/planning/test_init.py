@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from itertools import chain
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from pipeline.planning.trial import Trial
 from pipeline.training import prepare
 from pipeline.training.loop import train_worker
 from tests.planning.conftest import label
+from tests.test_structure import leaves, params_of, stages
 
 LAPTOP = Machine(num_cores=2, memory=16e9)
 
@@ -52,7 +54,11 @@ def test_a_planned_profile_names_itself_and_its_first_two_steps_train(project, d
     text = (project / "profiles" / "mine.yaml").read_text("utf-8")
     head = text[: text.index("data:\n")]
     assert all(f"\n# {what}" in head for what in ("command:", "hardware:", "hours:", "expected:"))
-    assert set(YAML(typ="safe", pure=True).load(text)) == set(config.Profile.model_fields)
+    written = YAML(typ="safe", pure=True).load(text)
+    assert set(written) == set(config.Profile.model_fields)
+    keys = leaves(written)
+    for param in chain.from_iterable(map(params_of, stages("mine").values())):
+        assert any(f"{key}.".startswith(f"{param}.") for key in keys), f"dvc.yaml reads {param}"
 
     data = fingerprint.read(folder)
     trial.write_photos(data.pairs, data.classes, project / "data" / "mine" / "shards" / "train")
