@@ -1,6 +1,7 @@
 """`fcn import`: an annotation tool's export becomes a folder to train on."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 
@@ -48,7 +49,7 @@ def add_import(commands) -> None:
     command.add_argument(
         "--workers", type=_workers, default=1, metavar="N", help="processes (default: %(default)s)"
     )
-    command.set_defaults(run=import_export)
+    command.set_defaults(run=run)
 
 
 def _folds(text: str) -> int:
@@ -61,6 +62,11 @@ def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 1024")
     return int(text)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import_export(arguments)
+    print(f"next: fcn init {shlex.quote(str(arguments.dest))} NAME, which plans a profile of that name")
 
 
 def import_export(arguments: argparse.Namespace) -> None:
@@ -104,6 +110,3 @@ def import_export(arguments: argparse.Namespace) -> None:
     kept = f" ({result.num_kept} were there)" if result.num_kept else ""
     lists = ", ".join(f"{name} {num}" for name, num in result.lists.items())
     print(f"wrote {arguments.dest}: {result.num_photos} photos{kept}; {lists}")
-    print(
-        f"next: data.source.own: {arguments.dest} and the classes in a profile (docs/own-data.md), then dvc repro"
-    )

@@ -28,20 +28,14 @@ def init(arguments: argparse.Namespace) -> None:
 
 
 def own_folder(path: Path) -> Path:
-    """Return the folder if it is laid out as docs/own-data.md describes, else the folder that its import makes."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
+    """Return the folder if it is laid out as docs/own-data.md describes, else the one that `fcn import` makes of it."""
+    from pipeline.cli.importing import import_export
+    from pipeline.cli.main import parser
     from pipeline.datasets import own
-    from pipeline.errors import DatasetError
 
     if not path.exists() or all((path / name).exists() for name in (*own.FOLDERS, own.CLASSES)):
         return path
-    if find_spec("pipeline.importing") is None:
-        own.check_layout(path)
-        raise DatasetError(f"{path} is not a folder of {own.GUIDE}; run `fcn import` first")
-    importing = import_module("pipeline.importing.write")
     dest = path.with_name(f"{path.name.partition('.')[0]}-imported")
-    summary = importing.import_data(path, dest, importing.Settings())
-    print(f"imported {summary.num_photos} photos to {dest}", flush=True)
+    print(f"{path} is not a folder of {own.GUIDE}; importing it to {dest}", flush=True)
+    import_export(parser().parse_args(["import", "--", str(path), str(dest)]))
     return dest

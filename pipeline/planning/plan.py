@@ -197,7 +197,7 @@ def _backbone(start: Start) -> Mapping[str, Any]:
             )
         }
     values = weights.model_dump(exclude_defaults=True)
-    return {"weights": _reasoned(values, "ImageNet's weights; the checksum is verified")}
+    return {"weights": _reasoned(values, "ImageNet's weights, kept in downloads/; the checksum is verified")}
 
 
 def _transforms(data: Fingerprint, use_gpu: bool) -> dict[str, Choice]:

@@ -21,6 +21,7 @@ from pipeline.planning.machine import Machine
 from pipeline.planning.trial import Trial
 from pipeline.training import prepare
 from pipeline.training.loop import train_worker
+from tests.conftest import ROOT
 from tests.planning.conftest import label
 from tests.test_structure import leaves, params_of, stages
 
@@ -89,6 +90,18 @@ def test_a_profile_that_is_there_is_refused_before_any_work_and_replaced_with_fo
     monkeypatch.setattr(trial, "measure", lambda _, nets, *__: [Trial(0.5, 1e9) for _ in nets])
     fcn("init", folder, "sample", "--force")
     assert config.load()[1].data.source.own == str(folder)
+
+
+@pytest.mark.usefixtures("project")
+def test_an_export_is_imported_first(tmp_path, monkeypatch):
+    export = tmp_path / "cvat.zip"
+    shutil.copy(ROOT / "tests" / "importing" / "fixtures" / "cvat.zip", export)
+    monkeypatch.setattr(trial, "measure", lambda _, nets, *__: [Trial(0.5, 1e9) for _ in nets])
+    fcn("init", export, "mine")
+    _, profile = config.load()
+    folder = tmp_path / "cvat-imported"
+    assert profile.data.source.own == str(folder)
+    assert profile.data.classes == (folder / "classes.txt").read_text("utf-8").split("\n")[:-1]
 
 
 @pytest.mark.parametrize("damage", ["mask", "class", "list", "folder"])
