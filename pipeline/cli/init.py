@@ -1,6 +1,8 @@
 """`fcn init`: plan a profile for a user's own photos."""
 
 import argparse
+import os
+import re
 from pathlib import Path
 
 
@@ -35,7 +37,8 @@ def own_folder(path: Path) -> Path:
 
     if not path.exists() or all((path / name).exists() for name in (*own.FOLDERS, own.CLASSES)):
         return path
-    dest = path.with_name(f"{path.name.partition('.')[0]}-imported")
+    stem = re.sub(r"\.(zip|tar|tgz|tar\.\w+)$", "", Path(os.path.abspath(path)).name)
+    dest = Path(os.path.normpath(path / ".." / f"{stem}-imported"))
     print(f"{path} is not a folder of {own.GUIDE}; importing it to {dest}", flush=True)
     import_export(parser().parse_args(["import", "--", str(path), str(dest)]))
     return dest

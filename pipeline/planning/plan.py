@@ -89,6 +89,10 @@ def make(
             "allow_leak": Choice(
                 [], "or sentences that say why an image may be both trained and evaluated on"
             ),
+            "near_duplicates": Choice(
+                "warn",
+                "of photos turned, mirrored, rescaled or recompressed on both sides; or refuse, or ignore",
+            ),
             "map": Choice({}, "or {truck: vehicle, other: void}, to merge, rename or leave out classes"),
             "classes": Choice(
                 data.classes,
