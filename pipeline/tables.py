@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from tabulate import tabulate
-
 FORMATS = ("plain", "markdown", "html")
 
 
@@ -41,6 +39,8 @@ def render(blocks: Iterable[Table | str], form: str) -> str:
 
 
 def _table(table: Table, form: str) -> str:
+    from tabulate import tabulate  # training imports this module where tabulate is missing
+
     assert all(len(row) == len(table.head) for row in table.rows), table
     head, *rows = ([str(cell) for cell in row] for row in (table.head, *table.rows))
     if form == "plain":  # the head as a row: as such, it would widen its columns by two spaces

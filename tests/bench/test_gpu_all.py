@@ -196,5 +196,5 @@ def test_packed_photos_keep_their_labels_and_recoded_ones_are_smaller(quality: i
     Image.fromarray(label).save(tmp_path / "voc/SegmentationClass/a.png")
     sample = gpu_pack.load(tmp_path, "a", quality)
     assert (sample.label == label).all()
-    assert (sample.jpeg == jpeg.read_bytes()) == (quality is None)
-    assert len(sample.jpeg) <= jpeg.stat().st_size
+    assert (sample.image == jpeg.read_bytes()) == (quality is None)
+    assert len(sample.image) <= jpeg.stat().st_size

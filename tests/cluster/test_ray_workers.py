@@ -1,7 +1,6 @@
 """Addresses that are refused before Ray starts, and a local run; test_cluster.py has clusters of several nodes."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,9 +59,19 @@ import torch
 from pipeline.cluster import ray_workers
 
 
+def flags_of(address):
+    # The kernel's flags of the mapping that holds an address; hg: huge pages are requested
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            start, end = (int(number, 16) for number in first.split("-"))
+        elif first == "VmFlags:" and start <= address < end:
+            return " ".join(rest)
+
+
 def worker(folder, rank):
     large = torch.ones(2**24)
-    (folder / f"{rank}.txt").write_text(Path("/proc/self/smaps_rollup").read_text())
+    (folder / f"{rank}.txt").write_text(flags_of(large.data_ptr()))
     print("a line of a worker", flush=True)
     time.sleep(3)  # Ray Train's helpers look around every second
 
@@ -88,10 +97,6 @@ def test_a_run_shows_its_workers_lines_and_no_warnings_and_its_tensors_have_huge
     )
     assert "a line of a worker" in done.stdout + done.stderr
     assert "Failed to" not in done.stdout + done.stderr
-    pages = [path.read_text() for path in tmp_path.glob("*.txt")]
-    assert len(pages) == 2
-    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if setting.exists() and "[never]" not in setting.read_text():
-        for text in pages:
-            (huge,) = re.findall(r"AnonHugePages: *(\d+) kB", text)
-            assert int(huge) * 1024 > 4 * 2**24 / 2
+    flags = [path.read_text().split() for path in tmp_path.glob("*.txt")]
+    assert len(flags) == 2
+    assert all("hg" in of_worker for of_worker in flags)
