@@ -3,6 +3,10 @@
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.importing.write import Settings
 
 
 def add_import(commands) -> None:
@@ -65,16 +69,10 @@ def _workers(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import_export(arguments)
-    print(f"next: fcn init {shlex.quote(str(arguments.dest))} NAME, which plans a profile of that name")
-
-
-def import_export(arguments: argparse.Namespace) -> None:
     from pipeline.errors import DatasetError
-    from pipeline.files import and_more
     from pipeline.importing import formats
     from pipeline.importing.classes import ClassMap
-    from pipeline.importing.write import Settings, import_data
+    from pipeline.importing.write import Settings
 
     if arguments.format not in (None, *formats.names()):
         raise DatasetError(f"--format {arguments.format}: expected one of {', '.join(formats.names())}")
@@ -90,7 +88,16 @@ def import_export(arguments: argparse.Namespace) -> None:
         value_range=tuple(arguments.range) if arguments.range else None,
         workers=arguments.workers,
     )
-    result = import_data(arguments.source, arguments.dest, settings)
+    import_export(arguments.source, arguments.dest, settings)
+    print(f"next: fcn init {shlex.quote(str(arguments.dest))} NAME, which plans a profile of that name")
+
+
+def import_export(source: Path, dest: Path, settings: "Settings") -> None:
+    """Import an export and print what was found, left out and written."""
+    from pipeline.files import and_more
+    from pipeline.importing.write import import_data
+
+    result = import_data(source, dest, settings)
     total = sum(result.num_pixels)
     shares = [
         f"{name} {num / total:.1%}"
@@ -109,4 +116,4 @@ def import_export(arguments: argparse.Namespace) -> None:
         print(f"  warning: {warning}")
     kept = f" ({result.num_kept} were there)" if result.num_kept else ""
     lists = ", ".join(f"{name} {num}" for name, num in result.lists.items())
-    print(f"wrote {arguments.dest}: {result.num_photos} photos{kept}; {lists}")
+    print(f"wrote {dest}: {result.num_photos} photos{kept}; {lists}")
