@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli.arguments import integer
+
 if TYPE_CHECKING:
     from pipeline.importing.write import Settings
 
@@ -41,7 +43,7 @@ def add_import(commands) -> None:
         help="photos for whose path it finds the same text stay on one side (default: the same folder)",
     )
     command.add_argument(
-        "--folds", type=_folds, default=0, metavar="K", help="lists for K-fold cross-validation, too"
+        "--folds", type=integer(2), default=0, metavar="K", help="lists for K-fold cross-validation, too"
     )
     command.add_argument(
         "--range",
@@ -51,21 +53,9 @@ def add_import(commands) -> None:
         help="values of 16-bit and float photos that become black and white",
     )
     command.add_argument(
-        "--workers", type=_workers, default=1, metavar="N", help="processes (default: %(default)s)"
+        "--workers", type=integer(1, 1024), default=1, metavar="N", help="processes (default: %(default)s)"
     )
     command.set_defaults(run=run)
-
-
-def _folds(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 2 on")
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 1024")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> None:

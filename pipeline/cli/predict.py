@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.cli.arguments import integer
 from pipeline.models.tiles import SIDE
 
 MODEL_HELP = "a .pt, .safetensors or .onnx file of this project"
@@ -67,25 +67,25 @@ def add_serve(commands) -> None:
         help="the address to listen on; the default, %(default)s, is reached from this machine alone",
     )
     command.add_argument(
-        "--port", type=_integer(0, 65535), default=8000, help="0: any free one (default: %(default)s)"
+        "--port", type=integer(0, 65535), default=8000, help="0: any free one (default: %(default)s)"
     )
     command.add_argument(
         "--max-mb",
-        type=_integer(1),
+        type=integer(1),
         default=32,
         metavar="MB",
         help="size of the largest request (default: %(default)s)",
     )
     command.add_argument(
         "--timeout",
-        type=_integer(1),
+        type=integer(1),
         default=120,
         metavar="SECONDS",
         help="from a request's start to its answer (default: %(default)s)",
     )
     command.add_argument(
         "--waiting",
-        type=_integer(0),
+        type=integer(0),
         default=4,
         metavar="N",
         help="photos that may wait while one is worked on; more are refused (default: %(default)s)",
@@ -150,22 +150,9 @@ def submit(arguments: argparse.Namespace) -> None:
 def _add_tile(command) -> None:
     command.add_argument(
         "--tile",
-        type=_integer(1),
+        type=integer(1),
         default=SIDE,
         metavar="PIXELS",
         help="run photos of more than PIXELS x PIXELS in overlapping tiles of that side, with the same result; "
         "smaller tiles take less memory and more time (default: %(default)s)",
     )
-
-
-def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return an argument type: a whole number within bounds."""
-
-    def parse(text: str) -> int:
-        number = int(text) if text.isdecimal() else -1
-        if number < minimum or (maximum is not None and number > maximum):
-            bounds = f"from {minimum}" + (f" to {maximum}" if maximum is not None else "")
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
-        return number
-
-    return parse
