@@ -1,6 +1,6 @@
 """Nodes of a Ray cluster: their settings, their token, and how to start one on this machine.
 
-Whoever reaches Ray's ports can run programs, so all nodes and clients must have the same token. Ray does not encrypt
+Anyone who reaches Ray's ports can run programs, so all nodes and clients must have the same token. Ray does not encrypt
 it: a firewall must protect the ports. The dashboard with its job server listens on loopback only.
 """
 
