@@ -1,6 +1,7 @@
 """The fully convolutional network: a classifier's trunk, scores at strides 32, 16 and 8, upsampling to pixels."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from inspect import signature
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn.backbones.alexnet import AlexNet, CaffeNet
+from fcn.backbones.efficientnet_lite import SIZES, EfficientNetLite
 from fcn.backbones.features import Backbone
 from fcn.backbones.googlenet import GoogLeNet
 from fcn.backbones.mobilenet import MobileNetV1
@@ -15,14 +17,14 @@ from fcn.backbones.resnet import ResNet50
 from fcn.backbones.vgg import VGG16
 from fcn.geometry import IMAGE, CoordMap, crop_offset, upsampling_kernel
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {
+BACKBONES: Mapping[str, Callable[..., Backbone]] = {
     "alexnet": AlexNet,
     "caffenet": CaffeNet,
     "googlenet": GoogLeNet,
     "mobilenet_v1": MobileNetV1,
     "resnet50": ResNet50,
     "vgg16": VGG16,
-}
+} | {size: partial(EfficientNetLite, size) for size in SIZES}
 STRIDES = (32, 16, 8)
 AT_ONCE_SCALES = {"pool4": 0.01, "pool3": 0.0001}  # reference voc-fcn8s-atonce/net.py
 FUSIONS = ("sum", "max")

@@ -26,6 +26,8 @@ CONVENTIONS = {
     "torchvision": PixelConvention((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), is_bgr=False),
     # Google's: RGB in -1..1. torchvision's googlenet weights come from there (its transform_input=True)
     "inception": PixelConvention((127.5, 127.5, 127.5), (127.5, 127.5, 127.5), is_bgr=False),
+    # EfficientNet-Lite's, whole numbers for small processors
+    "efficientnet_lite": PixelConvention((127.0, 127.0, 127.0), (128.0, 128.0, 128.0), is_bgr=False),
 }
 
 

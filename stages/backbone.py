@@ -1,7 +1,7 @@
 """Writes models/<profile>/backbone.pt, what the first net of the chain starts from."""
 
 from pipeline import config, paths
-from pipeline.download.fetch import fetch_published
+from pipeline.download.weights import fetch_weights
 from pipeline.errors import exit_cleanly
 from pipeline.models import backbone
 
@@ -13,8 +13,7 @@ def main() -> None:
     if weights is None:
         backbone.write_random(dest, model, profile.backbone.seed)
         return
-    path = fetch_published(paths.DOWNLOADS, **weights.model_dump())
-    backbone.write_pretrained(dest, model, path)
+    backbone.write_pretrained(dest, model, fetch_weights(weights, paths.DOWNLOADS))
 
 
 if __name__ == "__main__":

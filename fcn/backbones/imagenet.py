@@ -5,11 +5,13 @@ naming the layers that are missing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fcn.backbones.efficientnet_lite import SIZES, EfficientNetLite, num_blocks
 from fcn.backbones.features import Backbone
 from fcn.backbones.googlenet import GoogLeNet
 from fcn.backbones.mobilenet import MobileNetV1
@@ -54,6 +56,25 @@ def mobilenet_v1_from_published(content: Mapping[str, Any]) -> State:
     return _same_names(unwrapped, MobileNetV1, "the published mobilenet_v1")
 
 
+def efficientnet_lite_from_published(size: str, state: Mapping[str, Tensor]) -> State:
+    """Return the state_dict of EfficientNetLite from that of a file in the naming of lukemelas' efficientnet_pytorch.
+
+    size: a key of SIZES.
+    """
+    prefixes = {"_conv_stem.": "stem.0.", "_bn0.": "stem.1.", "_conv_head.": "head.0.", "_bn1.": "head.1."}
+    number = 0
+    for stage, repeats in enumerate(num_blocks(size), start=1):
+        for i in range(repeats):
+            for layer in ("expand_conv", "bn0", "depthwise_conv", "bn1", "project_conv", "bn2"):
+                prefixes[f"_blocks.{number}._{layer}."] = f"stage{stage}.{i}.layers.{layer}."
+            number += 1
+    renamed = {}
+    for name, tensor in state.items():
+        prefix = name[: name.rfind(".") + 1]
+        renamed[prefixes.get(prefix, prefix) + name.removeprefix(prefix)] = tensor
+    return _same_names(renamed, partial(EfficientNetLite, size), f"the published {size}")
+
+
 # Of each backbone: the converter, and the pixels (fcn.pixels.CONVENTIONS) that the weights were trained with
 CONVERTERS: dict[str, tuple[Callable[[Mapping[str, Any]], State], str]] = {
     "alexnet": (alexnet_from_torchvision, "torchvision"),
@@ -61,7 +82,7 @@ CONVERTERS: dict[str, tuple[Callable[[Mapping[str, Any]], State], str]] = {
     "mobilenet_v1": (mobilenet_v1_from_published, "torchvision"),
     "resnet50": (resnet50_from_torchvision, "torchvision"),
     "vgg16": (vgg16_from_torchvision, "torchvision"),
-}
+} | {size: (partial(efficientnet_lite_from_published, size), "efficientnet_lite") for size in SIZES}
 
 
 def _cast(state: Mapping[str, Tensor], names: dict[str, str], kernels: dict[str, int], theirs: str) -> State:

@@ -51,6 +51,7 @@ def _file_name(url: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_checked_url)]
+Checksum = Annotated[str, StringConstraints(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64})$")]
 
 
 class Archive(Section):
@@ -62,7 +63,7 @@ class Archive(Section):
     """
 
     urls: Annotated[list[Url], Field(min_length=1)]
-    checksum: Annotated[str, StringConstraints(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64})$")]
+    checksum: Checksum
     allowed_hosts: list[str] = []
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.config.data import Archive
+from pipeline.config.data import Checksum, Url
 from pipeline.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, Seed
 
 Scale = Annotated[float, Field(ge=0.1, le=10)]
@@ -29,11 +29,34 @@ class Model(Section):
     batch_norm: bool | None = None
     fc6_kernel: Annotated[int, Field(gt=0, lt=16)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    pixels: Literal["caffe", "torchvision", "inception"] | None = None
+    pixels: Literal["caffe", "torchvision", "inception", "efficientnet_lite"] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return FCN's keyword arguments, without the options that are not given."""
         return self.model_dump(exclude_none=True)
+
+
+class Weights(Section):
+    """A published file of weights, from mirrors or from an installed package.
+
+    urls: mirrors, in the order in which they are tried.
+    allowed_hosts: other hosts that a mirror may redirect to.
+    package: name of a package of the registry, where model hosts cannot be reached.
+    file: the path of the file in that package.
+    checksum: "md5:..." or "sha256:..." of the file.
+    """
+
+    urls: list[Url] = []
+    allowed_hosts: list[str] = []
+    package: str | None = None
+    file: str | None = None
+    checksum: Checksum
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "Weights":
+        if bool(self.urls) == bool(self.package) or bool(self.package) != bool(self.file):
+            raise ValueError("must give either urls, or package and file")
+        return self
 
 
 class Backbone(Section):
@@ -43,7 +66,7 @@ class Backbone(Section):
     seed: of the random weights.
     """
 
-    weights: Archive | None = None
+    weights: Weights | None = None
     seed: Seed = 0
 
 

