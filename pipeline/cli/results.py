@@ -73,10 +73,9 @@ def add_explain(commands) -> None:
 def explain(arguments: argparse.Namespace) -> None:
     from pipeline.evaluation import compare
     from pipeline.evaluation.explain import explain_model, explain_result
-    from pipeline.models import checkpoint
 
     path = Path(arguments.what)
-    if path.suffix in (".pt", checkpoint.SAFETENSORS):
+    if path.suffix in (".pt", ".safetensors"):
         facts_of_files = explain_model(path)
     else:
         with metrics_file(arguments.what) as path:

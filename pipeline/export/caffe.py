@@ -15,6 +15,7 @@ from fcn.model import FCN
 from pipeline.errors import CheckpointError
 from pipeline.files import whole
 from pipeline.models import checkpoint
+from pipeline.models.file_kind import require_kind
 from pipeline.models.model_file import load_model
 
 # The names of a net of 21 classes unless others are given: PASCAL VOC's, in the order of its label images
@@ -127,6 +128,7 @@ def _lineage(path: Path, data: bytes, model: FCN) -> dict[str, str]:
 
 
 def _read(path: Path) -> bytes:
+    require_kind(path, expected="a .caffemodel")
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise CheckpointError(f"{path} has {size} bytes; a .caffemodel has at most {MAX_BYTES}")

@@ -5,9 +5,11 @@ torch.load's own checks accept most single-bit flips, so every file carries the 
 
 import hashlib
 import json
+import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.files import and_more, whole
+from pipeline.models.file_kind import SAFETENSORS, TORCH, WRITE_WEIGHTS, require_kind
 
 FORMAT = "fcn/1"
-SAFETENSORS = ".safetensors"
 PLAIN = (bool, int, float, str, type(None))
 NUM_KEPT = 3  # working checkpoints of a run: the newest may be damaged, and the one before it too
 NUM_NAMED = 4  # the most layers that a message lists
@@ -33,7 +35,7 @@ def save(path: Path, kind: str, content: Mapping[str, Any]) -> str:
     """
     digest = content_digest(content)
     with whole(path) as file:
-        if path.suffix == SAFETENSORS:
+        if path.suffix == ".safetensors":
             file.write(_to_safetensors(kind, digest, content))
         else:
             torch.save({"format": FORMAT, "kind": kind, "sha256": digest, "content": dict(content)}, file)
@@ -45,11 +47,15 @@ def load(path: Path, kind: str) -> tuple[dict[str, Any], str]:
 
     Raises CheckpointError if the file is missing, damaged, of another kind or of another program.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path} is missing; `dvc repro` makes it")
-    file = _load_safetensors(path) if path.suffix == SAFETENSORS else load_weights(path)
+    is_safetensors = require_kind(path, TORCH, SAFETENSORS, expected=f"a {kind} file") == SAFETENSORS
+    file = _load_safetensors(path) if is_safetensors else _load_torch(path)
     if not isinstance(file, dict) or file.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has another format than {FORMAT!r}; this project did not write it")
+        raise CheckpointError(
+            f"{path} has another format than {FORMAT!r}; this project did not write it. Published weights of an "
+            "ImageNet classifier belong in a profile's backbone.weights"
+        )
     if file.get("kind") != kind:
         raise CheckpointError(f"{path} is a {file.get('kind')} file, expected a {kind} file")
     try:
@@ -64,17 +70,31 @@ def load(path: Path, kind: str) -> tuple[dict[str, Any], str]:
 
 
 def load_weights(path: Path) -> Any:
-    """Return the object in a file of torch.save, tensors on the CPU.
+    """Return the object in a file of torch.save, or the tensors of a safetensors file, on the CPU.
 
-    Raises CheckpointError if the file is damaged, or would run code when unpickled.
+    Raises CheckpointError if the file is damaged, of another program, or would run code when unpickled.
     """
+    if require_kind(path, TORCH, SAFETENSORS, expected="weights for PyTorch") != SAFETENSORS:
+        return _load_torch(path)
+    with _opened_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+
+
+def _load_torch(path: Path) -> Any:
+    """Return the object in a file of torch.save. torch's messages, some of which advise to run code, stay here."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore", UserWarning)  # about a protocol number that a flipped bit changed
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise nearly anything, AssertionError among it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be loaded as weights alone: {reason}") from error
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path} holds Python objects ({refused[1]}), not weights alone, and to load it would run its code; "
+                f"{WRITE_WEIGHTS}"
+            ) from error
+        raise CheckpointError(
+            f"{path} is damaged, or no file of torch.save ({type(error).__name__}); fetch it again"
+        ) from error
 
 
 def _to_safetensors(kind: str, digest: str, content: Mapping[str, Any]) -> bytes:
@@ -90,18 +110,25 @@ def _to_safetensors(kind: str, digest: str, content: Mapping[str, Any]) -> bytes
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
     """Return the dict that `save` would give to torch.save; {} for a file of another program."""
+    with _opened_safetensors(path) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            return {}
+        content = {key: json.loads(metadata[key]) for key in json.loads(metadata["keys"])}
+        if sorted(content["state_dict"]) != sorted(file.keys()):
+            raise ValueError("its list of layers differs from its tensors")
+        content["state_dict"] = {name: file.get_tensor(name) for name in content["state_dict"]}
+    return {key: metadata.get(key) for key in ("format", "kind", "sha256")} | {"content": content}
+
+
+@contextmanager
+def _opened_safetensors(path: Path) -> Iterator[Any]:
+    """Open the file for the block; raise CheckpointError if it is damaged, or its metadata are."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                return {}
-            content = {key: json.loads(metadata[key]) for key in json.loads(metadata["keys"])}
-            if sorted(content["state_dict"]) != sorted(file.keys()):
-                raise ValueError("its list of layers differs from its tensors")
-            content["state_dict"] = {name: file.get_tensor(name) for name in content["state_dict"]}
+            yield file
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be loaded as safetensors: {error}") from error
-    return {key: metadata.get(key) for key in ("format", "kind", "sha256")} | {"content": content}
+        raise CheckpointError(f"{path} is a damaged safetensors file: {error}; fetch it again") from error
 
 
 def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

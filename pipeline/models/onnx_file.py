@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pipeline.errors import CheckpointError
+from pipeline.models.file_kind import ONNX, require_kind
 
 OnnxNet = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # image (N, 3, H, W) -> score (N, C, H, W)
 ERRORS_ONLY = 3  # onnxruntime's log level
@@ -22,8 +23,9 @@ def load(path: Path, num_threads: int = 0) -> tuple[OnnxNet, dict[str, Any]]:
 
     Raises CheckpointError if the file is missing, damaged, or was not written by `fcn export`.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path} is missing; `fcn export MODEL {path} --format onnx` writes it")
+    require_kind(path, ONNX, expected="an ONNX file of `fcn export`")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = num_threads

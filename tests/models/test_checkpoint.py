@@ -217,7 +217,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, how):
         path.write_bytes(pickle.dumps(file))
     else:
         torch.save(file, path, _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(CheckpointError, match=r"a\.pt cannot be loaded as weights alone"):
+    with pytest.raises(CheckpointError, match=r"a\.pt .*model\.state_dict"):
         load(path, "model")
     assert not touched.exists()
     pickle.loads(pickle.dumps(file))
