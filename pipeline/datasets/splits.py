@@ -1,7 +1,6 @@
 """Training and validation splits, combined from the lists of data sets."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from pipeline.datasets import own, sbd, voc
 from pipeline.datasets.layout import Layout
 from pipeline.errors import DatasetError
 from pipeline.shards.images import REMEDY
-from pipeline.shards.sample import Sample
+from pipeline.shards.sample import Sample, digest_of_keys
 
 # By the name in a profile: the layout, and the function that finds its folder below the raw folder
 DATASETS: dict[str, tuple[Layout, Callable[[Path], Path]]] = {
@@ -161,16 +160,12 @@ def _ids(raw: Path, name: str, checks_published: bool) -> dict[str, str]:
             f"{name}: expected {expected} images as published, found {len(ids)} listed in {where}; "
             "run `dvc repro -f download` or set data.allow_partial"
         )
-    if checks_published and derived and _digest(ids) != derived.sha256:
+    if checks_published and derived and digest_of_keys(ids) != derived.sha256:
         raise DatasetError(
             f"{name}: {len(ids)} images as published, but not the same ones, are listed in {where}; "
             "run `dvc repro -f download` or set data.allow_partial"
         )
     return ids
-
-
-def _digest(ids: Iterable[str]) -> str:
-    return hashlib.sha256("".join(f"{key}\n" for key in sorted(ids)).encode()).hexdigest()
 
 
 def _located(raw: Path, dataset: str) -> tuple[Layout, Path]:

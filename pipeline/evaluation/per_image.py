@@ -4,7 +4,6 @@ One row per image, sorted by key, integers only. `right` is a class's intersecti
 `label + predicted - right`. The columns with the prefix `border_` count only the pixels near borders.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,11 +56,6 @@ class PerImage:
     def border(self) -> NDArray[np.int64]:
         """(N, 3, C): the counts of the band along borders."""
         return self.counts[:, 1]
-
-
-def digest_of_keys(keys: Sequence[str]) -> str:
-    """Return the sha256 of the sorted ids, one per line: it identifies a published list of images."""
-    return hashlib.sha256("".join(f"{key}\n" for key in sorted(keys)).encode()).hexdigest()
 
 
 def write(path: Path, images: PerImage) -> None:

@@ -15,8 +15,8 @@ class Published:
     name: of the net.
     split: the evaluation images, in the authors' words.
     source: the publication and its table.
-    keys_sha256: per_image.digest_of_keys of the split; None if its labels are on VOC's server only, or if the authors
-        do not give the list.
+    keys_sha256: digest_of_keys (shards/sample.py) of the split; None if its labels are on VOC's server only, or if the
+        authors do not give the list.
     """
 
     name: str

@@ -16,12 +16,13 @@ from fcn.metrics import ConfusionMatrix, Scores, trimap
 from pipeline.distributed.rank import Rank
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.evaluation.bootstrap import Bootstrap, interval, mean_iu, pixel_acc
-from pipeline.evaluation.per_image import PerImage, digest_of_keys
+from pipeline.evaluation.per_image import PerImage
 from pipeline.models.model_file import load_model
 from pipeline.models.predictor import Predictor
 from pipeline.progress import bar
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards, open_shards
+from pipeline.shards.sample import digest_of_keys
 
 ONCE = Averaging()  # as in the paper: each image once, at its own size
 

@@ -15,9 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data
 
@@ -61,13 +59,8 @@ class Stream:
     @cached_property
     def order(self) -> Order | Buckets:
         if self.size_buckets:
-            return Buckets(self.sizes, self.batch_size, self.seed, self.sampling)
+            return Buckets(self.shards.sizes, self.batch_size, self.seed, self.sampling)
         return Order(len(self.shards), self.seed, self.sampling)
-
-    @cached_property
-    def sizes(self) -> NDArray[np.integer]:
-        """(num_samples, 2) height and width, from the manifest."""
-        return np.stack([self.shards.table[side].to_numpy() for side in ("height", "width")], axis=1)
 
     @cached_property
     def _samples(self) -> Dataset:
@@ -102,13 +95,13 @@ class Stream:
         )
 
     def _change(self, index: int, position: int) -> Change:
-        height, width = self.sizes[index].tolist()
+        height, width = self.shards.sizes[index].tolist()
         return draw(self.transforms, (height, width), self.seed, position)
 
     @property
     def max_bytes(self) -> int:
         """The largest number of bytes of a batch of this worker."""
-        height, width = self.sizes.max(0).tolist()
+        height, width = self.shards.sizes.max(0).tolist()
         height, width = largest(self.transforms, (height, width))
         return 4 * height * width * self.batch_size // (self.world_size * self.accumulation)
 

@@ -54,6 +54,11 @@ class Shards:
     def __len__(self) -> int:
         return self.table.num_rows
 
+    @cached_property
+    def sizes(self) -> NDArray[np.integer]:
+        """(num_samples, 2) height and width of the photos."""
+        return np.stack([self.table[side].to_numpy() for side in ("height", "width")], axis=1)
+
     @property
     def class_pixels(self) -> NDArray[np.int64]:
         """The pixels of each class in all labels, (num_classes,) int64."""

@@ -1,5 +1,7 @@
 """A sample: a photo, its label, and the counts that a manifest records of both."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,3 +54,8 @@ class Sample:
         counts = check_label(label, photo.size, num_classes, where[1])
         png = mask if is_label_png(mask) else encode_label(label)
         return cls(key, label, png, photo, counts)
+
+
+def digest_of_keys(keys: Iterable[str]) -> str:
+    """Return the sha256 of the sorted keys, one per line: it identifies a published list of images."""
+    return hashlib.sha256("".join(f"{key}\n" for key in sorted(keys)).encode()).hexdigest()

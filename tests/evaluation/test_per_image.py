@@ -1,7 +1,5 @@
 """The table of each image's counts, as any reader of Parquet sees it and as we read it back."""
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,12 +50,6 @@ def test_the_order_of_scoring_leaves_no_trace_in_the_files_bytes(tmp_path):
     per_image.write(tmp_path / "b.parquet", shuffled)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
-
-
-def test_the_digest_of_keys_is_that_of_a_list_file(tmp_path):
-    (tmp_path / "val.txt").write_text("2007_000033\n2007_000042\n")
-    expected = hashlib.sha256((tmp_path / "val.txt").read_bytes()).hexdigest()
-    assert per_image.digest_of_keys(["2007_000042", "2007_000033"]) == expected
 
 
 @pytest.mark.parametrize("damage", ["missing", "foreign", "cut", "flipped", "text", "fewer classes"])
