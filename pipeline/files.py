@@ -151,3 +151,8 @@ def and_more(values: Sequence[object], num_named: int = NUM_NAMED) -> str:
     """Return the first values as text, and how many more there are: "a, b and 3 more"."""
     rest = len(values) - num_named
     return ", ".join(map(str, values[:num_named])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 photo", "2 photos"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -25,9 +25,9 @@ def main() -> None:
         )
         return
     if folder:
-        from pipeline.datasets import own  # takes a third of a second to import
+        from pipeline.datasets import own_files
 
-        fingerprint = own.fingerprint(Path(folder).expanduser())
+        fingerprint = own_files.fingerprint(Path(folder).expanduser())
     dest.parent.mkdir(parents=True, exist_ok=True)
     write_json(dest, {"own": fingerprint})
 

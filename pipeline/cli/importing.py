@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def import_export(source: Path, dest: Path, settings: "Settings") -> None:
     """Import an export and print what was found, left out and written."""
-    from pipeline.files import and_more
+    from pipeline.files import and_more, counted
     from pipeline.importing.write import import_data
 
     result = import_data(source, dest, settings)
@@ -95,15 +95,15 @@ def import_export(source: Path, dest: Path, settings: "Settings") -> None:
     ]
     print(f"  classes: {and_more(shares, 30)}")
     for note, num in result.notes.items():
-        print(f"  {num} photos: {note}")
+        print(f"  {counted(num, 'photo')}: {note}")
     reasons = sorted(set(result.left_out.values()))
     for reason in reasons:
         paths = [path for path, given in result.left_out.items() if given == reason]
         print(f"  left out, {reason}: {and_more(paths, 3)}")
     if result.num_passed_over:
-        print(f"  passed over: {result.num_passed_over} files that systems and tools leave behind")
+        print(f"  passed over: {counted(result.num_passed_over, 'file')} that systems and tools leave behind")
     for warning in result.warnings:
         print(f"  warning: {warning}")
     kept = f" ({result.num_kept} were there)" if result.num_kept else ""
     lists = ", ".join(f"{name} {num}" for name, num in result.lists.items())
-    print(f"wrote {dest}: {result.num_photos} photos{kept}; {lists}")
+    print(f"wrote {dest}: {counted(result.num_photos, 'photo')}{kept}; {lists}")

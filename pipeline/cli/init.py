@@ -32,13 +32,13 @@ def init(arguments: argparse.Namespace) -> None:
 def own_folder(path: Path) -> Path:
     """Return the folder if it is laid out as docs/own-data.md describes, else the one that `fcn import` makes of it."""
     from pipeline.cli.importing import import_export
-    from pipeline.datasets import own
+    from pipeline.datasets import own_files
     from pipeline.importing.write import Settings
 
-    if not path.exists() or all((path / name).exists() for name in (*own.FOLDERS, own.CLASSES)):
+    if not path.exists() or all((path / name).exists() for name in (*own_files.FOLDERS, own_files.CLASSES)):
         return path
     stem = re.sub(r"\.(zip|tar|tgz|tar\.\w+)$", "", Path(os.path.abspath(path)).name)
     dest = Path(os.path.normpath(path / ".." / f"{stem}-imported"))
-    print(f"{path} is not a folder of {own.GUIDE}; importing it to {dest}", flush=True)
+    print(f"{path} is not a folder of {own_files.GUIDE}; importing it to {dest}", flush=True)
     import_export(path, dest, Settings())
     return dest

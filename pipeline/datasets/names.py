@@ -6,7 +6,10 @@ import unicodedata
 from pathlib import PurePath
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key names files and tar members: no '.', no '/', nothing to escape
-_LEFT_BEHIND = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
+_LEFT_BEHIND = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"),
+    "system volume information",
+}
 
 
 def is_key(name: str) -> bool:

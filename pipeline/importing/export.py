@@ -79,8 +79,32 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """The options of `fcn import`.
+
+    format: --format; None: recognised.
+    class_map: --map.
+    shares: --split.
+    seed: --seed.
+    group: --group.
+    folds: --folds; 0: none.
+    value_range: --range.
+    workers: --workers.
+    """
+
+    format: str | None = None
+    class_map: ClassMap = field(default_factory=ClassMap)
+    shares: str = "0.8/0.2"
+    seed: int = 0
+    group: str | None = None
+    folds: int = 0
+    value_range: tuple[float, float] | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True)
 class Options:
-    """What the user states on the command line.
+    """The settings that formats need.
 
     class_map: --map.
     workers: processes that may be used.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +13,6 @@ from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
 from pipeline.importing.classes import VOID, ClassMap, hex_colour
 from pipeline.importing.export import (
-    BACKGROUND,
-    BACKGROUND_NAMES,
-    MAX_CLASSES,
     UNKNOWN,
     VOID_NAMES,
     Label,
@@ -23,7 +20,6 @@ from pipeline.importing.export import (
 )
 from pipeline.importing.photos import decode
 from pipeline.importing.source import Source
-from pipeline.importing.workers import mapped
 from pipeline.shards.labels import is_label_png
 
 FORMATS = ("PNG", "TIFF", "BMP")
@@ -180,7 +176,7 @@ def to_label(pixels: Pixels, table: Table) -> Label:
     """Return the classes of a mask's pixels."""
     values = pixels.values
     if values.ndim == 3:
-        if table.colours or not _is_grey(values):
+        if table.colours or not is_grey(values):
             return _by_colour(values, table)
         values = values[:, :, 0]
     counts = Image.fromarray(values).histogram() if values.dtype == np.uint8 else None
@@ -225,25 +221,27 @@ def _look_up(values: NDArray, chosen: Mapping[int, int]) -> NDArray[np.uint8]:
     return labels[np.searchsorted(present, values)]
 
 
-def _is_grey(colours: NDArray[np.uint8]) -> bool:
+def is_grey(colours: NDArray[np.uint8]) -> bool:
     return bool((colours[:, :, 0] == colours[:, :, 1]).all() and (colours[:, :, 0] == colours[:, :, 2]).all())
 
 
-def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int32]:
+def packed_colours(colours: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return each pixel's colour as 65536 R + 256 G + B, (H, W)."""
     wide = colours.astype(np.int32)
     return (wide[:, :, 0] << 16) | (wide[:, :, 1] << 8) | wide[:, :, 2]
 
 
 def _by_colour(colours: NDArray[np.uint8], table: Table) -> Label:
-    packed = _packed(colours)
+    packed = packed_colours(colours)
     label = table.colour_table()[packed]
     strange = packed[label == UNKNOWN]
     if not strange.size:
         return Label(label)
-    return Label(label, _named_colours(strange))
+    return Label(label, named_colours(strange))
 
 
-def _named_colours(packed: NDArray[np.int32]) -> dict[str, int]:
+def named_colours(packed: NDArray[np.int32]) -> dict[str, int]:
+    """Return the number of pixels of the most frequent colours, by #rrggbb."""
     colours, counts = np.unique(packed, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_NAMED_COLOURS]
     return {f"#{colours[number]:06x}": int(counts[number]) for number in order}
@@ -255,113 +253,3 @@ def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> NDArray[np.uint8]:
     for (red, green, blue), label in colours:
         table[(red << 16) | (green << 8) | blue] = label
     return table
-
-
-# Masks without a class table
-
-
-class Content(NamedTuple):
-    """The values (None: too many) or colours that a mask holds, with their pixels."""
-
-    path: str
-    values: dict[int, int]
-    colours: dict[str, int]
-    digest: str
-
-
-def scan(source: Source, paths: list[str], workers: int) -> tuple[dict[int, int], dict[str, int], str]:
-    """Return the pixels of every value and colour of all masks, and the first file with colours."""
-    values: dict[int, int] = {}
-    colours: dict[str, int] = {}
-    first = ""
-    with mapped(partial(_content, source), workers) as run:
-        for content in run(paths):
-            first = first or (content.path if content.colours else "")
-            source.digests[content.path] = content.digest
-            for total, counts in ((values, content.values), (colours, content.colours)):
-                for key, count in counts.items():
-                    total[key] = total.get(key, 0) + count
-    return values, colours, first
-
-
-def _content(source: Source, path: str) -> Content:
-    pixels = decode_mask(source.read(path), path).values
-    digest = source.digests[path]
-    if pixels.ndim == 3 and not _is_grey(pixels):
-        return Content(path, {}, _named_colours(_packed(pixels)), digest)
-    flat = pixels[:, :, 0] if pixels.ndim == 3 else pixels
-    present, counts = np.unique(flat, return_counts=True)
-    if len(present) > 4 * MAX_CLASSES:
-        raise DatasetError(f"{path}: {len(present)} different values; it may be a photo, not a mask")
-    return Content(path, dict(zip(present.tolist(), counts.tolist(), strict=True)), {}, digest)
-
-
-def table_of_content(
-    values: Mapping[int, int], colours: Mapping[str, int], first: str, names: list[str], class_map: ClassMap
-) -> tuple[Table, str]:
-    """Return a table for masks that have none, and a sentence that states it.
-
-    values, colours, first: see `scan`.
-    names: of a list of names only, in the order of the values; may be empty.
-    """
-    if colours:
-        return _table_of_colours(values, colours, first, class_map)
-    present = set(values)
-    stated = class_map.values
-    for foreground in (255, 1):
-        if present <= {0, foreground} and foreground in present and len(names) <= 2:
-            name = stated.get(foreground) or next(
-                (name for name in reversed(names) if name.casefold() not in BACKGROUND_NAMES), "foreground"
-            )
-            ground = stated.get(0) or (names[0] if len(names) == 2 else BACKGROUND)
-            entries = [Entry(ground, value=0), Entry(name, value=foreground)]
-            table = make_table(entries, class_map, "masks")
-            return table, f"masks of 0 and {foreground}: 0 is {ground}, {foreground} is {name}"
-    if names:
-        table = make_table(
-            [Entry(name, value=number) for number, name in enumerate(names)], class_map, "classes"
-        )
-        return table, "a mask's value is the line of its class, from 0"
-    used = sorted(value for value in present if value != 255 or value in stated)
-    if len(used) > MAX_CLASSES:
-        raise DatasetError(
-            f"{first or 'masks'}: {len(used)} different values; a label holds up to {MAX_CLASSES}"
-        )
-    entries = [
-        Entry(stated.get(value) or (BACKGROUND if value == 0 else f"class{value}"), value=value)
-        for value in used
-        if stated.get(value) != VOID
-    ]
-    merged = {entry.name: entry for entry in reversed(entries)}
-    table = make_table(reversed(merged.values()), class_map, "masks")
-    void = ", 255 is void" if 255 in present and 255 not in stated else ""
-    return (
-        table,
-        f"no class table: each value is a class, 0 the background{void}; name them by --map 1=NAME,2=NAME",
-    )
-
-
-def _table_of_colours(
-    values: Mapping[int, int], colours: Mapping[str, int], first: str, class_map: ClassMap
-) -> tuple[Table, str]:
-    greys = {hex_colour((value, value, value)): count for value, count in values.items() if value < 256}
-    counts = dict(colours)
-    for colour, count in greys.items():
-        counts[colour] = counts.get(colour, 0) + count
-    stated = {hex_colour(colour) for colour in class_map.colours}
-    missing = sorted(set(counts) - stated, key=lambda colour: -counts[colour])
-    if missing:
-        total = sum(counts.values())
-        if len(missing) >= MAX_NAMED_COLOURS:
-            raise DatasetError(
-                f"{first}: a mask of {len(missing)} colours or more; it may be a photo, a JPEG saved as PNG, or drawn "
-                "with smoothed edges: export the masks again, as indices or unmixed colours"
-            )
-        shares = ", ".join(f"{colour} ({counts[colour] / total:.2%})" for colour in missing[:8])
-        pairs = ",".join(f"{colour}=NAME" for colour in missing[:8])
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        raise DatasetError(
-            f"{first}: a colour mask, and no table of classes; colours: {shares}{more}. Put a classes.csv with the "
-            f"header name,r,g,b beside the masks, or give --map '{pairs}'"
-        )
-    return make_table([], class_map, "--map"), "colours of masks have the classes that --map gives"

@@ -10,33 +10,21 @@ import re
 import shutil
 import stat
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from pipeline.datasets.names import is_left_behind
 from pipeline.download import archive
-from pipeline.errors import ArchiveError, DatasetError
-from pipeline.files import sha256_file, whole_folder
-from pipeline.progress import bytes_bar
+from pipeline.errors import DatasetError
+from pipeline.files import sha256_file
+from pipeline.importing.zips import extract_zip, is_zip
 from pipeline.shards.images import MAX_BYTES
 
 MAX_JSON_BYTES = 2**30  # instances_train2017.json of COCO has 450 MB
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp")
-LEFT_BY_SYSTEMS = {
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "__macosx",
-    "@eadir",
-    "$recycle.bin",
-    "system volume information",
-}
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of an uploaded photo
-_COPY_BYTES = 2**20
 
 
 @contextmanager
@@ -104,7 +92,7 @@ class Source:
             relative = Path(folder).relative_to(self.root)
             for name in names + [name for name in folders if os.path.islink(os.path.join(folder, name))]:
                 path = (relative / name).as_posix()
-                if _is_left_behind(name):
+                if is_left_behind(PurePath(name)):
                     self.num_passed_over += 1
                 elif not stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode):
                     self.left_out[path] = "a link or special file; copy the file itself (cp -rL)"
@@ -112,7 +100,7 @@ class Source:
                     raise DatasetError(f"{self.name}: the name {path!r} is not UTF-8; rename the file")
                 else:
                     yield path
-            hidden = [name for name in folders if _is_left_behind(name)]
+            hidden = [name for name in folders if is_left_behind(PurePath(name))]
             for name in hidden:
                 self.num_passed_over += sum(len(inner) for _, _, inner in os.walk(os.path.join(folder, name)))
             folders[:] = [name for name in folders if name not in hidden]
@@ -233,11 +221,6 @@ class Source:
         return best[0] if best else None
 
 
-def is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
 def is_photo(path: str) -> bool:
     return path.lower().endswith(PHOTO_SUFFIXES)
 
@@ -250,10 +233,6 @@ def nfc(path: str) -> str:
 def stem(path: str) -> str:
     """Return the path without its ending: "a/b.c.png" -> "a/b.c"."""
     return posixpath.splitext(path)[0]
-
-
-def _is_left_behind(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in LEFT_BY_SYSTEMS
 
 
 def _is_text(path: str) -> bool:
@@ -271,60 +250,3 @@ def _longest_equal_end(paths: list[str], parts: list[str]) -> list[str]:
 
     longest = max(map(length, paths), default=0)
     return [path for path in paths if length(path) == longest]
-
-
-def extract_zip(path: Path, dest: Path) -> None:
-    """Unpack a zip into the new folder `dest`: all of it, or nothing and an ArchiveError.
-
-    The rules are those for tars (download/archive.py): regular files and folders below `dest`, each once; limits on
-    members, bytes and ratio.
-    """
-    try:
-        with zipfile.ZipFile(path) as packed, whole_folder(dest) as folder:
-            members = packed.infolist()
-            if len(members) > archive.MAX_MEMBERS:
-                raise ArchiveError(f"{path}: more than {archive.MAX_MEMBERS} members; it may be a bomb")
-            packed_bytes = path.stat().st_size
-            limit = min(archive.MAX_BYTES, max(archive.RATIO_FREE_BYTES, archive.MAX_RATIO * packed_bytes))
-            seen: set[str] = set()
-            left = limit
-            with bytes_bar(sum(member.file_size for member in members), f"unpack {path.name}") as bar:
-                for member in members:
-                    name = _checked_name(path, member, seen)
-                    if member.is_dir():
-                        (folder / name).mkdir(parents=True, exist_ok=True)
-                        continue
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    with packed.open(member) as content, (folder / name).open("xb") as file:
-                        while chunk := content.read(_COPY_BYTES):
-                            left -= len(chunk)
-                            if left < 0:
-                                raise ArchiveError(
-                                    f"{path}: unpacks to more than {limit} bytes; it may be a bomb"
-                                )
-                            file.write(chunk)
-                            bar.update(len(chunk))
-    except ArchiveError:
-        raise
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise ArchiveError(
-            f"{path}: damaged, encrypted or of another kind ({error}); download it again"
-        ) from error
-
-
-def _checked_name(path: Path, member: zipfile.ZipInfo, seen: set[str]) -> str:
-    name = member.orig_filename.rstrip("/") if member.is_dir() else member.orig_filename
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    fault = None
-    if archive.UNSAFE_NAME.search(name):
-        fault = "has an unsafe name: empty, absolute, or with '..', a backslash, a drive or a zero byte"
-    elif len(name) > archive.MAX_NAME or name.count("/") >= archive.MAX_DEPTH:
-        fault = f"has more than {archive.MAX_NAME} characters or {archive.MAX_DEPTH} folders in its name"
-    elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        fault = "is neither a regular file nor a folder"
-    elif posixpath.normpath(name).casefold() in seen:
-        fault = "occurs twice, or differs from another only in case"
-    if fault:
-        raise ArchiveError(f"{path}: member {name[: archive.MAX_NAME]!r} {fault}; nothing was unpacked")
-    seen.add(posixpath.normpath(name).casefold())
-    return name

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.errors import DatasetError
+from pipeline.files import counted
 
 NAMES = ("train", "val", "test")
 
@@ -62,7 +63,7 @@ def group_of(members: Sequence[Member], pattern: str | None) -> tuple[dict[str, 
         groups[member.key] = f"/{member.source}" if found is None else found
     if num_alone == len(members):
         raise DatasetError(f"--group: {pattern!r} is found in no photo's path, such as {members[0].source!r}")
-    alone = f"; {num_alone} photos without a match stand alone" if num_alone else ""
+    alone = f"; {counted(num_alone, 'photo')} without a match, each a group of its own" if num_alone else ""
     return groups, f"photos with the same {pattern!r} stay together{alone}"
 
 

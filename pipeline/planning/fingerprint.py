@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fcn import IGNORE_LABEL
-from pipeline.datasets import own
+from pipeline.datasets import own_files
 from pipeline.datasets.lists import read_bytes
 from pipeline.errors import DatasetError
 from pipeline.files import and_more
@@ -63,10 +63,10 @@ def read(folder: Path) -> Fingerprint:
 
     Raises DatasetError if the folder cannot be trained on: a file is missing or wrong, or no photo shows a class.
     """
-    own.check_layout(folder)
-    classes = own.read_classes(folder / own.CLASSES)
-    _check_classes(folder / own.CLASSES, classes)
-    content = own.read_content(folder)
+    own_files.check_layout(folder)
+    classes = own_files.read_classes(folder / own_files.CLASSES)
+    _check_classes(folder / own_files.CLASSES, classes)
+    content = own_files.read_content(folder)
     names = {path.stem: listed for path, listed in content.lists.items()}
     missing = [split for split in SPLITS if split not in names]
     if missing:
@@ -90,7 +90,7 @@ def read(folder: Path) -> Fingerprint:
     if problem := missing_classes(classes, pixels.sum(0), num_void):
         raise DatasetError(
             f"{folder}: {problem}; otherwise add photos that show it to splits/train.txt, or remove it from "
-            f"{own.CLASSES}. Then run `fcn init` again"
+            f"{own_files.CLASSES}. Then run `fcn init` again"
         )
     height, width = np.median(sizes["train"], axis=0).astype(int).tolist()
     max_height, max_width = np.max(sizes["train"], axis=0).tolist()
@@ -116,7 +116,7 @@ def _check_classes(path: Path, classes: Sequence[str]) -> None:
         raise DatasetError(f"{path} names {len(classes)} classes; expected 2 to {MAX_CLASSES}, one a line")
 
 
-def _pairs(folder: Path, listed: Sequence[str], content: own.Content) -> list[tuple[Path, Path]]:
+def _pairs(folder: Path, listed: Sequence[str], content: own_files.Content) -> list[tuple[Path, Path]]:
     for what, files in (("photo in images/", content.photos), ("mask in masks/", content.masks)):
         missing = [name for name in listed if name not in files]
         if missing:

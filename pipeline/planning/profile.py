@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import PARAMS, PROFILES
 from pipeline.errors import ConfigError
-from pipeline.files import write_text
+from pipeline.files import counted, write_text
 from pipeline.planning.fingerprint import Fingerprint
 from pipeline.planning.plan import Choice, Plan
 
@@ -77,7 +77,7 @@ def _lines(plan: Plan, indent: str, data: Fingerprint) -> Iterator[str]:
             continue
         yield f"{indent}{key}:"
         for name, share, number in zip(data.classes, data.shares, data.num_showing, strict=True):
-            yield f"{indent}  - {as_yaml(name)} # {share:.2%} of the pixels, in {number} photos"
+            yield f"{indent}  - {as_yaml(name)} # {share:.2%} of the pixels, in {counted(number, 'photo')}"
 
 
 def as_yaml(value: Any) -> str:

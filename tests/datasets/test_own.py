@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import own, splits
+from pipeline.datasets import own, own_files, splits
 from pipeline.datasets.copying import refuse_within
 from pipeline.datasets.names import is_key, key_of
 from pipeline.errors import DatasetError
@@ -35,7 +35,7 @@ PNG = RGB_MASK = encoded(Image.new("RGB", (4, 3)), "PNG")
 def mine(tmp_path: Path) -> Path:
     """Two images, one with a greyscale and one with a palette mask."""
     folder = tmp_path / "mine"
-    for name in own.FOLDERS:
+    for name in own_files.FOLDERS:
         (folder / name).mkdir(parents=True)
     (folder / "classes.txt").write_text("background\ncat\ndog\n")
     for key, split in (("a", "train"), ("b-2", "val")):
@@ -65,7 +65,7 @@ def test_greyscale_and_palette_masks_are_read_by_their_values_from_a_copy_that_s
     own.copy(mine, raw, CLASSES)
     shutil.rmtree(mine)
     assert [path.name for path in raw.parent.iterdir()] == ["raw"]
-    assert {path.name for path in (raw / "own").iterdir()} == {*own.FOLDERS, "classes.txt", "names.csv"}
+    assert {path.name for path in (raw / "own").iterdir()} == {*own_files.FOLDERS, "classes.txt", "names.csv"}
     split = resolve(raw, name)
     assert split.sources == {key: "own"}
     sample = split.load(key)
@@ -125,7 +125,7 @@ def test_a_photo_of_any_format_and_ending_is_read_and_a_jpeg_keeps_its_bytes(
     mine: Path, raw: Path, ending: str
 ):
     (mine / "images" / "a.jpg").unlink()
-    suffix = own.PHOTO_SUFFIXES[ending.lower()]
+    suffix = own_files.PHOTO_SUFFIXES[ending.lower()]
     kind = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".webp": "WEBP", ".bmp": "BMP"}[suffix]
     data = encoded(Image.new("RGB", (4, 3), 99), kind)
     (mine / "images" / f"a{ending}").write_bytes(data)
@@ -276,16 +276,16 @@ def test_a_value_outside_the_masks_own_classes_is_refused_before_it_is_mapped(mi
 def test_the_fingerprint_of_a_folder_changes_with_what_is_copied(
     mine: Path, change: Callable[[Path], object]
 ):
-    before = own.fingerprint(mine)
+    before = own_files.fingerprint(mine)
     (mine / ".DS_Store").touch()
     (mine / "notes.txt").touch()
-    assert own.fingerprint(mine) == before
+    assert own_files.fingerprint(mine) == before
     change(mine)
-    assert own.fingerprint(mine) != before
+    assert own_files.fingerprint(mine) != before
 
 
 def test_a_folder_that_is_missing_has_no_fingerprint(tmp_path: Path):
-    assert own.fingerprint(tmp_path / "nowhere") == ""
+    assert own_files.fingerprint(tmp_path / "nowhere") == ""
 
 
 Damage = Callable[[Path], object]
@@ -306,21 +306,21 @@ def write(name: str, content: bytes) -> Damage:
 @pytest.mark.parametrize(
     ("damage", "facts"),
     [
-        (remove("images"), ["images/", own.GUIDE]),
-        (remove("masks"), ["masks/", own.GUIDE]),
-        (remove("splits"), ["splits/", own.GUIDE]),
-        (remove("classes.txt"), ["classes.txt", own.GUIDE]),
-        (remove(""), ["no folder", own.GUIDE]),
+        (remove("images"), ["images/", own_files.GUIDE]),
+        (remove("masks"), ["masks/", own_files.GUIDE]),
+        (remove("splits"), ["splits/", own_files.GUIDE]),
+        (remove("classes.txt"), ["classes.txt", own_files.GUIDE]),
+        (remove(""), ["no folder", own_files.GUIDE]),
         (
             write("classes.txt", b"background\ndog\ncat\n"),
             ["classes.txt", "[background, dog, cat]", "data.classes", "[background, cat, dog]"],
         ),
         (write("classes.txt", b"\xff\xfe"), ["classes.txt is not a text file"]),
-        (write("images/c.heic", b"photo"), ["images", ".bmp: c.heic", "PNG", own.GUIDE]),
+        (write("images/c.heic", b"photo"), ["images", ".bmp: c.heic", "PNG", own_files.GUIDE]),
         (write("images/a.png", PNG), ["a.jpg and", "a.png", "'a'", "rename"]),
         (write("masks/c.jpg", JPEG), ["masks", ".png: c.jpg", "JPEG changes label values"]),
         (write("masks/c.JPEG", JPEG), ["masks", ".png: c.JPEG", "JPEG changes label values"]),
-        (write("masks/c.npy", JPEG), ["masks", ".png: c.npy", "`fcn import`", own.GUIDE]),
+        (write("masks/c.npy", JPEG), ["masks", ".png: c.npy", "`fcn import`", own_files.GUIDE]),
         (write("splits/train.txt", b"a\nb-2\na.jpg\n"), ["train.txt lists more than once: a"]),
         (write("splits/train.txt", b"\n\n"), ["train.txt lists no images"]),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import own
+from pipeline.datasets import own_files
 from tests.conftest import ROOT
 
 CLASSES = ["background", "cat", "dog"]
@@ -33,7 +33,7 @@ def draw(tmp_path: Path) -> Callable[..., Path]:
         train: list[np.ndarray], val: list[np.ndarray] | None = None, classes: list[str] = CLASSES
     ) -> Path:
         folder = tmp_path / "mine"
-        for name in own.FOLDERS:
+        for name in own_files.FOLDERS:
             (folder / name).mkdir(parents=True)
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
         random = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import posixpath
 from functools import partial
 
 from pipeline.errors import DatasetError
+from pipeline.files import counted
 from pipeline.importing import tables
 from pipeline.importing.export import BACKGROUND_NAMES, SPLITS, Export, Item, Label, Options
 from pipeline.importing.masks import Entry, make_table, read_mask
@@ -43,8 +44,8 @@ def read(source: Source, options: Options) -> Export:
         without = [name for name in names if name not in photos]
         if without:
             raise DatasetError(
-                f"{path}: {len(without)} listed photos are not in JPEGImages/, such as {without[0]}; export again with "
-                '"Save images", or put the photos there'
+                f"{path}: {counted(len(without), 'listed photo')} not in JPEGImages/, such as {without[0]}; export "
+                'again with "Save images", or put the photos there'
             )
         for name, splits in names.items():
             label = partial(read_mask, table, masks[name]) if name in masks else _all_background

@@ -11,9 +11,11 @@ from functools import partial
 from typing import NamedTuple
 
 from pipeline.errors import DatasetError
+from pipeline.files import counted
 from pipeline.importing import tables
 from pipeline.importing.export import SPLITS, Export, Item, Options, split_of
-from pipeline.importing.masks import Entry, Table, make_table, read_mask, scan, table_of_content
+from pipeline.importing.masks import Entry, Table, make_table, read_mask
+from pipeline.importing.scan import scan, table_of_content
 from pipeline.importing.source import Source, is_photo, nfc, stem
 
 _MASK_FOLDER = re.compile(
@@ -103,7 +105,7 @@ def _by_last(groups: Mapping[tuple[str, ...], list[str]]) -> dict[tuple[str, ...
 
 def matches(source: Source) -> str | None:
     found = pair(source).masks
-    return f"{len(found)} photos with a mask of the same name" if found else None
+    return f"{counted(len(found), 'photo')} with a mask of the same name" if found else None
 
 
 def read(source: Source, options: Options) -> Export:
@@ -138,7 +140,7 @@ def export_of(source: Source, pairs: Pairs, table: Table, decisions: list[str]) 
     left_out = dict.fromkeys(pairs.photos_alone, "a photo without a mask")
     left_out |= dict.fromkeys(pairs.masks_alone, "a mask without a photo")
     if pairs.photos_alone:
-        decisions = [*decisions, f"{len(pairs.photos_alone)} photos without a mask are left out"]
+        decisions = [*decisions, f"left out: {counted(len(pairs.photos_alone), 'photo')} without a mask"]
     if list_files:
         decisions = [*decisions, f"splits: the lists {', '.join(list_files)}"]
     return Export(table.classes, items, decisions, left_out, has_mask_values=True)

@@ -1,0 +1,76 @@
+"""The lists of an import: the export's own splits, or shares of the photos, and folds."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import DatasetError
+from pipeline.files import counted
+from pipeline.importing import splits
+from pipeline.importing.export import Item, Settings
+from pipeline.inspection import near_duplicates
+
+
+def make_lists(
+    items: Sequence[Item], members: Sequence[splits.Member], settings: Settings, work: Path
+) -> tuple[dict[str, list[str]], str]:
+    """Return the keys of each list in splits/, and a sentence that states the rule.
+
+    work: the folder with images/, whose near duplicates stay in one list.
+    """
+    by_source = {member.source: member for member in members}
+    given: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        for split in item.splits:
+            given[split].append(by_source[item.photo].key)
+    lists = {name: sorted(keys) for name, keys in given.items()}
+    num_unlisted = sum(not item.splits for item in items)
+    sentence = "splits: the export's own" + (
+        f"; in no list: {counted(num_unlisted, 'photo')}" if num_unlisted else ""
+    )
+    if not (lists.get("train") and lists.get("val")):
+        taken = {key for name, keys in lists.items() if name not in ("train", "val") for key in keys}
+        pool = [member for member in members if member.key not in taken]
+        shares = splits.ratios(settings.shares)
+        if not pool:
+            raise DatasetError("the export has a test split alone; give it photos for training")
+        groups, rule = _groups(pool, settings, work)
+        parts = splits.assign(pool, shares, groups, settings.seed)
+        named = dict(zip(splits.NAMES, parts, strict=False))
+        if "test" in named and "test" in lists:
+            raise DatasetError("--split: the export has a test split; give shares of train/val alone")
+        kept = f"{', '.join(sorted(set(lists) - {'train', 'val'}))} kept, the rest " if taken else ""
+        lists = {name: keys for name, keys in lists.items() if name not in ("train", "val")} | named
+        sentence = (
+            f"splits: {kept}divided {settings.shares} by seed {settings.seed}, stratified by class; {rule}"
+        )
+    if settings.folds:
+        held_back = set(lists.get("test", ()))
+        pool = [member for member in members if member.key not in held_back]
+        groups, rule = _groups(pool, settings, work)
+        parts = splits.assign(pool, [1 / settings.folds] * settings.folds, groups, settings.seed)
+        everything = {member.key for member in pool}
+        for number, part in enumerate(parts, start=1):
+            lists[f"fold{number}-train"] = sorted(everything - set(part))
+            lists[f"fold{number}-val"] = part
+        sentence += f"; {settings.folds} folds; {rule}"
+    return dict(sorted(lists.items())), sentence
+
+
+def _groups(pool: Sequence[splits.Member], settings: Settings, work: Path) -> tuple[dict[str, str], str]:
+    """Return each photo's group by key, near duplicates in one group, and a sentence that states the rule."""
+    groups, rule = splits.group_of(pool, settings.group)
+    photos = {path.stem: path for path in (work / "images").iterdir()}
+    keys = [member.key for member in pool]
+    thumbnails = np.stack([near_duplicates.thumbnail(photos[key].read_bytes()) for key in keys])
+    duplicates = [
+        [keys[index] for index in indices]
+        for indices in near_duplicates.groups(thumbnails)
+        if len(indices) > 1
+    ]
+    if duplicates:
+        num_photos = sum(map(len, duplicates))
+        rule += f"; {num_photos} near duplicates in {len(duplicates)} groups stay together"
+    return splits.joined(groups, duplicates), rule
