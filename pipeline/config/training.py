@@ -148,7 +148,8 @@ class Train(Section):
     sampling: "epochs" shuffles; "replacement" draws uniformly, as the reference does.
     size_buckets: a step takes images of one size, so that none is padded. Sizes rarer than batch_size share a bucket.
     transforms: random changes of the images.
-    precision: of the forward pass. "bfloat16" needs hardware for it; "auto" uses it on GPUs that have it.
+    precision: of the forward pass. "auto" is "bfloat16" on GPUs, and on CPUs with AVX512-BF16 or AMX, if
+        every worker has such a device; else "float32". Without such hardware "bfloat16" is slow.
     batch_norm: the images whose statistics normalise: each worker's ("local"), all workers' ("sync", on GPUs), or
         those the net started with ("frozen").
     class_balancing: whether each class's pixels are weighted inversely to its share. The paper found no gain.

@@ -10,6 +10,7 @@ from pipeline.config import CHAIN, Profile
 from pipeline.config.training import Weights
 from pipeline.download.weights import fetch_weights
 from pipeline.errors import DownloadError, UserError
+from pipeline.files import counted
 from pipeline.models import backbone
 from pipeline.planning import fingerprint, machine, plan, profile, trial
 from pipeline.planning.fingerprint import Fingerprint
@@ -125,15 +126,18 @@ def fitting_plan(
     if batch_size < plan.BATCH:
         reason += f"; {plan.BATCH} would be better, but there are too few photos or too little memory"
     precision = None
-    if here.has_avx512_bf16 and not here.num_gpus:
-        train = values.train.model_copy(update={"precision": "bfloat16"})
+    if here.has_bfloat16 and not here.num_gpus:
+        train = values.train.model_copy(update={"precision": "auto"})
         rounded = trial.measure(
             values.model_copy(update={"train": train}), NETS, shards, NUM_STEPS, share * total
         )
         gain = trials[0].step_s / rounded[0].step_s if rounded else 0.0
         precision = Choice("float32", f"in bfloat16 a step is only {gain:.1f} times as fast on this CPU")
         if rounded and gain >= BFLOAT16_GAIN:
-            precision = Choice("bfloat16", f"a step is {gain:.1f} times as fast as in float32 on this CPU")
+            precision = Choice(
+                "auto",
+                f"bfloat16 where the CPU has it; here a step is {gain:.1f} times as fast as in float32",
+            )
             trials = rounded
     choices = plan.make(data, here, start, batch_size=batch_size, batch_reason=reason, precision=precision)
     return choices, {net: measured.step_s for net, measured in zip(NETS, trials, strict=True)}
@@ -146,15 +150,16 @@ def header(name: str, data: Fingerprint, here: Machine, start: Start, hours: flo
         "command": f"dvc exp run -S profile={name}",
         "hardware": str(here),
         "hours": f"{hours:.2g} of training (from {NUM_STEPS} timed steps of each net)",
-        "expected": f"unknown until trained; {data.num_photos['val']} photos are scored. {start.cost}",
+        "expected": f"unknown until trained; scored on {counted(data.num_photos['val'], 'photo')}. {start.cost}",
     }
 
 
 def _summary(data: Fingerprint) -> str:
     height, width = data.median_size
+    num_train, num_val = data.num_photos["train"], data.num_photos["val"]
     return (
-        f"{data.num_photos['train']} photos to train on and {data.num_photos['val']} to score, {len(data.classes)} "
-        f"classes, {data.num_sizes} sizes, median {height}x{width}, {data.void_share:.1%} void"
+        f"{counted(num_train, 'photo')} to train on and {num_val} to score, {len(data.classes)} classes, "
+        f"{data.num_sizes} sizes, median {height}x{width}, {data.void_share:.1%} void"
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from pipeline.distributed.precision import has_bfloat16
 from pipeline.training.preflight import available_memory
 
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -19,7 +20,7 @@ class Machine(NamedTuple):
     num_gpus: CUDA devices.
     gpu_name: of the first; "" without one.
     gpu_memory: bytes of the smallest device; 0 without one.
-    has_avx512_bf16: whether the CPU multiplies bfloat16 numbers.
+    has_bfloat16: whether the CPU multiplies bfloat16 numbers.
     """
 
     num_cores: int
@@ -27,7 +28,7 @@ class Machine(NamedTuple):
     num_gpus: int = 0
     gpu_name: str = ""
     gpu_memory: int = 0
-    has_avx512_bf16: bool = False
+    has_bfloat16: bool = False
 
     def __str__(self) -> str:
         memory = f", {self.memory / 1e9:.0f} GB of free memory" if self.memory < float("inf") else ""
@@ -44,12 +45,11 @@ def read() -> Machine:
         if path.is_file() and (text := path.read_text().strip()).isdecimal():
             limits.append(float(text))
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    cpuinfo = Path("/proc/cpuinfo")
     return Machine(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         min(limits),
         len(gpus),
         gpus[0].name if gpus else "",
         min((gpu.total_memory for gpu in gpus), default=0),
-        cpuinfo.is_file() and "avx512_bf16" in cpuinfo.read_text().split(),
+        has_bfloat16(torch.device("cpu")),
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pipeline.config import CHAIN, Profile
+from pipeline.files import counted
 from pipeline.planning.fingerprint import Fingerprint
 from pipeline.planning.machine import Machine
 
@@ -70,7 +71,7 @@ def make(
     """Return the plan for a batch size.
 
     batch_reason: what was measured.
-    precision: None: float32, or "auto" on a GPU.
+    precision: None: float32 on a CPU, "auto" on a GPU.
     """
     use_gpu = machine.num_gpus > 0
     recipe = start.profile
@@ -99,7 +100,7 @@ def make(
                 f"the lines of classes.txt; {data.void_share:.1%} of all pixels are 255 (void), which does not count",
             ),
             "splits": {
-                split: {"include": Choice([f"own/{split}"], f"{number} photos")}
+                split: {"include": Choice([f"own/{split}"], counted(number, "photo"))}
                 for split, number in data.num_photos.items()
             },
         },
@@ -183,7 +184,9 @@ def _workers(machine: Machine, batch_size: int) -> tuple[int, str]:
 
 
 def _no_bfloat16(machine: Machine) -> str:
-    return "bfloat16 was not faster here" if machine.has_avx512_bf16 else "the CPU has no AVX512-BF16"
+    return (
+        "bfloat16 was not faster here" if machine.has_bfloat16 else "the CPU has neither AVX512-BF16 nor AMX"
+    )
 
 
 def _reasoned(values: Mapping[str, Any], reason: str) -> dict[str, Choice]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from pipeline.config import STRIDE, Profile
 from pipeline.config.job import Job
 from pipeline.datasets.lists import read_bytes
 from pipeline.distributed.batch_norm import set_training
+from pipeline.distributed.precision import agreed
 from pipeline.distributed.rank import SINGLE, Rank
 from pipeline.monitoring.meter import peak_memory_gb
 from pipeline.shards.dataset import Batch
@@ -28,11 +30,11 @@ from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
 from pipeline.training.loop import make_optimizer, make_stream, set_learning_rate
+from pipeline.training.preflight import check_shapes, is_out_of_memory
 from pipeline.training.step import backward
 
 NUM_PHOTOS = 32  # of the training photos, evenly chosen
 MAX_S = 20.0  # a trial ends after the first step beyond
-OUT_OF_MEMORY = ("can't allocate memory", "could not create", "bad_alloc")  # torch and oneDNN on a CPU
 
 
 class Trial(NamedTuple):
@@ -74,6 +76,8 @@ def measure(
     shards: those of `write_photos`.
     num_steps: timed ones, fewer if they take longer than MAX_S; one more is taken before.
     limit: bytes for all workers, or of each GPU.
+
+    Raises UserError if a net cannot compute a step.
     """
     train = profile.train
     num_processes = 1 if train.use_gpu else train.num_workers
@@ -102,6 +106,7 @@ def measure(
                 folder=shards,
                 lineage={},
             )
+            check_shapes(job, open_shards(shards).sizes)
             try:
                 results = list(
                     pool.map(
@@ -123,6 +128,7 @@ def measure(
 def _steps(job: Job, num_steps: int, limit: float) -> Trial | None:
     """Train some steps in this process; None if memory runs out in the first."""
     rank = Rank(0, 1, torch.device("cuda", 0)) if job.train.use_gpu else SINGLE
+    job = replace(job, train=job.train.model_copy(update={"precision": agreed(job.train.precision, rank)}))
     torch.set_num_threads(job.run.cpus_per_worker)
     torch.set_flush_denormal(True)
     gc.collect()
@@ -147,10 +153,8 @@ def _steps(job: Job, num_steps: int, limit: float) -> Trial | None:
             set_training(model, job.train.batch_norm)
             optimizer = make_optimizer(job, model)
             take(0, batch)
-    except (MemoryError, torch.OutOfMemoryError):
-        return None
-    except RuntimeError as error:
-        if any(text in str(error) for text in OUT_OF_MEMORY):
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
             return None
         raise
     seconds: list[float] = []

@@ -3,6 +3,7 @@
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from textwrap import shorten
 from typing import Any
@@ -17,6 +18,7 @@ from fcn.surgery import transplant
 from pipeline.config.job import Job
 from pipeline.distributed.batch_norm import across_workers, set_training
 from pipeline.distributed.gradients import average_gradients
+from pipeline.distributed.precision import agreed
 from pipeline.distributed.rank import Rank
 from pipeline.errors import CheckpointError, UserError
 from pipeline.files import lock
@@ -42,6 +44,7 @@ def train_worker(job: Job, rank: Rank) -> None:
     Stops earlier, with a checkpoint, when a file named meter.STOP appears in the run's folder.
     """
     torch.set_flush_denormal(True)
+    job = replace(job, train=job.train.model_copy(update={"precision": agreed(job.train.precision, rank)}))
     train, iterations = job.train, job.recipe.iterations
     with only_writer(job, rank), Saver(job.folder) as saver:
         shards = open_shards(job.shards, split="train", cache=job.cache)
@@ -153,11 +156,11 @@ def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, rank: R
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     if rank.is_first:
-        print(f"{job.net}  resumed from step {step}{_differences(content, rank)}", flush=True)
+        print(f"{job.net}  resumed from step {step}{_differences(content, job, rank)}", flush=True)
     return content
 
 
-def _differences(content: dict[str, Any], rank: Rank) -> str:
+def _differences(content: dict[str, Any], job: Job, rank: Rank) -> str:
     """Return why a resumed run may differ from an uninterrupted one in its last bits, or ""."""
     before = content["versions"]
     changes = [
@@ -165,6 +168,8 @@ def _differences(content: dict[str, Any], rank: Rank) -> str:
     ]
     if content["world"] != rank.world_size:
         changes.append(f"{rank.world_size} workers instead of {content['world']}")
+    if content["recipe"]["precision"] != job.train.precision:  # of "auto", on another machine
+        changes.append(f"{job.train.precision} instead of {content['recipe']['precision']}")
     return f"; equal but for rounding from here: {', '.join(changes)}" if changes else ""
 
 

@@ -34,7 +34,7 @@ def fcn(*arguments: object) -> None:
 
 
 def test_a_planned_profile_names_itself_and_its_first_two_steps_train(project, draw, capsys, monkeypatch):
-    here = machine.read()._replace(num_cores=1, num_gpus=0, gpu_memory=0, has_avx512_bf16=False)
+    here = machine.read()._replace(num_cores=1, num_gpus=0, gpu_memory=0, has_bfloat16=False)
     monkeypatch.setattr(machine, "read", lambda: here)
     folder = draw(
         [label(48, 64, 1, 1, 2), label(64, 48, 1), label(48, 64), label(40, 40)], val=[label(40, 40)]
@@ -175,15 +175,15 @@ def test_photos_of_which_not_one_fits_into_memory_are_refused(project, draw, tmp
         init.fitting_plan(data, LAPTOP, start, tmp_path)
 
 
-@pytest.mark.parametrize(("bfloat16_s", "precision"), [(0.5, "bfloat16"), (0.9, "float32"), (2.0, "float32")])
+@pytest.mark.parametrize(("bfloat16_s", "precision"), [(0.5, "auto"), (0.9, "float32"), (2.0, "float32")])
 def test_bfloat16_is_chosen_on_a_cpu_that_is_faster_with_it(
     project, draw, tmp_path, monkeypatch, bfloat16_s, precision
 ):
     def measure(profile, nets, *_):
-        return [Trial(bfloat16_s if profile.train.precision == "bfloat16" else 1.0, 1e9) for _ in nets]
+        return [Trial(bfloat16_s if profile.train.precision == "auto" else 1.0, 1e9) for _ in nets]
 
     monkeypatch.setattr(trial, "measure", measure)
     data = fingerprint.read(draw([label(16, 16, 1, 2)] * 2))
     start = init.choose_start(LAPTOP, project, tmp_path / "backbone.pt")
-    values = plan.values(init.fitting_plan(data, LAPTOP._replace(has_avx512_bf16=True), start, tmp_path)[0])
+    values = plan.values(init.fitting_plan(data, LAPTOP._replace(has_bfloat16=True), start, tmp_path)[0])
     assert values["train"]["precision"] == precision

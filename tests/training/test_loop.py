@@ -106,7 +106,9 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
     assert str(job.folder.parent) not in str(origin)  # nothing of where it lay
     FCN(**content["model"]).load_state_dict(content["state_dict"])
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("fcn32s  check: 4 x 32x32 a worker, loss 1.6094 (chance 1.6094), memory ")
+    assert out[0].startswith(
+        "fcn32s  check: 4 x 32x32 a worker in float32, loss 1.6094 (chance 1.6094), memory "
+    )
     assert len(out) == 41  # log_every_s is 0: a line a step
     assert re.fullmatch(r"fcn32s  40/40  loss 0\.\d+  [\d.]+ images/s  \d+% data wait  0:00 left", out[-1])
 
@@ -236,6 +238,23 @@ def test_bfloat16_changes_the_forward_pass_and_not_the_weights_type(make_job):
     train_worker(job, SINGLE)
     assert {tensor.dtype for tensor in weights(job).values()} == {torch.float32}
     assert curve(job, "loss") == [pytest.approx(math.log(5), rel=1e-2)]
+
+
+def test_auto_is_printed_as_what_it_stands_for_and_a_change_of_it_too(make_job, monkeypatch, capsys):
+    job = make_job(precision="auto", iterations=6)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    with monkeypatch.context() as patch:
+        kill_before_step(patch, 4)
+        with pytest.raises(KilledError):
+            train_worker(job, SINGLE)
+    assert "32x32 a worker in bfloat16, " in capsys.readouterr().out
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    train_worker(job, SINGLE)
+    output = capsys.readouterr().out
+    assert "32x32 a worker in float32, " in output
+    assert "resumed from step 3; equal but for rounding from here: float32 instead of bfloat16\n" in output
+    content, _ = checkpoint.load(job.folder / "final.pt", "model")
+    assert content["origin"]["recipe"]["precision"] == "float32"
 
 
 def test_images_of_different_sizes_train_in_one_batch(make_job, tmp_path):
