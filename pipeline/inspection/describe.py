@@ -78,7 +78,7 @@ def describe(shards: Shards) -> dict[str, Any]:
 
 
 def refuse_missing_classes(train: Shards, *, allow_partial: bool) -> None:
-    """Raise DatasetError if a class has no pixel in the training split; only warn if the data set may be incomplete.
+    """Raise DatasetError if a class has no pixel in the training split; with allow_partial only if all lack them.
 
     A net cannot learn such a class, and a mean over the other classes looks better than it is.
 
@@ -89,12 +89,12 @@ def refuse_missing_classes(train: Shards, *, allow_partial: bool) -> None:
     )
     if not problem:
         return
-    if allow_partial:
+    if allow_partial and train.class_pixels.any():
         print(f"warning: {problem}", file=sys.stderr, flush=True)
         return
     raise DatasetError(
         f"{problem}; otherwise add images that show it to the training list, or remove it from data.classes. Then "
-        "run `dvc repro`. With data.allow_partial this is only a warning"
+        "run `dvc repro`" + ("" if allow_partial else ". With data.allow_partial this is only a warning")
     )
 
 

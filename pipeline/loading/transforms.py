@@ -86,6 +86,12 @@ def largest(transforms: Transforms, size: tuple[int, int]) -> tuple[int, int]:
     return transforms.crop or (height, width)
 
 
+def smallest(transforms: Transforms, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest (height, width) that an image of (height, width) `size` can become."""
+    height, width = (max(1, round(side * transforms.scale[0])) for side in size)
+    return transforms.crop or (height, width)
+
+
 def _corner(side: int, part: int, u: float) -> int:
     """Return where a window of `part` pixels starts: inside the side, or, if the side is shorter, around it."""
     return _between(min(0, side - part), max(0, side - part), u)

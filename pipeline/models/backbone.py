@@ -15,7 +15,7 @@ from pipeline.models import checkpoint
 def write_random(dest: Path, model: dict[str, Any], seed: int) -> None:
     """Write the trunk of FCN(**model) with random initial weights, drawn from the seed."""
     torch.manual_seed(seed)
-    _write(dest, _net(model), f"random, seed {seed}")
+    _write(dest, make_net(model), f"random, seed {seed}")
 
 
 def write_pretrained(dest: Path, model: dict[str, Any], weights: Path) -> None:
@@ -26,7 +26,7 @@ def write_pretrained(dest: Path, model: dict[str, Any], weights: Path) -> None:
             f"published weights of backbone {name!r} cannot be converted; known: {', '.join(CONVERTERS)}"
         )
     convert, trained_pixels = CONVERTERS[name]
-    state, net = checkpoint.load_weights(weights), _net(model)
+    state, net = checkpoint.load_weights(weights), make_net(model)
     model_pixels = net.backbone.get_submodule("pixels").convention
     if model_pixels != trained_pixels:
         raise CheckpointError(
@@ -42,7 +42,8 @@ def write_pretrained(dest: Path, model: dict[str, Any], weights: Path) -> None:
     _write(dest, net, weights.name)
 
 
-def _net(model: dict[str, Any]) -> FCN:
+def make_net(model: dict[str, Any]) -> FCN:
+    """Return FCN(**model). Raises ConfigError if the profile's model section describes no net."""
     try:
         return FCN(**model)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Pre-flight checks: memory, disk, and the first loss, before a long run."""
+"""Pre-flight checks: shapes, memory, disk, and the first loss, before a long run."""
 
 import math
 import shutil
@@ -6,23 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcn import IGNORE_LABEL
 from fcn.loss import count_valid, pixel_cross_entropy
 from fcn.model import FCN
 from pipeline.config.job import Job
+from pipeline.distributed.batch_norm import set_training
 from pipeline.distributed.precision import autocast
 from pipeline.distributed.rank import Rank
 from pipeline.errors import UserError
-from pipeline.loading.transforms import largest
+from pipeline.loading.transforms import largest, smallest
+from pipeline.models.backbone import make_net
 from pipeline.models.checkpoint import NUM_KEPT
 from pipeline.monitoring.meter import peak_memory_gb
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}  # numbers that an optimizer keeps for each parameter that learns
+OUT_OF_MEMORY = ("can't allocate memory", "could not create", "bad_alloc")  # torch and oneDNN on a CPU
+WORKER_LOST = (dist.DistError, torch.AcceleratorError)  # another worker, or this one's GPU: a restart helps
 CHANCE_TOLERANCE = 0.02  # of ln C; bfloat16 misses by less
 
 
@@ -31,8 +37,8 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
 
     Every worker calls it.
 
-    Raises UserError if memory or disk is too small; if the loss or a gradient is NaN or infinite; or if a net whose
-    scores start at zero does not start with a loss of ln C per pixel.
+    Raises UserError if memory or disk is too small; if the pass fails; if the loss or a gradient is NaN or infinite;
+    or if a net whose scores start at zero does not start with a loss of ln C per pixel.
     """
     state_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     learned_bytes = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
@@ -53,10 +59,47 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
     if rank.is_first:
         num_images, _, height, width = image.shape
         print(
-            f"{job.net}  check: {num_images} x {height}x{width} a worker, loss {loss:.4f} (chance {chance:.4f}), "
-            f"memory {peak_memory_gb(rank.device):.2f} GB, checkpoints {NUM_KEPT} x {checkpoint_bytes / 1e6:.0f} MB",
+            f"{job.net}  check: {num_images} x {height}x{width} a worker in {job.train.precision}, loss {loss:.4f} "
+            f"(chance {chance:.4f}), memory {peak_memory_gb(rank.device):.2f} GB, checkpoints {NUM_KEPT} x "
+            f"{checkpoint_bytes / 1e6:.0f} MB",
             flush=True,
         )
+
+
+def check_shapes(job: Job, sizes: NDArray[np.integer]) -> None:
+    """Raise UserError if the net cannot compute the smallest batches that training may draw.
+
+    The driver calls it before workers start. On the meta device a forward pass has shapes only and takes milliseconds.
+
+    sizes: (N, 2) height and width of the training images.
+    """
+    train = job.train
+    num_drawn = train.batch_size if train.sampling == "epochs" else 1  # one image may fill a step
+    drawn = (np.argsort(key, kind="stable")[:num_drawn] for key in (*sizes.T, sizes.max(1)))
+    padded = {tuple(sizes[indices].max(0).tolist()) for indices in drawn}
+    # Statistics of synchronised batch norm are those of all workers' images
+    num_images = job.inner_batch_size // (1 if train.batch_norm == "sync" else train.num_workers)
+    with torch.device("meta"):
+        model = make_net(job.model)
+        set_training(model, train.batch_norm)
+        for size in padded:
+            image = torch.empty(num_images, 3, *smallest(train.transforms, size))
+            try:
+                model(image)
+            except (RuntimeError, ValueError) as error:
+                raise impossible(job, image, error) from error
+
+
+def impossible(job: Job, image: Tensor, error: Exception) -> UserError:
+    """Return the error of a pass that fails for every batch of the image's shape."""
+    train, (num_images, _, height, width) = job.train, image.shape
+    return UserError(
+        f"{job.net}: a step of {num_images} x {height}x{width} a worker cannot be computed "
+        f"({str(error).splitlines()[0].rstrip('.')}); use larger images or a larger train.transforms.crop (now "
+        f"{train.transforms.crop}), more images a worker (train.batch_size {train.batch_size}, num_workers "
+        f"{train.num_workers}, accumulation {train.accumulation}), train.batch_norm frozen (now {train.batch_norm}), "
+        "or a smaller model.fc6_kernel"
+    )
 
 
 def scores_are_zero(model: FCN) -> bool:
@@ -67,9 +110,8 @@ def scores_are_zero(model: FCN) -> bool:
 
 def largest_batch(job: Job, shards: Shards, num_images: int) -> tuple[Tensor, Tensor]:
     """Return (image, label) of the images with most pixels, padded or cut to the largest size a batch can have."""
-    heights, widths = (shards.table[side].to_numpy() for side in ("height", "width"))
-    by_size = np.argsort(-heights.astype(np.int64) * widths, kind="stable")
-    height, width = largest(job.train.transforms, (int(heights.max()), int(widths.max())))
+    by_size = np.argsort(-shards.sizes.prod(1, dtype=np.int64), kind="stable")
+    height, width = largest(job.train.transforms, tuple(shards.sizes.max(0).tolist()))
     samples, images, labels = Dataset(shards), [], []
     for index in np.resize(by_size, num_images).tolist():
         image, label, _ = samples[index]
@@ -82,7 +124,7 @@ def largest_batch(job: Job, shards: Shards, num_images: int) -> tuple[Tensor, Te
 def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, rank: Rank) -> float:
     """Return the loss per valid pixel, NaN without one. Buffers and gradients are left as they were.
 
-    Raises UserError if memory runs out, or the loss or a gradient is NaN or infinite.
+    Raises UserError if the pass fails, memory runs out, or the loss or a gradient is NaN or infinite.
     """
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
     num_valid = count_valid(label)
@@ -92,7 +134,11 @@ def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, rank: Rank) -
         loss = pixel_cross_entropy(score, label) * len(label) / num_valid
         if num_valid:
             loss.backward()
-    except torch.OutOfMemoryError as error:
+    except WORKER_LOST:
+        raise
+    except (RuntimeError, ValueError, MemoryError) as error:  # it would come again after every restart
+        if not is_out_of_memory(error):
+            raise impossible(job, image, error) from error
         raise UserError(
             f"{job.net}: {tuple(image.shape)} images at a time do not fit into {rank.device}'s memory; raise "
             f"train.accumulation (now {job.train.accumulation}) or lower train.batch_size "
@@ -104,6 +150,12 @@ def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, rank: Rank) -
     for name, tensor in model.named_buffers():
         tensor.copy_(buffers[name])
     return loss.item()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def refuse_not_finite(job: Job, model: nn.Module, loss: Tensor) -> None:

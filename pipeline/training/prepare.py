@@ -17,6 +17,7 @@ from pipeline.inspection.describe import refuse_missing_classes
 from pipeline.models import checkpoint
 from pipeline.shards.read import open_shards
 from pipeline.training import provenance
+from pipeline.training.preflight import check_shapes
 
 CODE = Path(__file__).parents[2]
 # Keys of `train` that may change before a stopped run is resumed: they split the work and do not change the result.
@@ -31,7 +32,8 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     root: the project's folder, absolute.
 
     Raises CheckpointError if the parent is missing or damaged, or the shards have other classes than the profile;
-    ShardError if the shards are damaged; DatasetError if a class is in no training image.
+    ShardError if the shards are damaged; DatasetError if a class is in no training image; UserError if the net cannot
+    compute a step.
     """
     starts_chain = net == CHAIN[0] or profile.model.at_once
     parent_name = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
@@ -65,7 +67,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     identity = f"{net}-{digest[:12]}"
     train, recipe = _apply_batch_rule(profile.train, profile.net(net))
     commit = git.find_commit(root)
-    return Job(
+    job = Job(
         identity=identity,
         net=net,
         model=model,
@@ -89,6 +91,8 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         git=commit.tags() if commit else {},
         inherited=provenance.inherited(kind, content, parent_digest, shards),
     )
+    check_shapes(job, shards.sizes)
+    return job
 
 
 def code_that_decides() -> list[str]:

@@ -16,7 +16,7 @@ from pipeline.config import CHAIN, Profile
 from pipeline.curves import read_points
 from pipeline.datasets import synthetic
 from pipeline.distributed.rank import SINGLE
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, UserError
 from pipeline.models import backbone, checkpoint
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
@@ -251,6 +251,14 @@ def test_shards_of_other_classes_than_the_profile_says_are_refused(root, profile
 def test_a_net_whose_parent_is_not_trained_yet_is_refused(root, profile):
     with pytest.raises(CheckpointError, match=r"fcn32s\.pt is missing; `dvc repro` makes it"):
         make_job("tiny", profile(), "fcn16s", root)
+
+
+def test_a_net_that_cannot_compute_a_step_is_refused_before_workers_start(root, profile, started):
+    impossible = profile({"model.padding": "reference", "model.fc6_kernel": 15})
+    with pytest.raises(UserError, match=r"32x32 .*model\.fc6_kernel"):
+        train_net("tiny", impossible, "fcn32s", root)
+    assert started == []
+    assert not list((root / "runs").rglob("attempt"))
 
 
 # Runs

@@ -1,19 +1,23 @@
+import dataclasses
 import math
 import resource
 import shutil
 from collections import namedtuple
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
 from fcn.model import FCN
+from pipeline.config.training import Transforms
+from pipeline.distributed.batch_norm import set_training
 from pipeline.distributed.rank import SINGLE
 from pipeline.errors import UserError
 from pipeline.shards.read import open_shards
 from pipeline.training import preflight
 from pipeline.training.loop import start_model
-from pipeline.training.preflight import check_start, largest_batch
+from pipeline.training.preflight import check_shapes, check_start, largest_batch
 from tests.jobs import changed
 from tests.training.conftest import write
 
@@ -25,7 +29,9 @@ def check(job, model=None) -> None:
 def test_it_says_batch_loss_chance_memory_and_disk(make_job, capsys):
     check(make_job())
     line = capsys.readouterr().out
-    assert line.startswith("fcn32s  check: 2 x 32x32 a worker, loss 1.6094 (chance 1.6094), memory ")
+    assert line.startswith(
+        "fcn32s  check: 2 x 32x32 a worker in float32, loss 1.6094 (chance 1.6094), memory "
+    )
     gigabytes = float(line.partition("memory ")[2].split()[0])  # all that tests did before among it
     assert gigabytes == pytest.approx(1024e-9 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, rel=0.2)
     assert "checkpoints 3 x 0 MB" in line
@@ -98,3 +104,68 @@ def test_a_batch_too_large_for_the_gpu_is_told_with_the_remedy(make_job, monkeyp
 def test_an_all_void_batch_is_no_mistake(make_job, tmp_path):
     void = write(tmp_path / "void", [np.full((16, 16), 255, np.uint8)], [np.zeros((16, 16, 3), np.uint8)])
     check(changed(make_job(), shards=void))
+
+
+# Steps that no net of this shape can take
+
+
+MOBILENET = {"backbone": "mobilenet_v1", "width": 1 / 16, "pixels": "torchvision"}
+LARGE_WINDOW = {"padding": "reference", "fc6_kernel": 15, "width": 1 / 64, "backbone": "vgg16"}
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "changes", "refused"),
+    [
+        (MOBILENET, [(32, 32)], {}, "1 x 32x32"),
+        (MOBILENET, [(32, 32)], {"batch_norm": "frozen"}, None),
+        (MOBILENET | {"fixed_trunk": True}, [(32, 32)], {}, None),
+        (MOBILENET, [(1, 1)], {}, "1 x 1x1"),
+        (MOBILENET, [(33, 32)], {}, None),
+        (MOBILENET, [(64, 64), (32, 20)], {}, "1 x 32x20"),
+        (MOBILENET, [(64, 64), (32, 20)], {"batch_size": 2}, None),
+        (MOBILENET, [(64, 64)], {"transforms": Transforms(crop=(32, 32))}, "1 x 32x32"),
+        (MOBILENET, [(64, 64)], {"transforms": Transforms(scale=(0.5, 2.0))}, "1 x 32x32"),
+        (MOBILENET, [(64, 64)], {"transforms": Transforms(scale=(0.6, 2.0))}, None),
+        (LARGE_WINDOW, [(300, 300), (300, 20)], {}, "1 x 300x20"),
+        (LARGE_WINDOW, [(300, 300)], {}, None),
+    ],
+)
+def test_a_step_that_fails_is_refused_without_its_arithmetic(make_job, model, sizes, changes, refused):
+    """Those that pass, and only those, can be computed in earnest."""
+    job = make_job(**{"batch_size": 1} | changes)
+    job = dataclasses.replace(job, model=model | {"num_classes": 5, "stride": 32})
+    if refused:
+        with pytest.raises(UserError, match=rf"fcn32s: a step of {refused} ") as caught:
+            check_shapes(job, np.array(sizes))
+        assert "\n" not in str(caught.value)
+        height, width = map(int, refused.rpartition(" ")[2].split("x"))
+    else:
+        check_shapes(job, np.array(sizes))
+        height, width = job.train.transforms.crop or (
+            max(1, round(side * job.train.transforms.scale[0])) for side in np.min(sizes, 0)
+        )
+        if job.train.batch_size > 1:
+            height, width = np.max(sizes, 0)
+    net = FCN(**job.model)
+    set_training(net, job.train.batch_norm)
+    image = torch.zeros(job.train.batch_size, 3, height, width)
+    with pytest.raises((RuntimeError, ValueError)) if refused else nullcontext():
+        net(image)
+
+
+def test_an_error_of_the_first_pass_is_the_users_and_one_of_the_group_is_not(make_job, monkeypatch):
+    job = make_job()
+    model = start_model(job)
+    for error, raised in (
+        (RuntimeError("mat1 and mat2 cannot be multiplied\nmore"), UserError),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), UserError),
+        (torch.distributed.DistBackendError("NCCL error: a worker is gone"), torch.distributed.DistError),
+    ):
+
+        def fail(_, error=error):
+            raise error
+
+        monkeypatch.setattr(model, "forward", fail)
+        with pytest.raises(raised) as caught:
+            check(job, model)
+        assert "more" not in str(caught.value).partition("mat2")[2].partition(")")[0]
