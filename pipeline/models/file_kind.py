@@ -64,7 +64,7 @@ def require_kind(path: Path, *allowed: str, expected: str) -> str:
     """
     kind = kind_of(path)
     if kind and kind.what not in allowed:
-        raise CheckpointError(f"{path} is {kind.what}; expected {expected}: {kind.remedy}")
+        raise CheckpointError(f"{path} is {kind.what}; expected {expected}; {kind.remedy}")
     return kind.what if kind else ""
 
 
