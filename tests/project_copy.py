@@ -1,5 +1,6 @@
 """A copy of the project in a folder of its own, where a test may run `dvc repro` on a profile it wrote."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -41,6 +42,9 @@ class Project:
 
     def profile(self, name: str) -> dict[str, Any]:
         return yaml.load((self.folder / "profiles" / f"{name}.yaml").read_text("utf-8"))
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.folder / path).read_text("utf-8"))
 
     def run(self, *command: str, fails: bool = False, **environment: str) -> str:
         """Both outputs of a command in the project's folder, which must succeed, or must fail."""
