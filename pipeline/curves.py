@@ -8,15 +8,16 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pipeline import files
 from pipeline.errors import ResultError
 
 REMEDY = "run `dvc repro train`"
-RESULT_NAMES = ("loss", "lr", "val_mean_iu", "val_pixel_acc")
+RESULT_NAMES = ("loss", "lr")  # and the scores on validation images
+VALIDATION = "val_"  # begins the name of such a score
 
 
 class Point(NamedTuple):
@@ -68,11 +69,13 @@ class Curve:
     net: its name.
     parent: the net it started from, or "backbone".
     points: by step, each {"step": 10, "loss": 1.2, "lr": ...}.
+    kept: which net of the run was kept, from the model file's lineage; {} in files of earlier versions.
     """
 
     net: str
     parent: str
     points: tuple[dict[str, float], ...]
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def of(self, name: str) -> tuple[list[float], list[float]]:
         """Return (steps, values) of the points that have this value; both are empty if none has."""
@@ -80,12 +83,16 @@ class Curve:
         return [point["step"] for point in points], [point[name] for point in points]
 
 
-def write_curve(path: Path, net: str, parent: str, measured: Iterable[Point]) -> None:
+def write_curve(
+    path: Path, net: str, parent: str, measured: Iterable[Point], kept: Mapping[str, Any] = {}
+) -> None:
     """Write the result file. A missing value becomes null, because `dvc plots` wants the same keys in all points."""
     measured = list(measured)
-    names = [name for name in RESULT_NAMES if any(name in point.values for point in measured)]
+    known = dict.fromkeys(name for point in measured for name in point.values)
+    names = [name for name in RESULT_NAMES if name in known]
+    names += [name for name in known if name.startswith(VALIDATION)]
     points = [{"step": point.step} | {name: point.values.get(name) for name in names} for point in measured]
-    files.write_json(path, {"net": net, "parent": parent, "points": points})
+    files.write_json(path, {"net": net, "parent": parent, "kept": kept, "points": points})
 
 
 def read_curve(path: Path) -> Curve:
@@ -98,8 +105,22 @@ def read_curve(path: Path) -> Curve:
         )
         if any("step" not in point for point in points):
             raise ValueError("a point without a step")
-        return Curve(str(values["net"]), str(values["parent"]), points)
+        return Curve(str(values["net"]), str(values["parent"]), points, dict(values.get("kept", {})))
     except FileNotFoundError:
         raise ResultError(f"{path} is missing; {REMEDY}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultError(f"{path} is not a readable training curve ({error}); {REMEDY}") from error
+
+
+def kept_in_words(kept: Mapping[str, Any]) -> str:
+    """Return which net of its run was kept, and why.
+
+    kept: from a model file's lineage, as training/choice.py writes it.
+    """
+    words = f"step {kept['step']} of {kept['last_step']}, the {kept['keep']}"
+    if "best_by" in kept:
+        score = "-" if kept["score"] is None else f"{kept['score']:.4f}"
+        words += f" ({kept['best_by']} {score} on {kept['num_images']} images of {kept['split']})"
+    if kept["last_step"] < kept["iterations"]:
+        words += f"; ended before step {kept['iterations']}, as validations brought no gain"
+    return words + (f"; weights averaged, decay {kept['ema']}" if "ema" in kept else "")

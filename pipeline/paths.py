@@ -14,6 +14,11 @@ def source(profile: str) -> Path:
     return Path("data", profile, "source.json")
 
 
+def choice(profile: str) -> Path:
+    """Whether scores on validation images decide what training keeps."""
+    return Path("data", profile, "choice.json")
+
+
 def raw(profile: str) -> Path:
     return Path("data", profile, "raw")
 

@@ -4,7 +4,8 @@ That is so if an image is both trained and evaluated on, or if a class is in no 
 also if an image of val is a near duplicate of one of train.
 
 Writes inspection.json, .md and .png, leaks.json and .md, near_duplicates.png if there are any, and verdict.json, the
-only file that training depends on: another validation split retrains nothing.
+only file that training depends on. It holds the digest of val if scores on val decide what training keeps; otherwise
+another validation split retrains nothing.
 """
 
 from pathlib import Path
@@ -31,6 +32,7 @@ def main() -> None:
     shared = leaks.survey(train, val, listed, train_lists.include, val_lists.include)
     leak, reasons = shared["leak"]["id_in_train"], profile.data.allow_leak
     verdict = leaks.verdict(leak, reasons)
+    chosen_on = {"chosen_on": shards["val"].digest} if profile.train.chooses else {}
 
     duplicates = near_duplicates.survey(shards["val"], shards["train"], profile.data.near_duplicates)
     described = {split: describe.describe(opened) for split, opened in shards.items()}
@@ -42,7 +44,7 @@ def main() -> None:
         files.write_json(
             folder / "leaks.json", shared | {"allow_leak": reasons, "near_duplicates": duplicates}
         )
-        files.write_json(folder / "verdict.json", {"leak": verdict})
+        files.write_json(folder / "verdict.json", {"leak": verdict} | chosen_on)
         files.write_text(folder / "inspection.md", tables + "\n")
         files.write_text(folder / "leaks.md", survey + "\n")
         plots.save(plots.inspection(described), folder / "inspection.png")

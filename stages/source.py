@@ -1,6 +1,8 @@
-"""Write the fingerprint of a user's own folder to data/<profile>/source.json: DVC copies a changed folder again.
+"""Write to data/<profile>/ what DVC must know and cannot read from a profile, because only some profiles have it.
 
-The file of other sources is always the same. Where the folder is not on this machine, file and copy stay as they are.
+source.json: the fingerprint of a user's own folder; DVC copies a changed folder again. The file of other sources is
+always the same. Where the folder is not on this machine, file and copy stay as they are.
+choice.json: whether scores on val decide what training keeps; another val then trains again.
 """
 
 from pathlib import Path
@@ -12,6 +14,9 @@ from pipeline.files import write_json
 
 def main() -> None:
     profile_name, profile = config.load()
+    choice = paths.choice(profile_name)
+    choice.parent.mkdir(parents=True, exist_ok=True)
+    write_json(choice, {"by_val": profile.train.chooses})
     folder, dest, fingerprint = profile.data.source.own, paths.source(profile_name), None
     if (
         folder
@@ -28,7 +33,6 @@ def main() -> None:
         from pipeline.datasets import own_files
 
         fingerprint = own_files.fingerprint(Path(folder).expanduser())
-    dest.parent.mkdir(parents=True, exist_ok=True)
     write_json(dest, {"own": fingerprint})
 
 

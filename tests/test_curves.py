@@ -16,9 +16,10 @@ MEASURED = [
 
 def test_a_curve_keeps_what_the_run_decides_and_nothing_of_the_machine(tmp_path):
     path = tmp_path / "curves" / "fcn8s.json"
-    write_curve(path, "fcn8s", "fcn16s", MEASURED)
+    write_curve(path, "fcn8s", "fcn16s", MEASURED, {"keep": "last", "step": 20})
     curve = read_curve(path)
     assert (curve.net, curve.parent) == ("fcn8s", "fcn16s")
+    assert curve.kept == {"keep": "last", "step": 20}
     assert curve.points == (
         {"step": 10, "loss": 2.0, "lr": 0.1},
         {"step": 20, "loss": 1.0, "lr": 0.05, "val_mean_iu": 0.3},
@@ -27,7 +28,7 @@ def test_a_curve_keeps_what_the_run_decides_and_nothing_of_the_machine(tmp_path)
     assert curve.of("val_pixel_acc") == ([], [])
     before = path.read_bytes()
     slower = [point._replace(time_ms=0, values=point.values | {"images_per_s": 0.1}) for point in MEASURED]
-    write_curve(path, "fcn8s", "fcn16s", slower)
+    write_curve(path, "fcn8s", "fcn16s", slower, curve.kept)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["fcn8s.json"]
 

@@ -45,6 +45,15 @@ class Profile(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _chooses_by_its_own_classes(self) -> "Profile":
+        by, _, name = self.train.best_by.partition("/")
+        if by == "iu" and name not in self.data.classes:
+            raise ValueError(
+                f"train.best_by is iu/{name}; known: {', '.join(self.data.classes)} of data.classes"
+            )
+        return self
+
     def net(self, name: str) -> Net:
         """Return the recipe of one net of CHAIN."""
         return getattr(self.nets, name)

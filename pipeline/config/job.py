@@ -47,3 +47,13 @@ class Job:
     def inner_batch_size(self) -> int:
         """Images of one inner step, over all workers."""
         return self.train.batch_size // self.train.accumulation
+
+    @property
+    def validate_every(self) -> int:
+        """Iterations between two validations; 0: never."""
+        return self.train.validate_every or self.run.validate_every
+
+    @property
+    def validate_images(self) -> int:
+        """The number of images of a validation, the first of the split."""
+        return (self.train if self.train.chooses else self.run).validate_images

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from pipeline.config.data import Checksum, Url
 from pipeline.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, Seed
@@ -156,6 +156,11 @@ class Train(Section):
     sample_pixels: the share of pixels, drawn in every step, that the loss counts. The paper found no gain.
     exchange: the exchange of gradients.
     seed: of every random draw in training.
+    ema: decay of the averaged copy of the weights, which is then validated and kept; 0: no copy. See training/average.py.
+    keep: the "last" net, as in the paper, or the "best" one by `best_by`.
+    best_by: "mean_iu" or "loss" on validation images, or "iu/<class>".
+    patience: validations without a gain in `best_by` after which a net stops early; 0: never.
+    validate_every, validate_images: in place of those of `run` where keep best or patience go by the scores.
     """
 
     num_workers: PositiveInt
@@ -175,6 +180,17 @@ class Train(Section):
     sample_pixels: Annotated[float, Field(gt=0, le=1)] = 1.0
     exchange: Exchange = Exchange()
     seed: Seed
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    keep: Literal["last", "best"] = "last"
+    best_by: Annotated[str, StringConstraints(pattern=r"^(mean_iu|loss|iu/.+)$")] = "mean_iu"
+    patience: NonNegativeInt = 0
+    validate_every: PositiveInt | None = None
+    validate_images: PositiveInt = 100
+
+    @property
+    def chooses(self) -> bool:
+        """Whether scores on validation images decide which net is kept, or when it stops."""
+        return self.keep == "best" or self.patience > 0
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Train":
@@ -195,6 +211,16 @@ class Train(Section):
                 "batch_norm sync needs use_gpu true, because torch synchronises batch norm on GPUs only; "
                 "set batch_norm to local or frozen"
             )
+        if self.chooses and self.validate_every is None:
+            raise ValueError(
+                "keep best and patience need validate_every, the iterations between two validations; "
+                "run.validate_every does not count, because `run` decides no result"
+            )
+        if not self.chooses and (self.validate_every or self.best_by != "mean_iu"):
+            raise ValueError(
+                "validate_every and best_by have no effect without keep best or patience; leave them out "
+                "(run.validate_every shows scores and decides nothing)"
+            )
         return self
 
 
@@ -208,8 +234,8 @@ class Run(Section):
     log_every: iterations between two points of the curves.
     log_every_s: seconds between two lines on the terminal.
     checkpoint_every: iterations between two checkpoints.
-    validate_every: iterations between two scores on validation images; 0: never.
-    validate_images: the number of these images, the first of the validation split.
+    validate_every: iterations between two scores on validation images; 0: never. Replaced by train.validate_every.
+    validate_images: the number of these images, the first of the validation split. Replaced likewise.
     max_failures: how often a run restarts from its last checkpoint after a worker died.
     shard_workers: processes that write shards; 1: this process, without Ray, whose start takes seconds.
     verify_shards: before the first step, "full" reads every byte of the shards, "cached" only of shards that changed

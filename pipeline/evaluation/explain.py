@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths
+from pipeline.curves import kept_in_words
 from pipeline.errors import CheckpointError
 from pipeline.evaluation import compare
 from pipeline.evaluation.bootstrap import with_interval
@@ -94,6 +95,7 @@ def _model_facts(content: Mapping[str, Any], lineage: Mapping[str, Any]) -> dict
         "run": lineage.get("identity") or MISSING,
         "network": _listed(content.get("model")),
         "recipe": _listed(origin.get("recipe")),
+        "kept": kept_in_words(lineage["kept"]) if "kept" in lineage else MISSING,
         "data digest": lineage.get("data_digest") or MISSING,
         "trained on": _trained_on(content.get("trained_on")),
         "versions": _listed(origin.get("versions")),

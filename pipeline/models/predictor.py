@@ -91,7 +91,7 @@ class Predictor:
         from fcn.metrics import best_class
 
         with torch.inference_mode():
-            return best_class(self._score(image))
+            return best_class(self.score(image))
 
     def probability(self, image: "torch.Tensor") -> "torch.Tensor":
         """Return each class's probability, (N, C, H, W) float32 in 0..1, on the net's device.
@@ -148,13 +148,18 @@ class Predictor:
         from fcn.metrics import best_class
 
         with torch.inference_mode():
-            score = self._score(torch.from_numpy(image))
+            score = self.score(torch.from_numpy(image))
             self._check(score.isfinite().all())
             label = best_class(score)[0].to("cpu", torch.uint8).numpy()
             return label, score[0].cpu().numpy() if with_score else None
 
-    def _score(self, image: "torch.Tensor") -> "torch.Tensor":
-        """Return what a pixel's best class is the argmax of."""
+    def score(self, image: "torch.Tensor") -> "torch.Tensor":
+        """Return what a pixel's best class is the argmax of, (N, C, H, W) float32, on the net's device.
+
+        These are logits, or with averaging probabilities. Gradients are recorded unless the caller turns them off.
+
+        image: (N, 3, H, W) uint8 RGB, on any device.
+        """
         if self.averaging is None or self.averaging.is_none:
             return self.net(image.to(self.device))
         return self.probability(image)

@@ -94,7 +94,7 @@ class Meter:
     def is_due(self, done: int) -> bool:
         """Return whether the workers collect after this step."""
         run, iterations = self.job.run, self.job.recipe.iterations
-        intervals = (run.log_every, run.checkpoint_every, run.validate_every or iterations)
+        intervals = (run.log_every, run.checkpoint_every, self.job.validate_every or iterations)
         return done in (self._next_collection, iterations) or any(done % every == 0 for every in intervals)
 
     def collect(self, done: int) -> bool:

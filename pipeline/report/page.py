@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import files
+from pipeline.curves import kept_in_words
 from pipeline.errors import ResultError
 from pipeline.evaluation.bootstrap import with_interval
 from pipeline.evaluation.compare import leak_warning, split_of
@@ -109,9 +110,16 @@ def _origin(content: Content) -> Table:
         (
             result.name,
             curve.parent,
+            kept_in_words(curve.kept) if curve.kept else "-",
             result.values.get("model_sha256", "-"),
             result.values.get("val_digest", "-"),
         )
         for result, curve in zip(content.results, content.curves, strict=True)
     ]
-    return Table(("net", "started from", "model, sha256", "scored on, digest"), rows)
+    notes = [
+        f"{curve.net}: scores on images of {curve.kept['split']} decided which net is kept, so its scores on them are "
+        "optimistic."
+        for curve in content.curves
+        if "best_by" in curve.kept
+    ]
+    return Table(("net", "started from", "kept", "model, sha256", "scored on, digest"), rows, notes)

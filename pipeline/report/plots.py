@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fcn import IGNORE_LABEL
 from pipeline import files
-from pipeline.curves import Curve
+from pipeline.curves import VALIDATION, Curve
 from pipeline.evaluation.confusion import row_normalised
 from pipeline.report.gallery import Seen
 from pipeline.shards.labels import voc_palette
@@ -30,7 +30,7 @@ WRONG, VOID = (224, 32, 96), (224, 224, 192)  # RGB, of the overlay of errors
 MAX_NUMBERED = 30  # classes up to which a confusion matrix has its numbers written in
 MAX_POINTS = 500  # of a line; more are narrower than a pixel
 FAR_APART = 20  # the ratio of two lines at which a linear axis would show one of them as zero
-CURVES = {"loss": "loss", "val_mean_iu": "val mean IU", "lr": "learning rate"}
+CURVES = {"loss": "loss", "val_loss": "val loss", "val_mean_iu": "val mean IU", "lr": "learning rate"}
 
 
 FONTS = (  # in which a letter is looked for, in order; the first has Latin, Greek, Cyrillic, Arabic ... letters
@@ -181,7 +181,9 @@ def confusion(hist: NDArray[np.integer], classes: Sequence[str], title: str) -> 
 
 
 def training_curves(curves: Sequence[Curve], title: str) -> Figure:
-    """Draw loss, mean IU on val (if it was measured) and learning rate over the training steps.
+    """Draw loss, loss and mean IU on val (if they were measured) and learning rate over the training steps.
+
+    A dotted line marks the step whose net was kept, if scores on val decided it.
 
     curves: of one net, or of several; each then begins at the step where its parent ended.
     """
@@ -194,9 +196,12 @@ def training_curves(curves: Sequence[Curve], title: str) -> Figure:
         for net, steps, values in lines:
             x, y = thinned([step + starts[net] for step in steps]), thinned(values)
             axis.plot(x, y, linewidth=1.2, marker="." if len(x) < 60 else None, label=_plain(net))
+        for curve in curves if name.startswith(VALIDATION) else ():
+            if "best_by" in curve.kept:
+                axis.axvline(starts[curve.net] + curve.kept["step"], color="grey", linestyle=":", linewidth=1)
         tops = [max(values) for _, _, values in lines if values]
         is_positive = all(min(values) > 0 for _, _, values in lines if values)
-        if is_positive and (name == "loss" or max(tops) > FAR_APART * min(tops)):
+        if is_positive and (name.endswith("loss") or max(tops) > FAR_APART * min(tops)):
             axis.set_yscale("log")
         axis.set_ylabel(CURVES[name])
         axis.grid(alpha=0.3)

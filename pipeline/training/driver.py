@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline import paths, tracking
 from pipeline.cluster import ray_workers
@@ -58,10 +59,12 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
             with follower:
                 _run_on_workers(job)
         model = root / paths.model(profile_name, net)
-        model_digest = _hand_over(job.folder / FINAL, model)
+        lineage, model_digest = _hand_over(job.folder / FINAL, model)
+        kept = lineage["kept"]
         points = read_points(job.folder / CURVES)
-        write_curve(root / paths.curve(profile_name, net), net, job.lineage["parent"], points)
+        write_curve(root / paths.curve(profile_name, net), net, lineage["parent"], points, kept)
         tags = {"model_sha256": model_digest, **{key: str(value) for key, value in job.lineage.items()}}
+        tags |= {f"kept.{key}": str(value) for key, value in kept.items()}
         if profile.data.allow_leak:
             tags["allow_leak"] = "; ".join(profile.data.allow_leak)
         tracker.log(follower.record, {}, tags, model=job.folder / FINAL)
@@ -133,9 +136,9 @@ def _is_trained(final: Path) -> bool:
     return True
 
 
-def _hand_over(final: Path, model: Path) -> str:
-    """Copy the run's final model to DVC's path; return the sha256 of its content."""
-    _, digest = checkpoint.load(final, "model")
+def _hand_over(final: Path, model: Path) -> tuple[dict[str, Any], str]:
+    """Copy the run's final model to DVC's path; return its lineage and the sha256 of its content."""
+    content, digest = checkpoint.load(final, "model")
     with final.open("rb") as source, whole(model) as dest:
         shutil.copyfileobj(source, dest)
-    return digest
+    return content["lineage"], digest

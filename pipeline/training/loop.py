@@ -2,14 +2,16 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import takewhile
 from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fcn.loss import balancing_weights
 from fcn.model import FCN
@@ -29,11 +31,12 @@ from pipeline.monitoring.meter import Meter
 from pipeline.monitoring.validation import validate
 from pipeline.shards.read import Shards, open_shards
 from pipeline.training import provenance
+from pipeline.training.average import Average
+from pipeline.training.choice import Choice
 from pipeline.training.preflight import check_start
 from pipeline.training.step import backward
 
 FINAL = "final.pt"
-BEST = "best.pt"
 PATIENCE_S = 120  # the workers of a killed driver need seconds to end
 PACKAGES = ("torch", "numpy", "pillow")  # their versions decide the last bits of a result
 
@@ -41,6 +44,7 @@ PACKAGES = ("torch", "numpy", "pillow")  # their versions decide the last bits o
 def train_worker(job: Job, rank: Rank) -> None:
     """Train from the newest checkpoint, or from the parent, to the last iteration; rank 0 writes files.
 
+    Ends earlier when validations bring no gain (train.patience).
     Stops earlier, with a checkpoint, when a file named meter.STOP appears in the run's folder.
     """
     torch.set_flush_denormal(True)
@@ -48,15 +52,14 @@ def train_worker(job: Job, rank: Rank) -> None:
     train, iterations = job.train, job.recipe.iterations
     with only_writer(job, rank), Saver(job.folder) as saver:
         shards = open_shards(job.shards, split="train", cache=job.cache)
-        held_out = (
-            open_shards(job.validation, split="val", cache=job.cache) if job.run.validate_every else None
-        )
+        held_out = open_shards(job.validation, split="val", cache=job.cache) if job.validate_every else None
         model = across_workers(start_model(job), train.batch_norm, rank).to(rank.device)
         set_training(model, train.batch_norm)
         check_start(job, model, shards, rank)
         optimizer = make_optimizer(job, model)
-        state = resume(job, model, optimizer, rank)
-        start, best = state["step"], state["best"]
+        average, choice = Average(job, model), Choice(job, held_out, rank)
+        state = resume(job, model, optimizer, average, choice, rank)
+        start = done = state["step"]
         parallel = average_gradients(
             model, rank, compression=train.exchange.compression, bucket_mb=train.exchange.bucket_mb
         )
@@ -69,12 +72,13 @@ def train_worker(job: Job, rank: Rank) -> None:
             else None
         )
         meter = Meter(job, rank, start, state["unshown"], stream.keys)
-        for step in range(start, iterations):
+        for step in takewhile(choice.goes_on, range(start, iterations)):
             optimizer.zero_grad(set_to_none=True)
             inner_batches = meter.take(batches, train.accumulation)
             loss = backward(job, parallel, inner_batches, step, rank, class_weight)
             lr = set_learning_rate(job, optimizer, step)
             optimizer.step()
+            average.update(step)
             meter.add(loss, lr)
             done = step + 1
             if not meter.is_due(done):
@@ -82,23 +86,21 @@ def train_worker(job: Job, rank: Rank) -> None:
             is_last = done == iterations
             is_stopped = meter.collect(done) and not is_last
             is_to_save = done % job.run.checkpoint_every == 0 or is_stopped
-            is_to_validate = held_out is not None and (is_last or done % job.run.validate_every == 0)
+            is_to_validate = held_out is not None and (is_last or done % job.validate_every == 0)
             if is_to_save or is_to_validate or is_last:
                 refuse_broken_weights(job, model, done)
-            scores = validate(job, model, held_out, rank) if held_out and is_to_validate else {}
-            if scores.get("val_mean_iu", -1.0) > best:
-                best = scores["val_mean_iu"]
-                if rank.is_first:
-                    save_model(job, model, shards, rank, BEST, {"step": done, "val_mean_iu": best})
+            scores = validate(job, average.net, held_out, rank) if held_out and is_to_validate else {}
+            choice.add(done, scores, average.averaged)
             meter.show(done, scores)
             if is_to_save and rank.is_first:
-                saver.save(done, training_state(job, rank, done, model, optimizer, best, meter.unshown))
+                state = training_state(job, rank, done, model, optimizer, average, choice, meter.unshown)
+                saver.save(done, state)
             if is_stopped:
                 break
         else:
             saver.wait()
             if rank.is_first:
-                save_model(job, model, shards, rank, FINAL, {})
+                save_model(job, *choice.kept(done, average.net), shards, rank)
     if rank.world_size > 1:
         rank.agree(0)  # a barrier: no worker ends before the files are written
 
@@ -145,16 +147,25 @@ def set_learning_rate(job: Job, optimizer: torch.optim.Optimizer, step: int) -> 
     return lr
 
 
-def resume(job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, rank: Rank) -> dict[str, Any]:
+def resume(
+    job: Job,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    choice: Choice,
+    rank: Rank,
+) -> dict[str, Any]:
     """Load the newest checkpoint that rank 0 found undamaged; return its `training_state`, or that of step 0."""
     content = checkpoint.latest_step(job.folder, job.identity) if rank.is_first else None
     step = rank.agree(content["step"] if content else 0)
     if step == 0:
-        return {"step": 0, "best": -1.0, "unshown": [0.0, 0.0]}
+        return {"step": 0, "unshown": [0.0, 0.0]}
     if content is None:
         content = checkpoint.load_step(job.folder, step)
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
+    average.load_state_dict(content["average"])
+    choice.resume(content["choice"])
     if rank.is_first:
         print(f"{job.net}  resumed from step {step}{_differences(content, job, rank)}", flush=True)
     return content
@@ -211,7 +222,8 @@ def training_state(
     done: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: float,
+    average: Average,
+    choice: Choice,
     unshown: list[float],
 ) -> dict[str, Any]:
     """Return everything that later steps depend on. Rate, order and random draws are functions of job and step."""
@@ -224,7 +236,8 @@ def training_state(
         "versions": versions(),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "best": best,
+        "average": average.state_dict(),
+        "choice": choice.state,
         "unshown": unshown,
     }
 
@@ -247,19 +260,18 @@ def origin(job: Job, rank: Rank) -> dict[str, Any]:
 
 
 def save_model(
-    job: Job, model: nn.Module, shards: Shards, rank: Rank, name: str, selection: dict[str, float]
+    job: Job, weights: Mapping[str, Tensor], kept: dict[str, Any], shards: Shards, rank: Rank
 ) -> None:
-    """Write a model file to the run's folder.
+    """Write the final model's file to the run's folder.
 
-    name: of the file.
-    selection: for a model chosen by validation, its step and score, which the lineage records; otherwise {}.
+    weights, kept: of Choice.kept; the lineage records the second.
     """
     content = {
         "model": job.model,
         "classes": list(job.classes),
-        "lineage": job.lineage | selection,
+        "lineage": job.lineage | {"kept": kept},
         "trained_on": provenance.records(shards, job.inherited),
         "origin": origin(job, rank),
-        "state_dict": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
+        "state_dict": {name: tensor.cpu() for name, tensor in weights.items()},
     }
-    checkpoint.save(job.folder / name, "model", content)
+    checkpoint.save(job.folder / FINAL, "model", content)

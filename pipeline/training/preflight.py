@@ -43,13 +43,15 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
     state_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     learned_bytes = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     optimizer_bytes = OPTIMIZER_COPIES[job.train.optimizer.name] * learned_bytes
-    checkpoint_bytes = state_bytes + optimizer_bytes
+    average_bytes = state_bytes if job.train.ema else 0
+    best_bytes = state_bytes if job.train.keep == "best" else 0  # in rank 0's memory, also with a GPU
+    checkpoint_bytes = state_bytes + optimizer_bytes + average_bytes + best_bytes
     if rank.is_first:
         check_disk(job, (NUM_KEPT + 1) * checkpoint_bytes + 2 * state_bytes)
     image, label = largest_batch(job, shards, job.inner_batch_size // rank.world_size)
     with torch.random.fork_rng(devices=[rank.device] if rank.device.type == "cuda" else []):
         loss = first_loss(job, model, image.to(rank.device), label.to(rank.device).long(), rank)
-    check_memory(job, optimizer_bytes, checkpoint_bytes, rank)
+    check_memory(job, optimizer_bytes + average_bytes, best_bytes + checkpoint_bytes, rank)
     chance = math.log(model.num_classes)
     if scores_are_zero(model) and math.isfinite(loss) and abs(loss / chance - 1) > CHANCE_TOLERANCE:
         raise UserError(
@@ -177,13 +179,17 @@ def check_disk(job: Job, needed_bytes: int) -> None:
         )
 
 
-def check_memory(job: Job, optimizer_bytes: int, checkpoint_bytes: int, rank: Rank) -> None:
-    """Raise UserError if memory beyond the first batch is missing: optimizer state, and a checkpoint's copy on CPUs."""
+def check_memory(job: Job, device_bytes: int, copied_bytes: int, rank: Rank) -> None:
+    """Raise UserError if memory beyond the first batch is missing.
+
+    device_bytes: what training adds on the device: optimizer state and averaged weights.
+    copied_bytes: the best net and a checkpoint's copy, which are in the machine's memory; counted on CPUs alone.
+    """
     if rank.device.type == "cuda":
-        needed_bytes, free_bytes = optimizer_bytes, torch.cuda.mem_get_info(rank.device)[0]
+        needed_bytes, free_bytes = device_bytes, torch.cuda.mem_get_info(rank.device)[0]
         where = f"{rank.device}'s memory"
     else:
-        needed_bytes, free_bytes = optimizer_bytes + checkpoint_bytes, available_memory()
+        needed_bytes, free_bytes = device_bytes + copied_bytes, available_memory()
         where = "the machine's memory"
     if needed_bytes > free_bytes:
         raise UserError(

@@ -5,17 +5,18 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 from ruamel.yaml import YAML
 
 from fcn.optim import batch_rule
 from pipeline import git, paths
 from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.config.job import Job
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, DatasetError
 from pipeline.files import code_digest
 from pipeline.inspection.describe import refuse_missing_classes
 from pipeline.models import checkpoint
-from pipeline.shards.read import open_shards
+from pipeline.shards.read import Shards, open_shards
 from pipeline.training import provenance
 from pipeline.training.preflight import check_shapes
 
@@ -29,11 +30,13 @@ RECORDS_ORIGIN = {"lineage", "origin"}
 def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     """Return the net's job. Its identity is a hash of recipe, code, training images and parent.
 
+    Validation images are part of it where their scores decide which net is kept, or when it stops.
+
     root: the project's folder, absolute.
 
     Raises CheckpointError if the parent is missing or damaged, or the shards have other classes than the profile;
-    ShardError if the shards are damaged; DatasetError if a class is in no training image; UserError if the net cannot
-    compute a step.
+    ShardError if the shards are damaged; DatasetError if a class is in no training image, or `train.best_by` cannot be
+    scored on the validation images; UserError if the net cannot compute a step.
     """
     starts_chain = net == CHAIN[0] or profile.model.at_once
     parent_name = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
@@ -53,6 +56,12 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
             f"data.classes is {', '.join(profile.data.classes)}; run `dvc repro shard`"
         )
     refuse_missing_classes(shards, allow_partial=profile.data.allow_partial)
+    validation = root / paths.shards(profile_name, "val")
+    chosen_on = []
+    if profile.train.chooses:
+        held_out = open_shards(validation, split="val", cache=cache)
+        refuse_unscored(profile.train, held_out)
+        chosen_on = [held_out.digest]
     model = profile.model.arguments() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
     digest_inputs = [
         net,
@@ -60,6 +69,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         profile.train.model_dump(exclude=SPLITS_WORK),
         profile.net(net).model_dump(),
         shards.digest,
+        *chosen_on,
         checkpoint.content_digest({key: content[key] for key in content if key not in RECORDS_ORIGIN}),
         code_digest(CODE, code_that_decides()),
     ]
@@ -77,7 +87,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         recipe=recipe,
         parent=parent,
         shards=shards.folder,
-        validation=root / paths.shards(profile_name, "val"),
+        validation=validation,
         folder=root / paths.RUNS / profile_name / identity,
         lineage={
             "net": net,
@@ -93,6 +103,19 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     )
     check_shapes(job, shards.sizes)
     return job
+
+
+def refuse_unscored(train: Train, held_out: Shards) -> None:
+    """Raise DatasetError if the images of a validation have no pixel that `train.best_by` scores."""
+    rows = held_out.table["class_pixels"].slice(0, train.validate_images).to_pylist()
+    pixels = dict(zip(held_out.classes, np.sum(rows, 0).tolist(), strict=True))
+    by, _, name = train.best_by.partition("/")
+    if not (pixels[name] if by == "iu" else sum(pixels.values())):
+        raise DatasetError(
+            f"train.best_by {train.best_by}: the first {len(rows)} images of {held_out.folder} have no pixel of "
+            f"{name if by == 'iu' else 'any class'}; raise train.validate_images (now {train.validate_images}) or "
+            "choose by another score"
+        )
 
 
 def code_that_decides() -> list[str]:

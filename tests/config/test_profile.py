@@ -154,6 +154,16 @@ def test_the_chain_names_the_nets_of_a_profile_and_their_strides():
     assert [f"fcn{stride}s" for stride in config.STRIDE.values()] == list(config.CHAIN)
 
 
+@pytest.mark.parametrize(("name", "fact"), [("disc", ""), ("disk", "iu/disk; known: background, disc")])
+def test_the_best_net_is_best_by_a_class_of_the_profile(project: Path, name: str, fact: str):
+    choice = {"keep": "best", "validate_every": 10, "best_by": f"iu/{name}"}
+    edit(project, "train", yaml.load(SAMPLE)["train"] | choice)
+    if fact:
+        assert fact in message(project)
+    else:
+        assert config.load(project)[1].train.chooses
+
+
 # --- a wrong value
 
 SOURCE = "data.source"
@@ -229,6 +239,10 @@ def test_a_wrong_value_is_named_with_file_key_and_what_it_must_be(
         ({"size_buckets": True, "transforms": {"crop": [64, 64]}}, ["size_buckets", "transforms.crop"]),
         ({"size_buckets": True, "transforms": {"scale": [0.5, 2.0]}}, ["size_buckets", "transforms.scale"]),
         ({"batch_norm": "sync"}, ["batch_norm sync", "use_gpu", "local or frozen"]),
+        ({"keep": "best"}, ["keep best", "validate_every", "run.validate_every"]),
+        ({"patience": 3}, ["patience", "validate_every", "run.validate_every"]),
+        ({"validate_every": 10}, ["validate_every", "keep best", "patience"]),
+        ({"best_by": "loss"}, ["best_by", "keep best", "patience"]),
     ],
 )
 def test_keys_of_train_that_do_not_fit_each_other_are_both_named(
@@ -451,6 +465,8 @@ def test_the_defaults_are_those_of_all_results_so_far():
             **{"use_gpu": False, "accumulation": 1, "batch_rule": False, "schedule": "fixed"},
             **{"sampling": "epochs", "size_buckets": False, "precision": "float32", "batch_norm": "local"},
             **{"class_balancing": False, "sample_pixels": 1.0},
+            **{"ema": 0.0, "keep": "last", "best_by": "mean_iu", "patience": 0},
+            **{"validate_every": None, "validate_images": 100},
             "transforms": {
                 **{"mirror": False, "jitter": 0, "scale": (1.0, 1.0), "crop": None},
                 **{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},

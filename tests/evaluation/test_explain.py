@@ -18,6 +18,9 @@ ORIGIN = {
     "recipe": {"lr": 1e-3, "iterations": 100},
 }
 
+KEPT = {"keep": "best", "step": 40, "last_step": 60, "iterations": 100, "best_by": "loss", "score": 0.25}
+KEPT |= {"split": "val", "num_images": 20, "ema": 0.99}
+
 
 def write(folder: Path, net: str, parent: tuple[str, str] | None, **changes: Any) -> str:
     """Write a model file, or a backbone's if it has no parent; return its sha256."""
@@ -32,6 +35,7 @@ def write(folder: Path, net: str, parent: tuple[str, str] | None, **changes: Any
             "parent_sha256": parent[1],
             "data_digest": "da7a",
             "identity": f"{net}-1",
+            "kept": KEPT,
         },
         "trained_on": [{"split": "train", "digest": "da7a", "keys": ["a", "b"], "pixel_sha256": ""}],
         "origin": ORIGIN,
@@ -63,6 +67,8 @@ def test_a_model_leads_back_to_its_parents_and_the_origin_of_each(models):
     assert fine["hardware"] == "workers 2, device CPU"
     assert (fine["data digest"], fine["run"]) == ("da7a", "fcn16s-1")
     assert fine["trained on"] == "train: 2 images"
+    for fact in ("step 40 of 60", "best (loss 0.2500 on 20 images of val)", "step 100", "0.99"):
+        assert fact in fine["kept"]
     assert fine["parent"] == f"fcn32s, sha256 {coarse['sha256']}"
     assert coarse["parent"] == f"backbone, sha256 {backbone['sha256']}"
     assert backbone["weights"] == "vgg16.pth"

@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from pipeline.curves import kept_in_words
 from pipeline.errors import ResultError
 from pipeline.evaluation.bootstrap import mean_iu, pixel_acc
 from pipeline.report import viewer
@@ -125,6 +126,16 @@ def test_the_page_has_every_class_its_iu_and_a_figure_of_each_net(tmp_path):
     figures = page.figures
     assert len(figures) == len(NETS) + 2  # the confusion of each, the curves, the data
     assert all(svg.startswith("<svg") for svg in figures.values())
+
+
+def test_a_net_that_was_chosen_on_val_is_shown_as_such(tmp_path):
+    made = content(tmp_path)
+    chosen = {"keep": "best", "step": 20, "last_step": 30, "iterations": 30, "best_by": "mean_iu", "score": 0.5}
+    chosen |= {"split": "val", "num_images": 3}
+    first, *others = made.curves
+    words = Page(build(replace(made, curves=[replace(first, kept=chosen), *others]))).words
+    assert kept_in_words(chosen) in words
+    assert [word.partition(":")[0] for word in words if "optimistic" in word] == [first.net]
 
 
 def test_a_class_without_a_score_a_net_without_counts_and_a_leak_are_shown_as_such(tmp_path):

@@ -123,6 +123,14 @@ def test_the_curve_has_the_measured_points_and_no_axis_for_a_value_that_was_not_
     assert len(plots.training_curves([Curve("fcn8s", "fcn16s", POINTS[:1])], "").axes) == 2
 
 
+def test_the_step_whose_net_was_kept_is_marked_where_val_decided_it():
+    kept = {"best_by": "mean_iu", "step": 10}
+    curves = [Curve("fcn32s", "backbone", POINTS), Curve("fcn16s", "fcn32s", POINTS, kept)]
+    figure = plots.training_curves(curves, "")
+    assert [len(axis.lines) for axis in figure.axes] == [2, 3, 2]  # of loss, mean IU, rate
+    assert figure.axes[1].lines[2].get_xdata() == [30, 30]
+
+
 @pytest.mark.parametrize(
     ("parents", "starts"),
     [(("backbone", "fcn32s", "fcn16s"), [10, 30, 50]), (("backbone",) * 3, [10, 10, 10])],

@@ -220,6 +220,24 @@ def test_another_val_trains_nothing_anew_and_a_val_that_is_trained_on_stops_the_
 
 
 @pytest.mark.slow
+def test_where_val_chooses_the_net_another_val_trains_again(project):
+    before = project.profile("tiny")
+    profile = project.profile("tiny")
+    profile["train"] |= {"keep": "best", "best_by": "loss", "validate_every": 1, "validate_images": 2}
+    project.use_profile("tiny", profile)
+    assert stages_run(project.run("dvc", "repro", "train@fcn32s")) == ["inspect", "train@fcn32s"]
+    assert stages_run(project.run("dvc", "repro", "train@fcn32s")) == []
+    kept = models(project)["fcn32s"]["lineage"]["kept"]
+    losses = read_curve(project.folder / "curves" / "tiny" / "fcn32s.json").of("val_loss")[1]
+    assert kept["step"] == 1 + losses.index(min(losses))
+    profile["data"]["splits"]["val"]["include"] = ["voc2012/train"]
+    project.use_profile("tiny", profile)
+    assert stages_run(project.run("dvc", "repro", "train@fcn32s")) == ["shard", "inspect", "train@fcn32s"]
+    project.use_profile("tiny", before)
+    project.run("dvc", "repro")
+
+
+@pytest.mark.slow
 def test_of_two_repros_at_once_one_runs_and_the_other_is_told_so(project):
     profile = project.profile("tiny")
     profile["shards"]["seed"] += 1

@@ -93,6 +93,18 @@ def test_a_clean_data_set_passes_and_its_tables_stand_in_the_folder_and_in_the_l
         picture.load()
 
 
+def test_the_verdict_on_which_training_depends_names_val_only_where_val_decides_what_is_kept(root: Path):
+    shard.main()
+    path = root / "profiles" / "small.yaml"
+    profile = yaml.load(path.read_text("utf-8"))
+    profile["train"] |= {"patience": 2, "validate_every": 50}
+    with path.open("w") as file:
+        yaml.dump(profile, file)
+    inspect.main()
+    digest = open_shards(root / "data" / "small" / "shards" / "val").digest
+    assert results(root)["verdict"] == {"leak": "none", "chosen_on": digest}
+
+
 @pytest.mark.parametrize(
     ("name", "ids"), [(LEAKED, f"in train: {LEAKED};"), ("mine", f"in train: {LEAKED} (mine in train);")]
 )

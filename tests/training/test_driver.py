@@ -13,11 +13,12 @@ from ruamel.yaml import YAML
 from pipeline import git, tracking
 from pipeline.cluster import ray_workers
 from pipeline.config import CHAIN, Profile
-from pipeline.curves import read_points
+from pipeline.curves import read_curve, read_points
 from pipeline.datasets import synthetic
 from pipeline.distributed.rank import SINGLE
-from pipeline.errors import CheckpointError, UserError
+from pipeline.errors import CheckpointError, DatasetError, UserError
 from pipeline.models import backbone, checkpoint
+from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
 from pipeline.training import driver, prepare
@@ -130,6 +131,7 @@ def identity(root: Path, profile: Profile, net: str = "fcn32s") -> str:
         ("train.transforms", {"mirror": True}),
         ("train.precision", "bfloat16"),
         ("train.seed", 1),
+        ("train.ema", 0.99),
         ("model.dropout", 0.4),
         ("model.padding", "reference"),
         ("model.learn_upscore", True),
@@ -155,6 +157,30 @@ def test_what_changes_the_result_changes_the_runs_name(root, profile, where, val
 )
 def test_what_does_not_change_the_result_keeps_the_runs_name(root, profile, where, value):
     assert identity(root, profile({where: value})) == identity(root, profile())
+
+
+@pytest.mark.parametrize("choice", [{"train.keep": "best"}, {"train.patience": 3}])
+def test_where_val_decides_its_images_and_the_interval_are_part_of_the_runs_name(root, profile, choice):
+    choice |= {"train.validate_every": 2}
+    names = []
+    for seed in (1, 2):
+        write_data(root, seed=seed, split="val")
+        names += [identity(root, profile()), identity(root, profile(choice))]
+    names.append(identity(root, profile(choice | {"train.validate_every": 3})))
+    names.append(identity(root, profile(choice | {"train.validate_images": 1})))
+    assert identity(root, profile(choice | {"run.validate_every": 7})) == names[3]
+    assert names[0] == names[2]
+    assert len(set(names)) == 5
+
+
+def test_a_score_that_no_validation_image_can_have_is_refused_before_workers_start(root, profile, started):
+    write_data(root, seed=1, split="val", classes=synthetic.CLASSES, keys="0")
+    shown = open_shards(root / "data" / "tiny" / "shards" / "val").class_pixels
+    absent = [name for name, count in zip(synthetic.CLASSES, shown, strict=True) if not count]
+    choice = {"train.keep": "best", "train.validate_every": 2}
+    with pytest.raises(DatasetError, match=rf"train\.best_by iu/{absent[0]}: .*val have no pixel of {absent[0]}"):
+        train_net("tiny", profile(choice | {"train.best_by": f"iu/{absent[0]}"}), "fcn32s", root)
+    assert started == []
 
 
 def test_other_images_another_parent_and_other_code_change_the_runs_name(
@@ -390,3 +416,5 @@ def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, 
     assert run.data.tags["model_sha256"] == checkpoint.load(path, "model")[1]
     assert run.data.tags["identity"] == started[0]
     assert run.data.tags["allow_leak"] == "A leak on purpose."
+    assert (run.data.tags["kept.keep"], run.data.tags["kept.step"]) == ("last", "4")
+    assert read_curve(root / "curves" / "tiny" / "fcn32s.json").kept["step"] == 4

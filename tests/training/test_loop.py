@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from pipeline.loading.sampler import Order
 from pipeline.models import backbone, checkpoint
 from pipeline.monitoring.meter import STOP
 from pipeline.monitoring.validation import validate
+from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import open_shards
 from pipeline.training import loop
 from pipeline.training.loop import start_model, train_worker
@@ -47,6 +49,11 @@ def weights(job: Job) -> dict[str, torch.Tensor]:
 def bits(job: Job) -> str:
     """Of the final weights, put together without the project's own digest."""
     return "".join(f"{name}{t.numpy().tobytes().hex()}" for name, t in sorted(weights(job).items()))
+
+
+def kept(job: Job) -> dict[str, Any]:
+    """What the final model's lineage says of the choice."""
+    return checkpoint.load(job.folder / "final.pt", "model")[0]["lineage"]["kept"]
 
 
 def curve(job: Job, name: str) -> list[float]:
@@ -96,7 +103,8 @@ def test_training_on_four_images_lowers_the_loss_and_writes_the_model(make_job, 
     assert losses[-1] < 0.4 * math.log(5)  # of what it began with
     content, _ = checkpoint.load(job.folder / "final.pt", "model")
     assert (content["model"], content["classes"]) == (job.model, list(CLASSES))
-    assert content["lineage"] == job.lineage
+    assert content["lineage"] == job.lineage | {"kept": kept(job)}
+    assert kept(job) == {"keep": "last", "step": 40, "last_step": 40, "iterations": 40}
     (seen,) = content["trained_on"]
     assert seen["keys"] == sorted(open_shards(job.shards).keys)
     origin = content["origin"]
@@ -279,12 +287,16 @@ def test_a_batch_that_is_all_void_teaches_nothing(make_job, tmp_path):
 # Stopped and started again
 
 
+CHOSEN = {"keep": "best", "best_by": "loss", "patience": 2, "validate_every": 2, "validate_images": 2, "ema": 0.8}
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("sampling", ["epochs", "replacement"])
+@pytest.mark.parametrize("choice", [{}, CHOSEN])
 def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
-    make_job, monkeypatch, optimizer, sampling
+    make_job, monkeypatch, optimizer, sampling, choice
 ):
-    settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly", "transforms": DRAWN}
+    settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly", "transforms": DRAWN} | choice
     undisturbed = make_job("undisturbed", **settings)
     train_worker(undisturbed, SINGLE)
     for number in range(undisturbed.recipe.iterations):
@@ -296,6 +308,7 @@ def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
         assert not (job.folder / "final.pt").exists()
         train_worker(job, SINGLE)
         assert bits(job) == bits(undisturbed)
+        assert kept(job) == kept(undisturbed)
         assert curve(job, "loss") == curve(undisturbed, "loss")
 
 
@@ -449,32 +462,30 @@ def test_validation_meanwhile_changes_no_bit_of_what_is_learned(make_job, tmp_pa
         train_worker(job, SINGLE)
     assert bits(watched) == bits(without)
     assert curve(watched, "loss") == curve(without, "loss")
-    assert len(curve(watched, "val_mean_iu")) == 4
+    assert len(curve(watched, "val_mean_iu")) == len(curve(watched, "val_loss")) == 4
 
 
-def test_the_best_and_the_last_model_are_both_kept(make_job, monkeypatch):
-    scores = iter([0.2, 0.5, 0.4])
-    monkeypatch.setattr(loop, "validate", lambda *_: {"val_mean_iu": next(scores)})
-    job = make_job(iterations=6, validate_every=2)
+def test_the_scores_are_those_of_the_pixels_of_the_first_images(make_job):
+    """Worked out by numpy, from the net's own scores."""
+    job = make_job(validate_every=8, validate_images=2, keep="best", best_by="iu/background")
     train_worker(job, SINGLE)
-    best, _ = checkpoint.load(job.folder / "best.pt", "model")
-    assert (best["lineage"]["step"], best["lineage"]["val_mean_iu"]) == (4, 0.5)
-    assert {name: best["lineage"][name] for name in job.lineage} == job.lineage
-    last = weights(job)
-    assert not torch.equal(best["state_dict"]["score_fr.bias"], last["score_fr.bias"])
-    FCN(**best["model"]).load_state_dict(best["state_dict"])
-
-
-def test_a_resumed_run_remembers_the_best_score(make_job, monkeypatch):
-    job = make_job(iterations=6, validate_every=2, checkpoint_every=2)
-    monkeypatch.setattr(loop, "validate", lambda *_: {"val_mean_iu": 0.9})
-    with monkeypatch.context() as patch:
-        kill_before_step(patch, 3)
-        with pytest.raises(KilledError):
-            train_worker(job, SINGLE)
-    monkeypatch.setattr(loop, "validate", lambda *_: {"val_mean_iu": 0.8})
-    train_worker(job, SINGLE)
-    assert checkpoint.load(job.folder / "best.pt", "model")[0]["lineage"]["step"] == 2
+    point = read_points(job.folder / "curves.jsonl", -1)[-1].values
+    content, _ = checkpoint.load(job.folder / "final.pt", "model")
+    model = FCN(**job.model).eval()
+    model.load_state_dict(content["state_dict"])
+    losses, hits, either = [], 0, 0
+    for image, label, _ in Dataset(open_shards(job.validation)).read_ahead(range(2)):
+        score = model(image)[0].detach().double().numpy().reshape(len(CLASSES), -1)
+        label = label.numpy().ravel()
+        score, label = score[:, label != IGNORE_LABEL], label[label != IGNORE_LABEL]
+        chance = np.exp(score) / np.exp(score).sum(0)
+        losses += [-np.log(chance[label, np.arange(len(label))])]
+        predicted = score.argmax(0)
+        hits += ((predicted == 0) & (label == 0)).sum()
+        either += ((predicted == 0) | (label == 0)).sum()
+    assert point["val_loss"] == pytest.approx(np.concatenate(losses).mean(), rel=1e-6)
+    assert point["val_iu/background"] == hits / either
+    assert content["lineage"]["kept"]["score"] == point["val_iu/background"]
 
 
 # Loss that is no number
@@ -649,7 +660,7 @@ def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, 
     alike.append([make_job(f"mixed{world}", model=plain, **settings) for world in (1, 2)])
     normed = {"batch_norm": True}
     backbone.write_random(tmp_path / "normed.pt", TINY | normed, seed=3)
-    settings = {"model": normed, "parent": tmp_path / "normed.pt", "optimizer": "adamw"}
+    settings = {"model": normed, "parent": tmp_path / "normed.pt", "optimizer": "adamw"} | CHOSEN
     undisturbed, killed = make_job("undisturbed", **settings), make_job("killed", **settings)
     tasks: list[Task] = [(two, torch.float64, None) for _, two in alike]
     tasks += [(undisturbed, torch.float32, None), (killed, torch.float32, 5)]
@@ -667,6 +678,7 @@ def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, 
     finally:
         torch.set_default_dtype(torch.float32)
     assert bits(killed) == bits(undisturbed)
+    assert kept(killed) == kept(undisturbed)
     assert curve(killed, "loss") == curve(undisturbed, "loss")
 
 

@@ -16,7 +16,7 @@ from pipeline.distributed.rank import SINGLE
 from pipeline.errors import UserError
 from pipeline.shards.read import open_shards
 from pipeline.training import preflight
-from pipeline.training.loop import start_model
+from pipeline.training.loop import start_model, train_worker
 from pipeline.training.preflight import check_shapes, check_start, largest_batch
 from tests.jobs import changed
 from tests.training.conftest import write
@@ -81,6 +81,19 @@ def test_too_little_disk_is_told_before_the_first_step(make_job, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000))
     with pytest.raises(UserError, match=r"checkpoints need 0\.0 GB in .*, 0\.0 GB are free there"):
         check(make_job())
+
+
+def test_averaged_weights_and_the_best_net_are_counted_as_checkpoints_hold_them(make_job, monkeypatch):
+    needed, sizes = [], []
+    monkeypatch.setattr(preflight, "check_disk", lambda _, num_bytes: needed.append(num_bytes))
+    plain = make_job("plain", iterations=3)
+    both = make_job("both", iterations=3, ema=0.9, keep="best", validate_every=3)
+    for job in (plain, both):
+        train_worker(job, SINGLE)
+        sizes.append((job.folder / "step-00000003.pt").stat().st_size)
+    weights = sum(tensor.nbytes for tensor in start_model(plain).state_dict().values())
+    assert needed[1] - needed[0] == 4 * 2 * weights  # three kept checkpoints, and one that is being written
+    assert sizes[1] - sizes[0] == pytest.approx(2 * weights, rel=0.25)
 
 
 def test_too_little_memory_is_told_before_the_first_step(make_job, monkeypatch):

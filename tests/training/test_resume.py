@@ -67,6 +67,7 @@ def project(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
     profile = tiny(project.profile("sample"))
     profile["nets"]["fcn32s"]["iterations"] = ITERATIONS
+    profile["train"] |= {"ema": 0.99, "keep": "best", "best_by": "loss", "validate_every": 50}
     profile["run"] = {"log_every": LOG_EVERY, "log_every_s": 0.0, "checkpoint_every": CHECKPOINT_EVERY}
     project.use_profile("tiny", profile)
     project.run("dvc", "repro", "inspect", "backbone")
