@@ -156,7 +156,7 @@ class Train(Section):
     sample_pixels: the share of pixels, drawn in every step, that the loss counts. The paper found no gain.
     exchange: the exchange of gradients.
     seed: of every random draw in training.
-    ema: decay of the averaged copy of the weights, which is then validated and kept; 0: no copy. See training/average.py.
+    ema: decay of the averaged copy of the weights, which is then what is validated and kept; 0: no copy.
     keep: the "last" net, as in the paper, or the "best" one by `best_by`.
     best_by: "mean_iu" or "loss" on validation images, or "iu/<class>".
     patience: validations without a gain in `best_by` after which a net stops early; 0: never.

@@ -23,7 +23,13 @@ class Choice:
 
     def __init__(self, job: Job, held_out: Shards | None, rank: Rank):
         self.job, self.held_out, self.rank = job, held_out, rank
-        self.state: dict[str, Any] = {"score": None, "step": 0, "last_score": None, "num_since": 0, "weights": None}
+        self.state: dict[str, Any] = {
+            "score": None,
+            "step": 0,
+            "last_score": None,
+            "num_since": 0,
+            "weights": None,
+        }
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from the state that a checkpoint holds."""
@@ -41,7 +47,9 @@ class Choice:
             return
         score = scores.get(f"val_{train.best_by}")
         self.state |= {"last_score": score, "num_since": self.state["num_since"] + 1}
-        if score is not None and (best is None or (score < best if train.best_by == "loss" else score > best)):
+        if score is not None and (
+            best is None or (score < best if train.best_by == "loss" else score > best)
+        ):
             self.state |= {"score": score, "step": done, "num_since": 0}
             if train.keep == "best" and self.rank.is_first:
                 self.state["weights"] = copied(net.state_dict())
@@ -61,7 +69,9 @@ class Choice:
         train, state = self.job.train, self.state
         is_best = train.keep == "best"
         if is_best and state["weights"] is None:
-            raise UserError(f"{self.job.net}: no validation gave a finite {train.best_by}; set train.keep to last")
+            raise UserError(
+                f"{self.job.net}: no validation gave a finite {train.best_by}; set train.keep to last"
+            )
         kept = {
             "keep": train.keep,
             "step": state["step"] if is_best else done,

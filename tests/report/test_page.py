@@ -130,7 +130,14 @@ def test_the_page_has_every_class_its_iu_and_a_figure_of_each_net(tmp_path):
 
 def test_a_net_that_was_chosen_on_val_is_shown_as_such(tmp_path):
     made = content(tmp_path)
-    chosen = {"keep": "best", "step": 20, "last_step": 30, "iterations": 30, "best_by": "mean_iu", "score": 0.5}
+    chosen = {
+        "keep": "best",
+        "step": 20,
+        "last_step": 30,
+        "iterations": 30,
+        "best_by": "mean_iu",
+        "score": 0.5,
+    }
     chosen |= {"split": "val", "num_images": 3}
     first, *others = made.curves
     words = Page(build(replace(made, curves=[replace(first, kept=chosen), *others]))).words

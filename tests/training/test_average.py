@@ -47,5 +47,7 @@ def test_the_average_is_what_is_validated(make_job):
     plain, averaged = make_job("plain", validate_every=4), make_job("averaged", validate_every=4, ema=0.999)
     for job in (plain, averaged):
         train_worker(job, SINGLE)
-    scored = [read_points(job.folder / "curves.jsonl", -1)[-1].values["val_loss"] for job in (plain, averaged)]
+    scored = [
+        read_points(job.folder / "curves.jsonl", -1)[-1].values["val_loss"] for job in (plain, averaged)
+    ]
     assert scored[0] != scored[1]

@@ -37,7 +37,7 @@ def test_the_best_net_is_kept_and_a_run_ends_without_a_gain(
         return {"val_pixel_acc": 0.5} | ({} if value is None else {name: value})
 
     monkeypatch.setattr(loop, "validate", validate)
-    job = make_job(validate_every=2, validate_images=3, **settings)
+    job = make_job(validate_every=2, validate_images=3, checkpoint_every=2, **settings)
     train_worker(job, SINGLE)
     kept = final(job)["lineage"]["kept"]
     assert (kept["step"], kept["last_step"], kept["iterations"], kept["score"]) == (step, last_step, 8, score)

@@ -178,7 +178,9 @@ def test_a_score_that_no_validation_image_can_have_is_refused_before_workers_sta
     shown = open_shards(root / "data" / "tiny" / "shards" / "val").class_pixels
     absent = [name for name, count in zip(synthetic.CLASSES, shown, strict=True) if not count]
     choice = {"train.keep": "best", "train.validate_every": 2}
-    with pytest.raises(DatasetError, match=rf"train\.best_by iu/{absent[0]}: .*val have no pixel of {absent[0]}"):
+    with pytest.raises(
+        DatasetError, match=rf"train\.best_by iu/{absent[0]}: .*val have no pixel of {absent[0]}"
+    ):
         train_net("tiny", profile(choice | {"train.best_by": f"iu/{absent[0]}"}), "fcn32s", root)
     assert started == []
 

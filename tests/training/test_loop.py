@@ -287,7 +287,14 @@ def test_a_batch_that_is_all_void_teaches_nothing(make_job, tmp_path):
 # Stopped and started again
 
 
-CHOSEN = {"keep": "best", "best_by": "loss", "patience": 2, "validate_every": 2, "validate_images": 2, "ema": 0.8}
+CHOSEN = {
+    "keep": "best",
+    "best_by": "loss",
+    "patience": 2,
+    "validate_every": 2,
+    "validate_images": 2,
+    "ema": 0.8,
+}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -296,7 +303,12 @@ CHOSEN = {"keep": "best", "best_by": "loss", "patience": 2, "validate_every": 2,
 def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
     make_job, monkeypatch, optimizer, sampling, choice
 ):
-    settings = {"optimizer": optimizer, "sampling": sampling, "schedule": "poly", "transforms": DRAWN} | choice
+    settings = {
+        "optimizer": optimizer,
+        "sampling": sampling,
+        "schedule": "poly",
+        "transforms": DRAWN,
+    } | choice
     undisturbed = make_job("undisturbed", **settings)
     train_worker(undisturbed, SINGLE)
     for number in range(undisturbed.recipe.iterations):
