@@ -79,7 +79,7 @@ def test_facts_that_a_file_does_not_hold_are_reported_as_missing(models):
     (part,) = explain_model(models / "old.pt")
     missing = {name for name, value in part.facts if value == MISSING}
     assert missing == {name for name, _ in part.facts} - {"sha256"}
-    assert len(missing) == 9
+    assert len(missing) == 10
 
 
 def test_a_parent_that_was_replaced_is_a_mismatch_and_not_followed_further(models):

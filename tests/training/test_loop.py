@@ -297,9 +297,16 @@ CHOSEN = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("sampling", ["epochs", "replacement"])
-@pytest.mark.parametrize("choice", [{}, CHOSEN])
+@pytest.mark.parametrize(
+    ("optimizer", "sampling", "choice"),
+    [
+        ("sgd", "epochs", {}),
+        ("sgd", "replacement", {}),
+        ("adamw", "epochs", {}),
+        ("adamw", "replacement", {}),
+        ("adamw", "epochs", CHOSEN),
+    ],
+)
 def test_killed_before_any_step_and_started_again_it_ends_bit_equal(
     make_job, monkeypatch, optimizer, sampling, choice
 ):
