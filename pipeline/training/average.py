@@ -1,7 +1,5 @@
 """The exponential moving average (EMA) of a net's weights, as Polyak averaging is done for nets today."""
 
-from copy import deepcopy
-
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -13,14 +11,17 @@ class Average:
     """The averaged copy of a net while it is trained; with train.ema 0 it is the net itself.
 
     The workers' weights are equal, so every worker averages its own and nothing is sent. The decay grows as in
-    TensorFlow and timm, min(train.ema, (1 + step) / (10 + step)): a constant decay would keep the start's weights for
+    TensorFlow, min(train.ema, (1 + step) / (10 + step)): a constant decay would keep the weights of the start for
     1 / (1 - decay) steps. It is a function of the step, so a resumed run needs no more than the averaged weights.
     """
 
     def __init__(self, job: Job, model: FCN):
         self.decay = job.train.ema
         self.model = model
-        self.averaged = deepcopy(model).requires_grad_(False) if self.decay else model
+        self.averaged = model
+        if self.decay:  # a net of its own: a copy of synchronised batch norm would copy its process group
+            self.averaged = FCN(**job.model).to(next(model.parameters()).device).requires_grad_(False)
+            self.averaged.load_state_dict(model.state_dict())
         # Of weights that do not learn, the average is the weight
         pairs = [
             (mine, weight)
