@@ -1,5 +1,7 @@
 """The learning rate: of each parameter, of each step, and of larger batches (reference solver.prototxt)."""
 
+import math
+
 from torch import Tensor, nn
 
 BIAS_LR_FACTOR = 2.0  # lr_mult 2, decay_mult 0 for biases in every VGG net of the reference release
@@ -32,15 +34,36 @@ def parameter_groups(
     ]
 
 
-def learning_rate(lr: float, schedule: str, step: int, iterations: int) -> float:
+def learning_rate(
+    lr: float, schedule: str, step: int, iterations: int, warmup: int = 0, cooldown: float | None = None
+) -> float:
     """Return the learning rate of weights at one step.
 
-    lr: the rate of step 0.
-    schedule: "fixed", or "poly": falling to 0 with (1 - step / iterations) ** POLY_POWER.
+    lr: the highest rate.
+    schedule: "fixed"; "poly", which falls to 0 with (1 - step / iterations) ** POLY_POWER; "cosine", which falls to 0
+        along half a period of the cosine; or "cooldown", which is fixed, then falls to 0 linearly.
     step: 0..iterations - 1.
     iterations: the number of steps of the whole run.
+    warmup: the first steps, whose rates are multiplied by 1 / warmup, 2 / warmup, ..., 1.
+    cooldown: the last share of the steps of schedule "cooldown", in which the rate falls.
     """
-    return lr * (1 - step / iterations) ** POLY_POWER if schedule == "poly" else lr
+    match schedule:
+        case "poly":
+            lr *= (1 - step / iterations) ** POLY_POWER
+        case "cosine":
+            lr *= (1 + math.cos(math.pi * step / iterations)) / 2
+        case "cooldown":
+            start = constant_steps(schedule, iterations, cooldown)
+            lr *= min(1.0, (iterations - step) / (iterations - start))
+    return lr * min(1.0, (step + 1) / warmup) if warmup else lr
+
+
+def constant_steps(schedule: str, iterations: int, cooldown: float | None = None) -> int:
+    """Return the number of first steps whose rates do not depend on `iterations`: a longer run has the same."""
+    if schedule == "cooldown":
+        assert cooldown is not None
+        return iterations - math.ceil(cooldown * iterations)
+    return iterations if schedule == "fixed" else 0
 
 
 def batch_rule(lr: float, momentum: float, num_images: int) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.optim import lr_scheduler as torchs
 
 from fcn.model import FCN
-from fcn.optim import batch_rule, learning_rate, parameter_groups
+from fcn.optim import batch_rule, constant_steps, learning_rate, parameter_groups
 
 
 @pytest.mark.parametrize("trunk_factor", [1, 0.3])
@@ -27,6 +28,57 @@ def test_the_rate_of_each_step_is_fixed_or_the_poly_schedule_worked_by_hand():
     assert [learning_rate(0.1, "fixed", step, 4) for step in range(4)] == [0.1] * 4
     rates = [learning_rate(0.1, "poly", step, 4) for step in range(4)]
     assert rates == pytest.approx([0.1, 0.0771890, 0.0535887, 0.0287175], rel=1e-5)  # 0.75, 0.5, 0.25 ** 0.9
+
+
+def by_torch(schedule: str, iterations: int, warmup: int, cooldown: float) -> list[float]:
+    """The rates of torch's own schedulers from 0.1 on, a warm-up chained with the schedule."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    flat = iterations - round(cooldown * iterations)
+    schedulers = {
+        "fixed": lambda: [],
+        "poly": lambda: [torchs.PolynomialLR(optimizer, iterations, power=0.9)],
+        "cosine": lambda: [torchs.CosineAnnealingLR(optimizer, iterations)],
+        "cooldown": lambda: [
+            torchs.SequentialLR(
+                optimizer,
+                [
+                    torchs.ConstantLR(optimizer, factor=1),
+                    torchs.LinearLR(optimizer, 1, 0, total_iters=iterations - flat),
+                ],
+                [flat],
+            )
+        ],
+    }[schedule]()
+    if warmup:
+        schedulers.append(torchs.LinearLR(optimizer, 1 / warmup, 1, total_iters=warmup - 1))
+    rates = []
+    for _ in range(iterations):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("schedule", ["fixed", "poly", "cosine", "cooldown"])
+def test_the_rates_are_those_of_torchs_schedulers(schedule, warmup):
+    rates = [learning_rate(0.1, schedule, step, 20, warmup, 0.25) for step in range(20)]
+    assert rates == pytest.approx(by_torch(schedule, 20, warmup, 0.25), rel=1e-9)
+    assert min(rates) > 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("fixed", 20), ("cooldown", 15), ("poly", 0), ("cosine", 0)]
+)
+def test_a_longer_run_has_exactly_the_same_rates_in_the_constant_steps(schedule, expected):
+    short, long = ([learning_rate(0.1, schedule, step, n, 3, 0.25) for step in range(20)] for n in (20, 100))
+    shared = constant_steps(schedule, 20, 0.25)
+    assert shared == expected
+    assert short[:shared] == long[:shared]
+    assert (
+        short[shared + 1 :] == [] or short[shared + 1] != long[shared + 1]
+    )  # the first of a fall is the highest
 
 
 @pytest.mark.parametrize(
