@@ -1,7 +1,7 @@
 """How one network starts from another: a classifier cast into a dense net, and a coarse net handed to the finer one."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import isqrt
 
 import torch
@@ -90,6 +90,35 @@ def transplant(finer: FCN, coarser: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in shared.items():
             state[name].copy_(tensor)
+
+
+def take_classes(
+    model: FCN, classes: Sequence[str], trained: Mapping[str, Tensor], trained_classes: Sequence[str]
+) -> None:
+    """Copy another net's score and upsampling layers into this one, class by class and in place.
+
+    Classes are matched by name. New classes, and layers that only one of the two nets has, stay as they are.
+
+    model: the net to be trained.
+    classes: names of its classes in label order.
+    trained: these layers of a net with the same backbone and options, of any stride.
+    trained_classes: names of that net's classes in label order.
+    """
+    known = [name for name in classes if name in trained_classes]
+    ours, theirs = (
+        torch.tensor([names.index(name) for name in known], dtype=torch.long)
+        for names in (classes, trained_classes)
+    )
+    state = model.state_dict()
+    with torch.no_grad():
+        for name in state.keys() & trained.keys():
+            layer = model.get_submodule(_layer(name))
+            if (
+                isinstance(layer, nn.ConvTranspose2d) and layer.groups == 1
+            ):  # learned, from each class to each
+                state[name][ours[:, None], ours] = trained[name][theirs[:, None], theirs]
+            else:
+                state[name][ours] = trained[name][theirs]
 
 
 def first_names(names: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from torchvision import models
 
 from fcn.backbones.alexnet import CaffeNetClassifier
 from fcn.model import FCN
-from fcn.surgery import as_kernel, convolutionalize, transplant
+from fcn.surgery import as_kernel, convolutionalize, take_classes, transplant
 from tests.classifiers import thin_alexnet, thin_vgg16
 
 SMALL = {"width": 1 / 64, "batch_norm": True, "dropout": 0.0}
@@ -165,3 +165,63 @@ def test_a_classifier_without_fully_connected_layers_over_a_window_is_refused(na
         classifier = getattr(models, name)()
     with pytest.raises(ValueError, match=words):
         convolutionalize(classifier)
+
+
+CLASSES = ("sky", "cat", "dog", "grass", "car")
+
+
+def layers(net: FCN) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("backbone")}
+
+
+def learned(num_classes: int, stride: int, learn_upscore: bool | str) -> FCN:
+    """A net whose layers, those that learn, are all random."""
+    net = FCN(num_classes, stride, learn_upscore=learn_upscore, **SMALL).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    return net
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("learn_upscore", [False, "intermediate", True])
+def test_a_net_of_the_same_classes_in_another_order_gives_their_scores_in_that_order(learn_upscore):
+    image, order = torch.randint(0, 256, (1, 3, 70, 90), dtype=torch.uint8), [3, 0, 4, 2, 1]
+    before, after = learned(5, 8, learn_upscore), FCN(5, 8, learn_upscore=learn_upscore, **SMALL).eval()
+    after.backbone.load_state_dict(before.backbone.state_dict())
+    take_classes(after, [CLASSES[c] for c in order], layers(before), CLASSES)
+    assert before(image).std() > 0
+    torch.testing.assert_close(after(image), before(image)[:, order])
+
+
+@torch.inference_mode()
+def test_known_classes_keep_their_scores_and_new_ones_score_zero():
+    image = torch.randint(0, 256, (1, 3, 70, 90), dtype=torch.uint8)
+    before, after = learned(5, 8, False), FCN(3, 8, **SMALL).eval()
+    after.backbone.load_state_dict(before.backbone.state_dict())
+    take_classes(after, ["dog", "boat", "cat"], layers(before), CLASSES)
+    score = after(image)
+    torch.testing.assert_close(score[:, [0, 2]], before(image)[:, [2, 1]])
+    assert not score[:, 1].any()
+
+
+@pytest.mark.parametrize("stride", [32, 16])
+def test_a_coarser_net_takes_the_layers_that_it_has(stride):
+    before, after = learned(5, 8, True), FCN(5, stride, learn_upscore=True, **SMALL)
+    start = {name: tensor.clone() for name, tensor in after.state_dict().items()}
+    take_classes(after, CLASSES, layers(before), CLASSES)
+    state = after.state_dict()
+    assert torch.equal(state["score_fr.weight"], before.score_fr.weight)
+    last = f"{after.last}.weight"
+    assert torch.equal(state[last], start[last])
+    if stride == 16:
+        assert torch.equal(state["upscore2.weight"], before.upscore2.weight)
+        assert torch.equal(state["score_pool4.bias"], before.score_pool4.bias)
+
+
+def test_without_a_common_class_nothing_is_taken():
+    after = FCN(2, 16, learn_upscore=True, **SMALL)
+    start = {name: tensor.clone() for name, tensor in after.state_dict().items()}
+    take_classes(after, ["boat", "lake"], layers(learned(5, 8, True)), CLASSES)
+    assert all(torch.equal(tensor, start[name]) for name, tensor in after.state_dict().items())
