@@ -57,6 +57,12 @@ def read_points(path: Path, after_step: int = -1) -> list[Point]:
     return sorted(points.values())
 
 
+def remove_points(path: Path, after_step: int) -> None:
+    """Remove the points of later steps from a file that `append_point` wrote."""
+    points = [point for point in read_points(path) if point.step <= after_step]
+    files.write_text(path, "".join(json.dumps(point) + "\n" for point in points))
+
+
 def _ends_a_line(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"

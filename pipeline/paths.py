@@ -19,6 +19,11 @@ def choice(profile: str) -> Path:
     return Path("data", profile, "choice.json")
 
 
+def start(profile: str) -> Path:
+    """The fingerprint of the net that `train.start` names."""
+    return Path("models", profile, "start.json")
+
+
 def raw(profile: str) -> Path:
     return Path("data", profile, "raw")
 

@@ -10,6 +10,9 @@ def main() -> None:
     profile_name, profile = config.load()
     dest, model = paths.model(profile_name, "backbone"), profile.model.arguments()
     weights = profile.backbone.weights
+    if profile.train.start:
+        backbone.write_from_net(dest, model, profile.train.start)
+        return
     if weights is None:
         backbone.write_random(dest, model, profile.backbone.seed)
         return

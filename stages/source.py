@@ -1,23 +1,34 @@
-"""Write to data/<profile>/ what DVC must know and cannot read from a profile, because only some profiles have it.
+"""Write to files what DVC must know and cannot read from a profile, because only some profiles have it.
 
-source.json: the fingerprint of a user's own folder; DVC copies a changed folder again. The file of other sources is
-always the same. Where the folder is not on this machine, file and copy stay as they are.
-choice.json: whether scores on val decide what training keeps; another val then trains again.
+data/<profile>/source.json is the fingerprint of a user's own folder, models/<profile>/start.json that of the net which
+train.start names; DVC copies a changed one again. A profile without them has a fingerprint that is always the same.
+Where the folder or the net is not on this machine, its fingerprint and copy stay as they are.
+data/<profile>/choice.json: whether scores on val decide what training keeps; another val then trains again.
 """
 
+import json
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.errors import exit_cleanly
-from pipeline.files import write_json
+from pipeline.errors import CheckpointError, exit_cleanly
+from pipeline.files import sha256_file, write_json
 
 
 def main() -> None:
     profile_name, profile = config.load()
-    choice = paths.choice(profile_name)
-    choice.parent.mkdir(parents=True, exist_ok=True)
-    write_json(choice, {"by_val": profile.train.chooses})
-    folder, dest, fingerprint = profile.data.source.own, paths.source(profile_name), None
+    write_source(profile_name, profile.data.source.own)
+    write_start(profile_name, profile.train.start)
+    write_choice(profile_name, profile.train.chooses)
+
+
+def write_choice(profile_name: str, by_val: bool) -> None:
+    dest = paths.choice(profile_name)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    write_json(dest, {"by_val": by_val})
+
+
+def write_source(profile_name: str, folder: str | None) -> None:
+    dest, fingerprint = paths.source(profile_name), None
     if (
         folder
         and not Path(folder).expanduser().is_dir()
@@ -34,6 +45,24 @@ def main() -> None:
 
         fingerprint = own_files.fingerprint(Path(folder).expanduser())
     write_json(dest, {"own": fingerprint})
+
+
+def write_start(profile_name: str, start: str | None) -> None:
+    dest, copy = paths.start(profile_name), paths.model(profile_name, "backbone")
+    path = Path(start).expanduser() if start else None
+    if path and path.resolve().parent == dest.parent.resolve():
+        raise CheckpointError(
+            f"train.start: this profile writes {start} itself, so each `dvc repro` would train from another net; "
+            "copy the file elsewhere, or name a new profile in params.yaml"
+        )
+    if path and not path.is_file():
+        if copy.exists() and dest.exists() and json.loads(dest.read_text(encoding="utf-8"))["start"] == start:
+            print(f"train.start: no file {start} here; its copy in {copy} is used", flush=True)
+            return
+        raise CheckpointError(
+            f"train.start: {path.absolute()} is missing; give the path of a model file, such as models/voc/fcn8s.pt"
+        )
+    write_json(dest, {"start": start, "sha256": sha256_file(path) if path else None})
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_every_param_of_dvc_is_in_every_profile_and_every_value_is_a_param(profi
 
 def test_the_outs_are_where_paths_puts_the_results():
     outs = {name: outs_of(stage) for name, stage in stages().items()}
-    assert outs["source"] == {str(path("sample")) for path in (paths.source, paths.choice)}
+    assert outs["source"] == {str(path("sample")) for path in (paths.source, paths.start, paths.choice)}
     assert outs["download"] == {str(paths.raw("sample"))}
     assert outs["shard"] == {
         str(paths.shards("sample", split).parent) for split in config.Splits.model_fields

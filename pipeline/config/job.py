@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fcn.optim import constant_steps
 from pipeline.config.training import Net, Run, Train
 
 
@@ -25,6 +26,7 @@ class Job:
     cache: a folder that records which shards were verified; None to verify at every start.
     git: the commit of the code; {} outside a checkout. It is not part of the identity.
     inherited: records (training/provenance.py) of the images that the parent was trained on.
+    start: the profile's backbone.pt if it holds layers of the net that train.start names; else None.
     """
 
     identity: str
@@ -42,6 +44,7 @@ class Job:
     cache: Path | None = None
     git: dict[str, str] = field(default_factory=dict)
     inherited: list[dict[str, Any]] = field(default_factory=list)
+    start: Path | None = None
 
     @property
     def inner_batch_size(self) -> int:
@@ -57,3 +60,12 @@ class Job:
     def validate_images(self) -> int:
         """The number of images of a validation, the first of the split."""
         return (self.train if self.train.chooses else self.run).validate_images
+
+    @property
+    def shared_steps(self) -> int:
+        """The number of first steps that a longer run has in common with this one; it goes on from there.
+
+        The validation at the end of a run is one that a longer run lacks, so a choice is shared up to the one before.
+        """
+        steps = constant_steps(self.train.schedule, self.recipe.iterations, self.train.cooldown)
+        return steps - steps % self.validate_every if self.train.chooses else steps

@@ -140,11 +140,16 @@ class Train(Section):
     use_gpu: whether each worker has a GPU.
     batch_size: images per step, over all workers.
     accumulation: inner steps that a step's images are split into, to save memory (Caffe's iter_size).
-    batch_rule: lr, momentum and iterations are those of one image per step; they are converted for batch_size images.
+    batch_rule: lr, momentum, warmup and iterations are those of one image per step; they are converted for batch_size
+        images.
     loss: "sum" over pixels as in the reference release, "mean" over the step's valid pixels, or "image_mean": over each
         image's valid pixels, then over images.
     optimizer: the optimizer.
-    schedule: of the learning rate, "fixed" or "poly"; see fcn.optim.learning_rate.
+    start: a model file of this project, of the same model section but any stride and classes. The nets start from its
+        layers instead of from `backbone`; classes are matched by name.
+    schedule: of the learning rate, "fixed", "poly", "cosine" or "cooldown"; see fcn.optim.learning_rate.
+    warmup: the first steps, in which the rate rises from near 0.
+    cooldown: with schedule cooldown, the last share of the steps, in which the rate falls to 0.
     sampling: "epochs" shuffles; "replacement" draws uniformly, as the reference does.
     size_buckets: a step takes images of one size, so that none is padded. Sizes rarer than batch_size share a bucket.
     transforms: random changes of the images.
@@ -170,7 +175,10 @@ class Train(Section):
     batch_rule: bool = False
     loss: Literal["sum", "mean", "image_mean"]
     optimizer: Optimizer
-    schedule: Literal["fixed", "poly"] = "fixed"
+    start: str | None = None
+    schedule: Literal["fixed", "poly", "cosine", "cooldown"] = "fixed"
+    warmup: NonNegativeInt = 0
+    cooldown: Annotated[float, Field(gt=0, le=1)] | None = None
     sampling: Literal["epochs", "replacement"] = "epochs"
     size_buckets: bool = False
     transforms: Transforms = Transforms()
@@ -198,6 +206,11 @@ class Train(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of num_workers {self.num_workers} times "
                 f"accumulation {self.accumulation}, so that every worker takes as many images at a time"
+            )
+        if (self.schedule == "cooldown") != (self.cooldown is not None):
+            raise ValueError(
+                "schedule cooldown and the key cooldown, such as 0.2 of the steps, are given together or not at all; "
+                f"got schedule {self.schedule} and cooldown {self.cooldown}"
             )
         if self.batch_rule and self.optimizer.name != "sgd":
             raise ValueError(f"batch_rule is for optimizer.name sgd, got {self.optimizer.name}")

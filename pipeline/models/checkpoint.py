@@ -181,8 +181,8 @@ def _feed(digest: Any, value: Any) -> None:
             digest.update(repr(value).encode() + b";")
 
 
-def save_step(folder: Path, step: int, content: Mapping[str, Any]) -> None:
-    """Add a run's working checkpoint, and remove all but the newest NUM_KEPT.
+def save_step(folder: Path, step: int, content: Mapping[str, Any], kept_step: int = 0) -> None:
+    """Add a run's working checkpoint, and remove all but the newest NUM_KEPT and that of `kept_step`.
 
     Checkpoints of later steps are all removed: the run resumed before them, so they were damaged.
     """
@@ -190,8 +190,18 @@ def save_step(folder: Path, step: int, content: Mapping[str, Any]) -> None:
     save(newest, "training", content)
     paths = _step_paths(folder)
     later = [path for path in paths if path > newest]
-    for path in later + [path for path in paths if path <= newest][NUM_KEPT:]:
+    old = [path for path in paths if path <= newest][NUM_KEPT:]
+    for path in later + [path for path in old if path != _step_path(folder, kept_step)]:
         path.unlink()
+
+
+def remove_steps(folder: Path, after: int) -> int:
+    """Remove a run's working checkpoints after a step; return the step of the newest that is left, 0 without one."""
+    for path in _step_paths(folder):
+        if path <= _step_path(folder, after):
+            return int(path.stem.removeprefix("step-"))
+        path.unlink()
+    return 0
 
 
 def latest_step(folder: Path, identity: str) -> dict[str, Any] | None:

@@ -15,10 +15,13 @@ class Saver:
     """Writes a run's checkpoints one after the other; training waits for the copy of its tensors alone.
 
     An error in the thread is raised by the next `save` or `wait`, or at the end of the `with` block.
+
+    folder: of the run.
+    kept_step: the step whose checkpoint stays when newer ones are written; 0: none.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, kept_step: int = 0):
+        self._folder, self._kept_step = folder, kept_step
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -35,7 +38,7 @@ class Saver:
 
     def _write(self, step: int, content: Mapping[str, Any]) -> None:
         try:
-            checkpoint.save_step(self._folder, step, content)
+            checkpoint.save_step(self._folder, step, content, self._kept_step)
         except UserError as error:
             raise CheckpointError(f"checkpoint of step {step}: {error}; earlier ones are kept") from error
 

@@ -95,7 +95,9 @@ class Meter:
         """Return whether the workers collect after this step."""
         run, iterations = self.job.run, self.job.recipe.iterations
         intervals = (run.log_every, run.checkpoint_every, self.job.validate_every or iterations)
-        return done in (self._next_collection, iterations) or any(done % every == 0 for every in intervals)
+        return done in (self._next_collection, iterations, self.job.shared_steps) or any(
+            done % every == 0 for every in intervals
+        )
 
     def collect(self, done: int) -> bool:
         """Sum the losses over all workers; return whether the run's folder has a STOP file.

@@ -15,15 +15,18 @@ from pipeline.config import Profile
 from pipeline.config.job import Job
 from pipeline.curves import read_points, write_curve
 from pipeline.errors import CheckpointError
-from pipeline.files import lock, whole
+from pipeline.files import lock, whole, write_json
 from pipeline.models import checkpoint
 from pipeline.monitoring.meter import CURVES, STOP
+from pipeline.training.longer import END, end_of, is_of_another_end, keep_shared_steps
 from pipeline.training.loop import FINAL, train_worker
 from pipeline.training.prepare import make_job
 
 PARENT_POLL_S = 1.0
 ATTEMPT = "attempt"  # file with a random name, kept when a run resumes; it identifies the run in MLflow
-FINISHED = "finished"  # marks a run whose model was handed over; training it again starts from the beginning
+FINISHED = (
+    "finished"  # marks a run whose model was handed over; training it to the same end again starts anew
+)
 
 
 def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path:
@@ -35,13 +38,25 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
     root: the project's folder, absolute.
     """
     job = make_job(profile_name, profile, net, root)
+    if job.start:
+        matched, new, dropped = (job.lineage[f"start_{key}"] for key in ("matched", "new", "dropped"))
+        print(
+            f"{net}  starts from {profile.train.start}: classes {matched}; new: {new}; dropped: {dropped}",
+            flush=True,
+        )
     with lock(job.folder.with_suffix(".driver.lock"), f"trains {net} already") as has_waited:
         tracker = tracking.Tracker(profile_name, root)
+        if is_of_another_end(job):
+            tracker.records.keep_curves(job.folder)
+            keep_shared_steps(job)
+            for name in (FINISHED, ATTEMPT):
+                (job.folder / name).unlink(missing_ok=True)
         # The process that held the lock may have finished this run.
-        if (job.folder / FINISHED).exists() and not has_waited:
+        elif (job.folder / FINISHED).exists() and not has_waited:
             tracker.records.keep_curves(job.folder)
             shutil.rmtree(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
+        write_json(job.folder / END, end_of(job))
         params = (
             {"net": net} | profile.model_dump(mode="json", exclude={"nets"}) | profile.net(net).model_dump()
         )

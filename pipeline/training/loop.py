@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fcn.loss import balancing_weights
 from fcn.model import FCN
 from fcn.optim import learning_rate, parameter_groups
-from fcn.surgery import transplant
+from fcn.surgery import take_classes, transplant
 from pipeline.config.job import Job
 from pipeline.distributed.batch_norm import across_workers, set_training
 from pipeline.distributed.gradients import average_gradients
@@ -50,7 +50,7 @@ def train_worker(job: Job, rank: Rank) -> None:
     torch.set_flush_denormal(True)
     job = replace(job, train=job.train.model_copy(update={"precision": agreed(job.train.precision, rank)}))
     train, iterations = job.train, job.recipe.iterations
-    with only_writer(job, rank), Saver(job.folder) as saver:
+    with only_writer(job, rank), Saver(job.folder, job.shared_steps) as saver:
         shards = open_shards(job.shards, split="train", cache=job.cache)
         held_out = open_shards(job.validation, split="val", cache=job.cache) if job.validate_every else None
         model = across_workers(start_model(job), train.batch_norm, rank).to(rank.device)
@@ -85,7 +85,7 @@ def train_worker(job: Job, rank: Rank) -> None:
                 continue
             is_last = done == iterations
             is_stopped = meter.collect(done) and not is_last
-            is_to_save = done % job.run.checkpoint_every == 0 or is_stopped
+            is_to_save = done % job.run.checkpoint_every == 0 or is_stopped or done == job.shared_steps
             is_to_validate = held_out is not None and (is_last or done % job.validate_every == 0)
             if is_to_save or is_to_validate or is_last:
                 refuse_broken_weights(job, model, done)
@@ -117,6 +117,9 @@ def start_model(job: Job) -> FCN:
     torch.manual_seed(job.train.seed)
     model = FCN(**job.model)
     try:
+        if job.start:  # before the coarser net's layers, which replace those that it shares
+            start, _ = checkpoint.load(job.start, "backbone")
+            take_classes(model, job.classes, start["layers"], start["classes"])
         if model.stride == 32 or model.at_once:
             content, _ = checkpoint.load(job.parent, "backbone")
             model.backbone.load_state_dict(content["state_dict"])
@@ -141,7 +144,10 @@ def make_optimizer(job: Job, model: nn.Module) -> torch.optim.Optimizer:
 
 def set_learning_rate(job: Job, optimizer: torch.optim.Optimizer, step: int) -> float:
     """Set every group's learning rate for a step; return that of weights."""
-    lr = learning_rate(job.recipe.lr, job.train.schedule, step, job.recipe.iterations)
+    train = job.train
+    lr = learning_rate(
+        job.recipe.lr, train.schedule, step, job.recipe.iterations, train.warmup, train.cooldown
+    )
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
     return lr

@@ -47,7 +47,10 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
     best_bytes = state_bytes if job.train.keep == "best" else 0  # in rank 0's memory, also with a GPU
     checkpoint_bytes = state_bytes + optimizer_bytes + average_bytes + best_bytes
     if rank.is_first:
-        check_disk(job, (NUM_KEPT + 1) * checkpoint_bytes + 2 * state_bytes)
+        num_checkpoints = (
+            NUM_KEPT + 1 + (0 < job.shared_steps < job.recipe.iterations)
+        )  # one is kept for longer runs
+        check_disk(job, num_checkpoints * checkpoint_bytes + 2 * state_bytes)
     image, label = largest_batch(job, shards, job.inner_batch_size // rank.world_size)
     with torch.random.fork_rng(devices=[rank.device] if rank.device.type == "cuda" else []):
         loss = first_loss(job, model, image.to(rank.device), label.to(rank.device).long(), rank)

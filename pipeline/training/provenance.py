@@ -34,10 +34,11 @@ def inherited(kind: str, content: Mapping[str, Any], sha256: str, shards: Shards
     """Return the records in a parent's file, without those of these shards.
 
     A backbone without records was trained on no image of a segmentation data set. A model without records, such as an
-    imported one, gets a record of unknown images.
+    imported one, gets a record of unknown images; so does a backbone whose records are None, from such a model.
 
     kind, content, sha256: as `checkpoint.load` takes and returns them.
     """
-    unknown = [{"split": "unknown", "digest": sha256, "keys": None, "pixel_sha256": None}]
-    parent_records = content.get("trained_on", [] if kind == "backbone" else unknown)
+    parent_records = content.get("trained_on", [] if kind == "backbone" else None)
+    if parent_records is None:
+        parent_records = [{"split": "unknown", "digest": sha256, "keys": None, "pixel_sha256": None}]
     return [record for record in parent_records if record["digest"] != shards.digest]

@@ -238,6 +238,8 @@ def test_a_wrong_value_is_named_with_file_key_and_what_it_must_be(
         ({"batch_rule": True}, ["batch_rule", "optimizer.name", "sgd", "adamw"]),
         ({"size_buckets": True, "transforms": {"crop": [64, 64]}}, ["size_buckets", "transforms.crop"]),
         ({"size_buckets": True, "transforms": {"scale": [0.5, 2.0]}}, ["size_buckets", "transforms.scale"]),
+        ({"schedule": "cooldown"}, ["schedule cooldown", "cooldown None"]),
+        ({"cooldown": 0.2}, ["cooldown 0.2", "schedule poly"]),
         ({"batch_norm": "sync"}, ["batch_norm sync", "use_gpu", "local or frozen"]),
         ({"keep": "best"}, ["keep best", "validate_every", "run.validate_every"]),
         ({"patience": 3}, ["patience", "validate_every", "run.validate_every"]),
@@ -467,6 +469,7 @@ def test_the_defaults_are_those_of_all_results_so_far():
             **{"class_balancing": False, "sample_pixels": 1.0},
             **{"ema": 0.0, "keep": "last", "best_by": "mean_iu", "patience": 0},
             **{"validate_every": None, "validate_images": 100},
+            **{"start": None, "warmup": 0, "cooldown": None},
             "transforms": {
                 **{"mirror": False, "jitter": 0, "scale": (1.0, 1.0), "crop": None},
                 **{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},

@@ -143,3 +143,73 @@ def test_torchvisions_own_vgg16_goes_through_the_file_and_computes_the_same_fc7(
         found = F.relu(ours.fc7(fc6))
     assert found.shape == (1, 4096, 1, 1)
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-5)
+
+
+def write_net(path, **changes) -> FCN:
+    torch.manual_seed(0)
+    options = MODEL | {"num_classes": 3, "stride": 8} | changes
+    net = FCN(**options)
+    torch.nn.init.normal_(net.score_fr.weight)
+    content = {
+        "model": options,
+        "classes": ["sky", "cat", "dog"],
+        "lineage": {},
+        "state_dict": net.state_dict(),
+    }
+    checkpoint.save(path, "model", content)
+    return net
+
+
+@pytest.mark.parametrize("name", ["fcn8s.pt", "fcn8s.safetensors"])
+def test_another_net_becomes_trunk_layers_and_names_of_classes(tmp_path, name):
+    net = write_net(tmp_path / name)
+    _, digest = checkpoint.load(tmp_path / name, "model")
+    backbone.write_from_net(tmp_path / "backbone.pt", MODEL, str(tmp_path / name))
+    content, _ = checkpoint.load(tmp_path / "backbone.pt", "backbone")
+    state = {f"backbone.{key}": tensor for key, tensor in content["state_dict"].items()} | content["layers"]
+    assert state.keys() == net.state_dict().keys()
+    assert all(torch.equal(tensor, net.state_dict()[key]) for key, tensor in state.items())
+    assert content["classes"] == ["sky", "cat", "dog"]
+    assert content["lineage"] == {"start": str(tmp_path / name), "start_sha256": digest}
+    assert content["trained_on"] is None  # the file does not tell
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        MODEL | {"dropout": 0.1, "fixed_trunk": True, "score_init": "random"},
+        {key: value for key, value in MODEL.items() if key != "padding"},  # which is the default
+    ],
+)
+def test_options_that_do_not_change_what_layers_mean_may_differ(tmp_path, model):
+    write_net(tmp_path / "net.pt")
+    backbone.write_from_net(tmp_path / "backbone.pt", model, str(tmp_path / "net.pt"))
+    content, _ = checkpoint.load(tmp_path / "backbone.pt", "backbone")
+    FCN(5, 32, **model).backbone.load_state_dict(content["state_dict"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ({"backbone": "mobilenet_v1"}, ["backbone is 'vgg16' there and 'mobilenet_v1' in the profile"]),
+        ({"padding": "tight", "learn_upscore": True}, ["padding is 'reference'", "learn_upscore is False"]),
+        ({"width": 1 / 32}, ["width is 0.015625 there and 0.03125"]),
+        ({"at_once": True}, ["at_once"]),
+    ],
+)
+def test_a_net_of_another_kind_is_refused_naming_the_differences(tmp_path, changes, facts):
+    write_net(tmp_path / "net.pt")
+    model = MODEL | changes
+    if "backbone" in changes:
+        model = changes
+    with pytest.raises(CheckpointError) as caught:
+        backbone.write_from_net(tmp_path / "backbone.pt", model, str(tmp_path / "net.pt"))
+    for fact in ("net.pt", *facts):
+        assert fact in str(caught.value)
+    assert not (tmp_path / "backbone.pt").exists()
+
+
+def test_a_start_that_is_no_model_file_is_refused(tmp_path):
+    backbone.write_random(tmp_path / "trunk.pt", MODEL, 1)
+    with pytest.raises(CheckpointError, match=r"trunk\.pt is a backbone file, expected a model file"):
+        backbone.write_from_net(tmp_path / "backbone.pt", MODEL, str(tmp_path / "trunk.pt"))

@@ -16,7 +16,15 @@ from torch import nn
 
 from pipeline.errors import CheckpointError, UserError
 from pipeline.models import checkpoint
-from pipeline.models.checkpoint import content_digest, latest_step, load, load_step, save, save_step
+from pipeline.models.checkpoint import (
+    content_digest,
+    latest_step,
+    load,
+    load_step,
+    remove_steps,
+    save,
+    save_step,
+)
 
 
 def training_state() -> dict:
@@ -281,6 +289,20 @@ def test_the_newest_three_checkpoints_are_kept(tmp_path):
     assert steps(tmp_path) == ["step-00000100.pt", "step-00000500.pt", "step-00001000.pt"]
     assert latest_step(tmp_path, "run") == state(1000)
     assert load_step(tmp_path, 500) == state(500)
+
+
+def test_one_checkpoint_can_stay_when_newer_ones_are_written(tmp_path):
+    for step in range(1, 8):
+        save_step(tmp_path, step, state(step), kept_step=2)
+    assert steps(tmp_path) == [f"step-0000000{step}.pt" for step in (2, 5, 6, 7)]
+
+
+@pytest.mark.parametrize(("after", "newest", "left"), [(6, 6, 2), (5, 5, 1), (4, 0, 0), (9, 7, 3)])
+def test_later_checkpoints_are_removed_and_the_newest_left_is_told(tmp_path, after, newest, left):
+    for step in (5, 6, 7):
+        save_step(tmp_path, step, state(step))
+    assert remove_steps(tmp_path, after) == newest
+    assert len(steps(tmp_path)) == left
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, capsys):

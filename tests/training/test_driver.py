@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from fcn.model import FCN
 from pipeline import git, tracking
 from pipeline.cluster import ray_workers
 from pipeline.config import CHAIN, Profile
 from pipeline.curves import read_curve, read_points
 from pipeline.datasets import synthetic
 from pipeline.distributed.rank import SINGLE
-from pipeline.errors import CheckpointError, DatasetError, UserError
+from pipeline.errors import CheckpointError, DatasetError, LeakError, UserError
 from pipeline.models import backbone, checkpoint
 from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
-from pipeline.training import driver, prepare
+from pipeline.training import driver, loop, prepare
 from pipeline.training.driver import train_net
 from pipeline.training.loop import train_worker
 from pipeline.training.prepare import make_job
@@ -135,6 +137,8 @@ def identity(root: Path, profile: Profile, net: str = "fcn32s") -> str:
         ("model.dropout", 0.4),
         ("model.padding", "reference"),
         ("model.learn_upscore", True),
+        ("train.warmup", 2),
+        ("train.schedule", "cosine"),
     ],
 )
 def test_what_changes_the_result_changes_the_runs_name(root, profile, where, value):
@@ -257,6 +261,7 @@ def test_with_the_batch_rule_a_job_follows_the_run_of_one_image_a_step(root, pro
     assert job.recipe.lr == pytest.approx(61.8e-10, rel=1e-3)
     assert job.train.optimizer.momentum == pytest.approx(0.9227, rel=1e-4)
     assert job.recipe.iterations == 13  # of 8 images: as many as 100 of one, rounded up
+    assert make_job("tiny", profile(changes | {"train.warmup": 9}), "fcn32s", root).train.warmup == 2
     plain = make_job("tiny", profile(changes | {"train.batch_rule": False}), "fcn32s", root)
     assert (plain.recipe.lr, plain.train.optimizer.momentum, plain.recipe.iterations) == (1e-10, 0.99, 100)
 
@@ -420,3 +425,209 @@ def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, 
     assert run.data.tags["allow_leak"] == "A leak on purpose."
     assert (run.data.tags["kept.keep"], run.data.tags["kept.step"]) == ("last", "4")
     assert read_curve(root / "curves" / "tiny" / "fcn32s.json").kept["step"] == 4
+
+
+# Training longer
+
+FIXED, COOLDOWN = {"train.schedule": "fixed"}, {"train.schedule": "cooldown", "train.cooldown": 0.25}
+LONGER = 14
+
+
+@pytest.fixture
+def straight(template, tmp_path, profile, started):  # noqa: ARG001
+    """Trains fcn32s from the beginning, in a project of its own; returns the project's folder."""
+
+    def train(changes: dict[str, Any]) -> Path:
+        root = Path(shutil.copytree(template, tmp_path / "straight"))
+        train_net("tiny", profile(changes), "fcn32s", root)
+        return root
+
+    return train
+
+
+def results(root: Path) -> list[bytes]:
+    """The net's file but for its origin, and its curve."""
+    content, _ = checkpoint.load(root / "models/tiny/fcn32s.pt", "model")
+    digest = checkpoint.content_digest({key: content[key] for key in content if key != "origin"})
+    return [digest.encode(), (root / "curves/tiny/fcn32s.json").read_bytes()]
+
+
+def end(changes: dict[str, Any], iterations: int) -> dict[str, Any]:
+    return changes | {"nets.fcn32s": {"lr": 1e-3, "iterations": iterations}, "run.checkpoint_every": 3}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "iterations", "step"),
+    [
+        (FIXED, FIXED, LONGER, 8),
+        (COOLDOWN, COOLDOWN, LONGER, 6),
+        (FIXED, COOLDOWN, LONGER, 8),
+        (FIXED, COOLDOWN, 8, 6),  # as long, and now with an end
+        (COOLDOWN, FIXED, 8, 6),
+        (FIXED, FIXED, 7, 6),  # shorter
+        (COOLDOWN | {"train.warmup": 3}, COOLDOWN | {"train.warmup": 3}, LONGER, 6),
+    ],
+)
+def test_a_finished_run_of_another_end_goes_on_to_the_bits_of_a_straight_one(
+    root, profile, started, straight, capsys, before, after, iterations, step
+):
+    train_net("tiny", profile(end(before, 8)), "fcn32s", root)
+    folder = root / "runs" / "tiny" / started[0]
+    attempt = (folder / "attempt").read_text()
+    capsys.readouterr()
+    train_net("tiny", profile(end(after, iterations)), "fcn32s", root)
+    assert f"resumed from step {step}" in capsys.readouterr().out
+    assert started == [folder.name] * 2
+    assert (folder / "attempt").read_text() != attempt  # a run of its own in MLflow, with other params
+    assert results(root) == results(straight(end(after, iterations)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (end({}, 8), end({}, LONGER)),  # poly: each rate depends on the number of steps
+        (end({"train.schedule": "cosine"}, 8), end({"train.schedule": "cosine"}, LONGER)),
+        (end(FIXED, 8), end(FIXED | {"train.warmup": 3}, LONGER)),
+    ],
+)
+def test_a_run_whose_first_steps_differ_begins_again(root, profile, started, straight, capsys, before, after):
+    train_net("tiny", profile(before), "fcn32s", root)
+    capsys.readouterr()
+    train_net("tiny", profile(after), "fcn32s", root)
+    assert "resumed" not in capsys.readouterr().out
+    assert len(set(started)) == 2
+    assert results(root) == results(straight(after))
+
+
+def test_a_run_that_is_shorter_than_every_checkpoint_begins_again(root, profile, started, straight, capsys):
+    train_net("tiny", profile(end(FIXED, LONGER)), "fcn32s", root)
+    capsys.readouterr()
+    train_net("tiny", profile(end(FIXED, 4)), "fcn32s", root)
+    assert "resumed" not in capsys.readouterr().out
+    assert len(started) == 2
+    assert results(root) == results(straight(end(FIXED, 4)))
+
+
+def test_a_run_stopped_while_its_rate_falls_goes_on_from_before_if_it_is_to_be_longer(
+    root, profile, started, straight, monkeypatch, capsys
+):
+    real = loop.Meter.show
+
+    def stopped_at_8(meter: loop.Meter, done: int, scores: dict[str, float]) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+        real(meter, done, scores)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Meter, "show", stopped_at_8)
+        with pytest.raises(KeyboardInterrupt):
+            train_net("tiny", profile(end(COOLDOWN, 8) | {"run.checkpoint_every": 1}), "fcn32s", root)
+    assert (root / "runs" / "tiny" / started[0] / "step-00000007.pt").exists()  # in the fall
+    train_net("tiny", profile(end(COOLDOWN, LONGER)), "fcn32s", root)
+    assert "resumed from step 6" in capsys.readouterr().out
+    assert results(root) == results(straight(end(COOLDOWN, LONGER)))
+
+
+# Starting from another net
+
+
+@pytest.fixture
+def start(root, profile) -> Path:
+    """A net of other classes, of which no record of its images is kept; backbone.pt made of it; val is there."""
+    torch.manual_seed(0)
+    options = profile().model.arguments() | {"num_classes": 4, "stride": 8}
+    net = FCN(**options)
+    for layer in (net.score_fr, net.score_pool4, net.score_pool3):
+        torch.nn.init.normal_(layer.weight, std=0.01)
+    classes = ["sky", "triangle", "disc", "background"]
+    content = {"model": options, "classes": classes, "lineage": {}, "state_dict": net.state_dict()}
+    checkpoint.save(root / "fcn8s.pt", "model", content)
+    write_start(root, profile)
+    write_data(root, seed=3, keys="345", split="val")
+    return root / "fcn8s.pt"
+
+
+def write_start(root: Path, profile) -> None:
+    dest, model = root / "models" / "tiny" / "backbone.pt", profile().model.arguments()
+    backbone.write_from_net(dest, model, str(root / "fcn8s.pt"))
+
+
+def test_the_chain_takes_from_another_net_what_it_has_and_records_it(root, profile, started, start, capsys):  # noqa: ARG001
+    net = checkpoint.load(start, "model")[0]["state_dict"]
+    changes = {"train.start": str(start)}
+    skips = {"fcn32s": "score_fr", "fcn16s": "score_pool4", "fcn8s": "score_pool3"}
+    for name, layer in skips.items():
+        train_net("tiny", profile(changes), name, root)
+        job = make_job("tiny", profile(changes), name, root)
+        begun = loop.start_model(job).state_dict()
+        weight = begun[f"{layer}.weight"]  # background, disc, square, triangle, cross
+        assert torch.equal(weight[[0, 1, 3]], net[f"{layer}.weight"][[3, 2, 1]])
+        assert not weight[[2, 4]].any()
+        if name == "fcn32s":
+            assert torch.equal(begun["backbone.fc7.weight"], net["backbone.fc7.weight"])
+        else:  # the rest comes from the coarser net
+            coarser, _ = checkpoint.load(job.parent, "model")
+            assert torch.equal(begun["score_fr.weight"], coarser["state_dict"]["score_fr.weight"])
+        content, _ = checkpoint.load(root / "models" / "tiny" / f"{name}.pt", "model")
+        assert content["lineage"]["start"] == str(start)
+        assert content["lineage"]["start_sha256"] == checkpoint.load(start, "model")[1]
+        assert content["lineage"]["start_matched"] == "background, disc, triangle"
+        assert content["lineage"]["start_new"] == "square, cross"
+        assert content["lineage"]["start_dropped"] == "sky"
+        assert [record["keys"] for record in content["trained_on"]] == [["0", "1", "2"], None]
+    out = capsys.readouterr()
+    assert out.out.count("new: square, cross; dropped: sky") == 3
+    assert "does not list all its training images" in out.err
+
+
+def test_a_net_at_once_takes_all_layers_of_another_one(root, profile, started):  # noqa: ARG001
+    at_once = {"model.at_once": True, "train.start": str(root / "fcn8s.pt")}
+    options = profile(at_once).model.arguments() | {"num_classes": 5, "stride": 8}
+    net = FCN(**options)
+    torch.nn.init.normal_(net.score_pool3.weight)
+    content = {"model": options, "classes": list(synthetic.CLASSES), "lineage": {}, "trained_on": []}
+    checkpoint.save(root / "fcn8s.pt", "model", content | {"state_dict": net.state_dict()})
+    dest = root / "models" / "tiny" / "backbone.pt"
+    backbone.write_from_net(dest, profile(at_once).model.arguments(), str(root / "fcn8s.pt"))
+    write_data(root, seed=3, keys="345", split="val")
+    begun = loop.start_model(make_job("tiny", profile(at_once), "fcn8s", root)).state_dict()
+    assert all(torch.equal(tensor, begun[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_start_that_was_trained_on_images_of_val_is_refused_before_training(root, profile, start):
+    content, _ = checkpoint.load(start, "model")
+    rows = [("9", 0), ("4", 1)]  # another photo, and one of val
+    val = prepare.open_shards(root / "data" / "tiny" / "shards" / "val", split="val")
+    pixels = dict(zip(val.keys, val.table["pixel_sha256"].to_pylist(), strict=True))
+    digests = (bytes(32) if number == 0 else pixels[key] for key, number in rows)
+    record = {"split": "train", "digest": "ab", "keys": ["9", "4"], "pixel_sha256": b"".join(digests).hex()}
+    checkpoint.save(start, "model", content | {"trained_on": [record]})
+    write_start(root, profile)
+    with pytest.raises(LeakError, match=r"1 images of val .*train\.start"):
+        make_job("tiny", profile({"train.start": str(start)}), "fcn32s", root)
+    allowed = {"train.start": str(start), "data.allow_leak": ["A leak on purpose."]}
+    assert make_job("tiny", profile(allowed), "fcn32s", root).inherited == [record]
+
+
+def test_the_net_to_start_from_is_part_of_the_runs_name_and_its_path_is_not(root, profile, started, start):  # noqa: ARG001
+    changes = {"train.start": str(start)}
+    train_net("tiny", profile(changes), "fcn32s", root)
+    before = [identity(root, profile(changes), net) for net in ("fcn32s", "fcn16s")]
+    moved = start.rename(root / "moved.pt")
+    model = profile().model.arguments()
+    backbone.write_from_net(root / "models" / "tiny" / "backbone.pt", model, str(moved))
+    changes = {"train.start": str(moved)}
+    assert [identity(root, profile(changes), net) for net in ("fcn32s", "fcn16s")] == before
+    content, _ = checkpoint.load(moved, "model")
+    content["state_dict"]["score_pool4.weight"] += 1
+    checkpoint.save(moved, "model", content)
+    backbone.write_from_net(root / "models" / "tiny" / "backbone.pt", model, str(moved))
+    after = [identity(root, profile(changes), net) for net in ("fcn32s", "fcn16s")]
+    assert not set(before) & set(after)
+
+
+def test_a_backbone_made_of_something_else_than_the_profile_names_is_refused(root, profile, start):
+    for changes in ({}, {"train.start": "other.pt"}):
+        with pytest.raises(CheckpointError, match=r"backbone\.pt .*fcn8s\.pt.*dvc repro"):
+            make_job("tiny", profile(changes), "fcn32s", root)
+    assert make_job("tiny", profile({"train.start": str(start)}), "fcn32s", root).start

@@ -344,7 +344,7 @@ def test_at_most_one_interval_of_steps_is_done_again(make_job, monkeypatch, caps
     assert [line.split()[1] for line in lines[2:]] == ["7/8", "8/8"]
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])  # two working checkpoints and the final model
+@pytest.mark.parametrize("number", [1, 2, 3, 4])  # three working checkpoints and the final model
 def test_killed_while_a_file_is_written_it_ends_bit_equal(make_job, monkeypatch, number):
     undisturbed, job = make_job("undisturbed"), make_job("killed")
     train_worker(undisturbed, SINGLE)

@@ -43,8 +43,9 @@ def test_a_chain_on_one_data_set_has_one_record_and_on_two_has_two(shards, tmp_p
 
 def test_a_classifier_that_says_nothing_saw_none_of_ours_and_a_model_that_says_nothing_saw_anything(shards):
     assert provenance.inherited("backbone", {"source": "vgg16-397923af.pth"}, "ab", shards) == []
-    (record,) = provenance.inherited("model", {"lineage": {}}, "ab", shards)
-    assert (record["digest"], record["keys"]) == ("ab", None)
+    for kind, content in (("model", {"lineage": {}}), ("backbone", {"trained_on": None})):
+        (record,) = provenance.inherited(kind, content, "ab", shards)
+        assert (record["digest"], record["keys"]) == ("ab", None)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
