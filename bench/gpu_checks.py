@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -13,10 +12,13 @@ from torch import Tensor
 from bench.gpu_result import Row
 from bench.gpu_setup import NUM_CLASSES, Bench, drawn_labels, l2_error, relative_error, tf32
 from fcn.loss import (
-    balancing_weights,
-    image_mean_cross_entropy,
+    count_valid,
+    inverse_weights,
+    mean_over_images,
+    mean_over_pixels,
     mean_pixel_cross_entropy,
-    pixel_cross_entropy,
+    sum_over_pixels,
+    weighted_sum,
 )
 from fcn.metrics import ConfusionMatrix, best_class, trimap
 from fcn.model import BACKBONES, FCN, STRIDES
@@ -101,19 +103,19 @@ def counts(bench: Bench) -> Iterator[Row]:
 
 def losses(bench: Bench, score: Tensor, label: Tensor, class_pixels: Tensor) -> Iterator[Row]:
     """Each loss and its gradient. Float sums depend on their order, so float64 stands in for "exactly"."""
-    weight = balancing_weights(class_pixels).double()
-    for name, loss in (
-        ("sum", pixel_cross_entropy),
-        ("mean", mean_pixel_cross_entropy),
-        ("image_mean", image_mean_cross_entropy),
-        ("sum, classes balanced", partial(pixel_cross_entropy, class_weight=weight)),
+    entropy, weight = {"cross_entropy": 1.0}, inverse_weights(class_pixels).double()
+    for name, terms, class_weight, normalised in (
+        ("sum", entropy, None, lambda loss, _: sum_over_pixels(loss)),
+        ("mean", entropy, None, lambda loss, label: mean_over_pixels(loss, count_valid(label))),
+        ("image_mean", entropy, None, mean_over_images),
+        ("sum, classes weighted", entropy, weight, lambda loss, _: sum_over_pixels(loss)),
+        ("of focal and Dice", {"focal": 1.0, "dice": 1.0}, weight, mean_over_images),
     ):
         values = []
         for device in (torch.device("cpu"), bench.device):
-            if isinstance(loss, partial):
-                loss = partial(loss.func, class_weight=weight.to(device))
-            leaf = score.to(device).requires_grad_()
-            value = loss(leaf, label.to(device))
+            leaf, labels = score.to(device).requires_grad_(), label.to(device)
+            factors = None if class_weight is None else class_weight.to(device)
+            value = normalised(weighted_sum(leaf, labels, terms, factors), labels)
             value.backward()
             assert leaf.grad is not None
             values.append((value, leaf.grad))

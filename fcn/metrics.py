@@ -1,4 +1,4 @@
-"""The four scores of the paper, from one confusion matrix over all pixels (reference score.py)."""
+"""The four scores of the paper (reference score.py) and F1, from one confusion matrix over all pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fcn import IGNORE_LABEL
-from fcn.scores import mean_iu, pixel_acc
+from fcn.scores import mean_f1, mean_iu, pixel_acc
 
 # How mean IU counts a class without labelled pixels; the mean IU of other projects differs only in this
 CONVENTIONS = {
@@ -21,20 +21,30 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """The paper's scores, each in 0..1; nan where there are no pixels to score.
+    """The paper's scores, F1 and precision, each in 0..1; nan where there are no pixels to score.
 
     pixel_acc: share of valid pixels that are right.
-    mean_acc: mean over classes of the share of the class's pixels that are right.
+    mean_acc: mean recall, over the classes in the label.
     mean_iu: mean intersection over union, by default of the classes in label or prediction; see CONVENTIONS.
     fw_iu: IU weighted by the frequency of a class.
+    mean_f1: mean F1, over the classes in label or prediction.
+    mean_precision: mean precision, over the classes in the prediction.
     class_iu: IU of each class, in class order.
+    class_f1: F1 of each class, the harmonic mean of precision and recall: its Dice coefficient, 2 IU / (1 + IU).
+    class_precision: share of the pixels predicted as a class that are of it.
+    class_recall: share of a class's pixels that are right.
     """
 
     pixel_acc: float
     mean_acc: float
     mean_iu: float
     fw_iu: float
+    mean_f1: float
+    mean_precision: float
     class_iu: tuple[float, ...]
+    class_f1: tuple[float, ...]
+    class_precision: tuple[float, ...]
+    class_recall: tuple[float, ...]
 
 
 class ConfusionMatrix:
@@ -109,6 +119,7 @@ class ConfusionMatrix:
         counts = self.per_class().cpu().double()
         right, truth, predicted = counts
         class_iu = right / (truth + predicted - right)  # 0 / 0 = nan: in neither label nor prediction
+        recall, precision = right / truth, right / predicted
         frequency = truth / truth.sum()
         match convention:
             case "reference":
@@ -125,10 +136,15 @@ class ConfusionMatrix:
                 raise ValueError(f"unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}")
         return Scores(
             pixel_acc=float(pixel_acc(counts)),
-            mean_acc=float((right / truth).nanmean()),
+            mean_acc=float(recall.nanmean()),
             mean_iu=float(mean),
             fw_iu=float((frequency * class_iu)[frequency > 0].sum()) if num_pixels else float("nan"),
+            mean_f1=float(mean_f1(counts)),
+            mean_precision=float(precision.nanmean()),
             class_iu=tuple(class_iu.tolist()),
+            class_f1=tuple((2 * right / (truth + predicted)).tolist()),
+            class_precision=tuple(precision.tolist()),
+            class_recall=tuple(recall.tolist()),
         )
 
 

@@ -29,7 +29,12 @@ def make_result(name: str, right: int = 70, seed: int = 0, **changes: Any) -> Re
         "mean_acc": scores.mean_acc,
         "mean_iu": scores.mean_iu,
         "fw_iu": scores.fw_iu,
-        "class_iu": dict(zip(CLASSES, scores.class_iu, strict=True)),
+        "mean_f1": scores.mean_f1,
+        "mean_precision": scores.mean_precision,
+        **{
+            name: dict(zip(CLASSES, getattr(scores, name), strict=True))
+            for name in ("class_iu", "class_f1", "class_precision", "class_recall")
+        },
         "num_images": 30,
         "num_leaked": 0,
         "mean_iu_low": scores.mean_iu - 0.01,

@@ -44,6 +44,9 @@ def add_compare(commands) -> None:
         metavar="RUN",
         help="metrics/sample/fcn8s.json, or sample/fcn8s for short, or the id or name of an MLflow run",
     )
+    command.add_argument(
+        "--classes", action="store_true", help="also IU, F1, precision and recall of each class"
+    )
     command.add_argument("--format", choices=("plain", "markdown", "html"), default="plain")
     command.set_defaults(run=compare)
 
@@ -58,6 +61,8 @@ def compare(arguments: argparse.Namespace) -> None:
         with metrics_file(run) as path:
             results.append(compare.read(path, run))
     tables = [compare.score_table(results), compare.difference_table(results, Bootstrap())]
+    if arguments.classes:
+        tables.append(compare.class_table(results))
     print(render([table for table in tables if table.rows], arguments.format))
 
 

@@ -54,6 +54,15 @@ class Profile(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weighs_its_own_classes(self) -> "Profile":
+        weights, classes = self.train.class_weights, self.data.classes
+        if isinstance(weights, dict) and (unknown := [name for name in weights if name not in classes]):
+            raise ValueError(
+                f"train.class_weights names {', '.join(unknown)}; known: {', '.join(classes)} of data.classes"
+            )
+        return self
+
     def net(self, name: str) -> Net:
         """Return the recipe of one net of CHAIN."""
         return getattr(self.nets, name)

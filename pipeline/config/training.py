@@ -1,11 +1,19 @@
 """The sections of a profile about networks: Model, Backbone, Train, Run, Nets and Evaluate."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from pipeline.config.data import Checksum, Url
-from pipeline.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section, Seed
+from pipeline.config.section import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Seed,
+)
 
 Scale = Annotated[float, Field(ge=0.1, le=10)]
 Side = Annotated[int, Field(gt=0, le=4096)]
@@ -122,6 +130,45 @@ class Transforms(Section):
         return self
 
 
+class Terms(Section):
+    """The weights of the loss's terms, of which the loss is the sum; see fcn.loss. One that is not given is 0.
+
+    cross_entropy: the paper's loss.
+    focal: lets pixels that are easy count little.
+    dice: of each image, counts each class in its label the same, however few its pixels.
+    """
+
+    cross_entropy: NonNegativeFloat = 0.0
+    focal: NonNegativeFloat = 0.0
+    dice: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> "Terms":
+        if not any(self.model_dump().values()):
+            raise ValueError(
+                f"one of {', '.join(type(self).model_fields)} must be above 0, or there is no loss"
+            )
+        return self
+
+
+def _checked_class_weights(value: Any) -> Any:
+    """Refuse anything else with one message; pydantic has one for each kind."""
+    is_by_class = isinstance(value, dict) and all(
+        isinstance(name, str) and type(weight) in (int, float) and 0 < weight < math.inf
+        for name, weight in value.items()
+    )
+    if not is_by_class and value not in ("none", "inverse"):
+        raise ValueError(
+            f"must be none, inverse, or a number above 0 for some classes, such as {{person: 2.0}}, got {value!r}"
+        )
+    return value
+
+
+ClassWeights = Annotated[
+    Literal["none", "inverse"] | dict[str, float], BeforeValidator(_checked_class_weights)
+]
+
+
 class Exchange(Section):
     """The exchange of gradients between workers.
 
@@ -144,6 +191,11 @@ class Train(Section):
         images.
     loss: "sum" over pixels as in the reference release, "mean" over the step's valid pixels, or "image_mean": over each
         image's valid pixels, then over images.
+    terms: the terms that the loss of a pixel is the sum of.
+    focal_gamma: the exponent of the focal term: 0 is cross entropy, the higher the less easy pixels count.
+    label_smoothing: the share of cross entropy's target that is spread evenly over all classes.
+    class_weights: the factor of each class's pixels in cross entropy and focal: "none"; "inverse" to the class's share
+        of the training pixels, 1 on average; or by class, 1 if not named. The paper found no gain.
     optimizer: the optimizer.
     start: a model file of this project, of the same model section but any stride and classes. The nets start from its
         layers instead of from `backbone`; classes are matched by name.
@@ -157,7 +209,6 @@ class Train(Section):
         every worker has such a device; else "float32". Without such hardware "bfloat16" is slow.
     batch_norm: the images whose statistics normalise: each worker's ("local"), all workers' ("sync", on GPUs), or
         those the net started with ("frozen").
-    class_balancing: whether each class's pixels are weighted inversely to its share. The paper found no gain.
     sample_pixels: the share of pixels, drawn in every step, that the loss counts. The paper found no gain.
     exchange: the exchange of gradients.
     seed: of every random draw in training.
@@ -174,6 +225,10 @@ class Train(Section):
     accumulation: PositiveInt = 1
     batch_rule: bool = False
     loss: Literal["sum", "mean", "image_mean"]
+    terms: Terms = Terms(cross_entropy=1.0)
+    focal_gamma: NonNegativeFloat = 2.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: ClassWeights = "none"
     optimizer: Optimizer
     start: str | None = None
     schedule: Literal["fixed", "poly", "cosine", "cooldown"] = "fixed"
@@ -184,7 +239,6 @@ class Train(Section):
     transforms: Transforms = Transforms()
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     batch_norm: Literal["local", "sync", "frozen"] = "local"
-    class_balancing: bool = False
     sample_pixels: Annotated[float, Field(gt=0, le=1)] = 1.0
     exchange: Exchange = Exchange()
     seed: Seed
@@ -218,6 +272,16 @@ class Train(Section):
             raise ValueError(
                 "size_buckets has no effect with transforms.crop, which makes all sizes equal, or with "
                 "transforms.scale, which makes all sizes differ; leave out one of them"
+            )
+        if self.label_smoothing and not self.terms.cross_entropy:
+            raise ValueError(
+                "label_smoothing has no effect without terms.cross_entropy; leave it out, or add the term"
+            )
+        if self.focal_gamma != 2 and not self.terms.focal:
+            raise ValueError("focal_gamma has no effect without terms.focal; leave it out, or add the term")
+        if self.class_weights != "none" and not (self.terms.cross_entropy or self.terms.focal):
+            raise ValueError(
+                "class_weights has no effect on terms.dice, which counts all classes the same; leave it out"
             )
         if self.batch_norm == "sync" and not self.use_gpu:
             raise ValueError(

@@ -17,6 +17,12 @@ from fcn import scores
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]  # (..., 3, C) right, labelled and predicted pixels -> (...)
+MEAN_OF = {  # the scores of a metrics JSON that are the mean of another over the classes that have it
+    "mean_iu": "class_iu",
+    "mean_acc": "class_recall",
+    "mean_f1": "class_f1",
+    "mean_precision": "class_precision",
+}
 MAX_DRAWN = 2**20  # draws held at a time: tens of MB, however many images and resamples there are
 
 
@@ -70,9 +76,27 @@ def mean_iu(counts: NDArray) -> Floats:
         return scores.mean_iu(counts)
 
 
-def interval(statistic: Statistic, counts: NDArray[np.int64], bootstrap: Bootstrap) -> Interval:
-    """Return the percentile interval of a statistic of the images' summed counts, (N, ..., 3, C)."""
-    return _interval(_resample(statistic, counts, bootstrap), bootstrap.level)
+def mean_f1(counts: NDArray) -> Floats:
+    """Return the mean F1 over the classes of mean IU: (..., 3, C) counts -> (...)."""
+    with np.errstate(invalid="ignore"):
+        return scores.mean_f1(counts)
+
+
+def intervals(
+    statistics: Mapping[str, Statistic], counts: NDArray[np.int64], bootstrap: Bootstrap
+) -> dict[str, Interval]:
+    """Return the percentile interval of each statistic of the images' summed counts, (N, ..., 3, C), by name.
+
+    All are of the same resamples.
+    """
+
+    def stacked(sums: Floats) -> Floats:
+        return np.stack([statistic(sums) for statistic in statistics.values()], -1)
+
+    resamples = _resample(stacked, counts, bootstrap)
+    return {
+        name: _interval(values, bootstrap.level) for name, values in zip(statistics, resamples.T, strict=True)
+    }
 
 
 def paired_difference(
@@ -103,20 +127,21 @@ def paired_difference(
 def with_interval(values: Mapping[str, Any], name: str) -> str:
     """Return a score of a metrics JSON as text, with its interval if it has one: 0.654 [0.640, 0.668].
 
-    A mean over fewer classes than there are is marked as such: 1.000 (1 of 2 classes).
+    A mean over fewer classes than there are is marked as such: 1.000 (1 of 2 classes). A score that a file of an
+    earlier version does not have is "-".
     """
     score, low, high = (values.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if score is None:
-        return "nan"
+        return "nan" if name in values else "-"
     text = f"{score:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
-    num_scored, num_classes = values.get("num_classes_scored"), len(values.get("class_iu", ()))
-    if name == "mean_iu" and num_scored is not None and num_scored < num_classes:
-        text += f" ({num_scored} of {num_classes} classes)"
+    by_class = values.get(MEAN_OF.get(name, ""), {})
+    if num_missing := sum(value is None for value in by_class.values()):
+        text += f" ({len(by_class) - num_missing} of {len(by_class)} classes)"
     return text
 
 
 def _resample(statistic: Statistic, counts: NDArray[np.int64], bootstrap: Bootstrap) -> Floats:
-    """Return the statistic of each resample of the images' counts: (N, ..., 3, C) -> (num_resamples,)."""
+    """Return the statistic of each resample of the images' counts: (N, ..., 3, C) -> (num_resamples, ...)."""
     flat = counts.reshape(len(counts), -1).astype(np.float64)  # exact: far fewer than 2 ** 53 pixels
     sums = (times @ flat for times in _draw(len(counts), bootstrap))
     return np.concatenate([statistic(chunk.reshape(-1, *counts.shape[1:])) for chunk in sums])

@@ -18,7 +18,9 @@ from pipeline.evaluation.per_image import PerImage
 from pipeline.evaluation.published_scores import NAMES, PUBLISHED, Published
 from pipeline.tables import Table
 
-SCORES = ("mean_iu", "pixel_acc", "mean_acc", "fw_iu")
+SCORES = ("mean_iu", "pixel_acc", "mean_acc", "fw_iu")  # of the paper
+ADDED = ("mean_f1", "mean_precision")  # which files of earlier versions do not have
+CLASS_SCORES = {"class_iu": "IU", "class_f1": "F1", "class_precision": "precision", "class_recall": "recall"}
 DIFFERENCES = {"mean_iu": mean_iu, "pixel_acc": pixel_acc}
 
 
@@ -62,12 +64,13 @@ def _fault(values: Any) -> str:
         return f"it holds a {type(values).__name__}"
     if missing := [name for name in (*SCORES, "num_images", "class_iu") if name not in values]:
         return f"it has no {missing[0]}"
-    for name in SCORES:
-        score = values[name]
+    for name in (*SCORES, *ADDED):
+        score = values.get(name)
         if score is not None and not (type(score) in (int, float) and 0 <= score <= 1):
             return f"{name} is {score!r}, not in 0..1"
-    if not isinstance(values["class_iu"], dict):
-        return f"class_iu is {values['class_iu']!r}"
+    for name in CLASS_SCORES:
+        if not isinstance(values.get(name, {}), dict):
+            return f"{name} is {values[name]!r}"
     match averaging := values.get("averaging"):
         case None | {"scales": [*_], "flip": bool()}:
             return ""
@@ -137,12 +140,20 @@ def score_table(results: Sequence[Result], published: Iterable[Published] = PUBL
     for result in results:
         reasons = [incomparable_reason(first, result) if result is not first else ""]
         reasons.append(leak_warning(result.name, result.values))
-        scores = [with_interval(result.values, name) for name in SCORES]
+        scores = [with_interval(result.values, name) for name in (*SCORES, *ADDED)]
         rows.append((result.name, *scores, split_of(result), _comparable(reasons)))
     for row in published:
         percents = [getattr(row, name) for name in SCORES]
         scores = ["-" if percent is None else f"{percent / 100:.3f}" for percent in percents]
-        rows.append((row.name, *scores, row.split, _comparable([_unpublished_reason(row, first)])))
+        rows.append(
+            (
+                row.name,
+                *scores,
+                *("-" for _ in ADDED),
+                row.split,
+                _comparable([_unpublished_reason(row, first)]),
+            )
+        )
     levels = sorted({result.values["level"] for result in results if "level" in result.values})
     brackets = (
         f"In brackets: the {' or '.join(map('{:.0%}'.format, levels))} interval by a bootstrap over images."
@@ -150,10 +161,20 @@ def score_table(results: Sequence[Result], published: Iterable[Published] = PUBL
     notes = (
         brackets if levels else "The runs have no intervals; evaluate them again.",
         "All scores are of one confusion matrix over all pixels; a class in neither truth nor prediction is left out "
-        "of mean IU (the reference's score.py).",
+        "of mean IU (the reference's score.py) and mean F1. mean_acc is the mean recall.",
         "Published: " + "; ".join(dict.fromkeys(row.source for row in published)) + ".",
     )
-    return Table(("run", *SCORES, "scored on", "comparable to the first run"), rows, notes)
+    return Table(("run", *SCORES, *ADDED, "scored on", "comparable to the first run"), rows, notes)
+
+
+def class_table(results: Sequence[Result]) -> Table:
+    """Return the scores of each class, the runs one below the other; "-" where there is none."""
+    rows = []
+    for class_name in dict.fromkeys(name for result in results for name in result.values["class_iu"]):
+        for result in results:
+            scores = [result.values.get(key, {}).get(class_name) for key in CLASS_SCORES]
+            rows.append((class_name, result.name, *("-" if s is None else f"{s:.3f}" for s in scores)))
+    return Table(("class", "run", *CLASS_SCORES.values()), rows)
 
 
 def _comparable(reasons: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from fcn.averaging import Averaging
 from fcn.metrics import ConfusionMatrix, Scores, trimap
 from pipeline.distributed.rank import Rank
 from pipeline.errors import CheckpointError, ShardError
-from pipeline.evaluation.bootstrap import Bootstrap, interval, mean_iu, pixel_acc
+from pipeline.evaluation.bootstrap import Bootstrap, intervals, mean_f1, mean_iu, pixel_acc
 from pipeline.evaluation.per_image import PerImage
 from pipeline.models.model_file import load_model
 from pipeline.models.predictor import Predictor
@@ -118,23 +118,24 @@ def score_on_workers(
 def as_json(
     scores: Scores, classes: Sequence[str], num_images: int, averaging: Averaging = ONCE
 ) -> dict[str, Any]:
-    """Return scores for JSON: NaN as null, class_iu by name, and how they were found.
+    """Return scores for JSON: NaN as null, those of each class by name, and how they were found.
 
     num_classes_scored: the classes that mean IU is the mean of; the others are in neither truth nor prediction.
     averaging: null if each image was scored once, at its own size.
     """
-    values = {key: _number(value) for key, value in asdict(scores).items() if key != "class_iu"}
-    class_iu = {name: _number(value) for name, value in zip(classes, scores.class_iu, strict=True)}
+    values: dict[str, Any] = {}
+    for key, score in asdict(scores).items():
+        by_class = isinstance(score, tuple)
+        values[key] = dict(zip(classes, map(_number, score), strict=True)) if by_class else _number(score)
     return values | {
-        "class_iu": class_iu,
-        "num_classes_scored": sum(value is not None for value in class_iu.values()),
+        "num_classes_scored": sum(value is not None for value in values["class_iu"].values()),
         "num_images": num_images,
         "averaging": None if averaging.is_none else asdict(averaging),
     }
 
 
 def with_uncertainty(images: PerImage, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return intervals of mean IU and pixel accuracy, the scores along borders, and the images' digest, for JSON.
+    """Return intervals of scores, the scores along borders, and the digest of the images, for JSON.
 
     NAME_low and NAME_high bound NAME; all are null if nothing could be scored.
     """
@@ -142,12 +143,13 @@ def with_uncertainty(images: PerImage, bootstrap: Bootstrap) -> dict[str, Any]:
         "border_mean_iu": _number(float(mean_iu(images.border.sum(0)))),
         "border_width": images.about["border_width"],
     }
-    for name, statistic, counts in (
-        ("mean_iu", mean_iu, images.whole),
-        ("pixel_acc", pixel_acc, images.whole),
-        ("border_mean_iu", mean_iu, images.border),
-    ):
-        bounds = interval(statistic, counts, bootstrap)
+    statistics = {
+        "mean_iu": lambda counts: mean_iu(counts[..., 0, :, :]),
+        "mean_f1": lambda counts: mean_f1(counts[..., 0, :, :]),
+        "pixel_acc": lambda counts: pixel_acc(counts[..., 0, :, :]),
+        "border_mean_iu": lambda counts: mean_iu(counts[..., 1, :, :]),
+    }
+    for name, bounds in intervals(statistics, images.counts, bootstrap).items():
         values |= {f"{name}_low": _number(bounds.low), f"{name}_high": _number(bounds.high)}
     return values | {
         "level": bootstrap.level,
@@ -157,9 +159,13 @@ def with_uncertainty(images: PerImage, bootstrap: Bootstrap) -> dict[str, Any]:
 
 
 def as_metrics(values: dict[str, Any]) -> dict[str, float]:
-    """Return the JSON's numbers by their MLflow names: mean_iu ... and iu/<class>. Null values are left out."""
-    flat = {key: value for key, value in values.items() if key != "class_iu"}
-    flat |= {f"iu/{name}": value for name, value in values["class_iu"].items()}
+    """Return the JSON's numbers by their MLflow names: mean_iu ... and iu/<class>, f1/<class>. Nulls are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if key.startswith("class_"):
+            flat |= {f"{key.removeprefix('class_')}/{name}": score for name, score in value.items()}
+        else:
+            flat[key] = value
     return {key: float(value) for key, value in flat.items() if isinstance(value, int | float)}
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipeline.config import CHAIN, Profile
 from pipeline.files import counted
 from pipeline.planning.fingerprint import Fingerprint
@@ -129,7 +131,7 @@ def make(
                 )
             ),
             "batch_norm": _batch_norm(start, batch_size // num_workers),
-            "class_balancing": _class_balancing(data),
+            "class_weights": _class_weights(data),
             "seed": Choice(1337, "any number; another one shows how far scores depend on chance"),
         },
         "run": {
@@ -264,16 +266,17 @@ def _batch_norm(start: Start, per_worker: int) -> Choice:
     )
 
 
-def _class_balancing(data: Fingerprint) -> Choice:
+def _class_weights(data: Fingerprint) -> Choice | Mapping[str, Choice]:
+    """Return weights inverse to the root of each class's share, where a class is rare; 1 on average over the pixels."""
     rarest = int(data.shares.argmin())
     which = f"the rarest class, {data.classes[rarest]}, has {data.shares[rarest]:.2%} of the pixels"
     if data.shares[rarest] >= RARE:
-        return Choice(False, f"{which}, not under {RARE:.0%}")
-    return Choice(
-        True,
-        f"{which}, under {RARE:.0%}: without weights a net may never predict it. Frequent classes lose by it (VOC as a "
-        "whole did, docs/benchmarks.md): compare with false",
-    )
+        return Choice("none", f"{which}, not under {RARE:.0%}")
+    roots = np.sqrt(data.shares)
+    weights = 1 / (roots * roots.sum())
+    reason = f"{which}, under {RARE:.0%}: COST"
+    by_class = {name: float(f"{weight:.3g}") for name, weight in zip(data.classes, weights, strict=True)}
+    return _reasoned(by_class, reason)
 
 
 def _loaders(use_gpu: bool, cores: int) -> Choice:

@@ -67,13 +67,13 @@ def profile_text(plan: Plan, header: Mapping[str, str], data: Fingerprint) -> st
 def _lines(plan: Plan, indent: str, data: Fingerprint) -> Iterator[str]:
     for key, part in plan.items():
         if not isinstance(part, Choice):
-            yield f"{indent}{key}:"
+            yield f"{indent}{as_yaml(key)}:"
             yield from _lines(part, f"{indent}  ", data)
             continue
         comment = f"{indent}# "
         yield from textwrap.wrap(part.reason, WIDTH, initial_indent=comment, subsequent_indent=comment)
-        if key != "classes":
-            yield f"{indent}{key}: {as_yaml(part.value)}"
+        if part.value is not data.classes:
+            yield f"{indent}{as_yaml(key)}: {as_yaml(part.value)}"
             continue
         yield f"{indent}{key}:"
         for name, share, number in zip(data.classes, data.shares, data.num_showing, strict=True):
@@ -83,7 +83,7 @@ def _lines(plan: Plan, indent: str, data: Fingerprint) -> Iterator[str]:
 def as_yaml(value: Any) -> str:
     """Return a value on one line of YAML 1.1 and 1.2."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {as_yaml(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{as_yaml(key)}: {as_yaml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(as_yaml, value)) + "]"
     if isinstance(value, str):

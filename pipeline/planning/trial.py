@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 
-from fcn.loss import balancing_weights
 from fcn.model import FCN
 from pipeline.config import STRIDE, Profile
 from pipeline.config.job import Job
@@ -31,7 +30,7 @@ from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
 from pipeline.training.loop import make_optimizer, make_stream, set_learning_rate
 from pipeline.training.preflight import check_shapes, is_out_of_memory
-from pipeline.training.step import backward
+from pipeline.training.step import backward, class_weights
 
 NUM_PHOTOS = 32  # of the training photos, evenly chosen
 MAX_S = 20.0  # a trial ends after the first step beyond
@@ -137,11 +136,11 @@ def _steps(job: Job, num_steps: int, limit: float) -> Trial | None:
         torch.cuda.reset_peak_memory_stats()
     shards = open_shards(job.shards)
     stream = make_stream(job, shards, rank)
-    weight = balancing_weights(torch.from_numpy(shards.class_pixels)).to(rank.device)
+    class_weight = class_weights(job, shards.class_pixels, rank.device)
 
     def take(step: int, batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = backward(job, model, [batch], step, rank, weight if job.train.class_balancing else None)
+        loss = backward(job, model, [batch], step, rank, class_weight)
         set_learning_rate(job, optimizer, step)
         optimizer.step()
         loss.tolist()  # waits for a GPU

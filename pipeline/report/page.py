@@ -12,7 +12,7 @@ from pipeline import files
 from pipeline.curves import kept_in_words
 from pipeline.errors import ResultError
 from pipeline.evaluation.bootstrap import with_interval
-from pipeline.evaluation.compare import leak_warning, split_of
+from pipeline.evaluation.compare import CLASS_SCORES, leak_warning, split_of
 from pipeline.inspection import leaks, near_duplicates
 from pipeline.inspection.describe import as_tables
 from pipeline.report import plots, viewer
@@ -22,6 +22,7 @@ from pipeline.tables import Table, render
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_BYTES = 10_000_000  # of the page
+LAST_SCORES = ("class_f1", "class_precision", "class_recall")  # shown of the last net only
 RESERVED_BYTES = 1_500_000  # the part of MAX_BYTES reserved for everything except gallery pictures
 
 
@@ -60,6 +61,7 @@ def build(content: Content) -> str:
         errors=viewer.ERRORS,
         nets=[result.name for result in results],
         class_rows=_class_rows(content, inspection),
+        last_scores=[CLASS_SCORES[key] for key in LAST_SCORES],
         confusions=[
             (result.name, plots.confusion(hist, classes, scored_title(result.name, result.values)))
             for result, hist in confusions
@@ -95,13 +97,15 @@ def _environment() -> Environment:
 
 
 def _class_rows(content: Content, inspection: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return for each class its name, colour, IU by net, and its images and pixels in the training split."""
+    """Return a row of each class: name, colour, IU by net, other scores of the last, share of the training split."""
     trained = inspection["train"]["classes"]
     rows = []
     for name, colour in zip(content.classes, viewer.colours(len(content.classes)), strict=False):
         iu = [result.values["class_iu"].get(name) for result in content.results]
         gain = None if iu[0] is None or iu[-1] is None else iu[-1] - iu[0]
-        rows.append({"name": name, "colour": colour, "train": trained.get(name), "iu": iu, "gain": gain})
+        row = {"name": name, "colour": colour, "train": trained.get(name), "iu": iu, "gain": gain}
+        last = [content.results[-1].values.get(key, {}).get(name) for key in LAST_SCORES]
+        rows.append(row | {"last": last})
     return rows
 
 

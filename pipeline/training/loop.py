@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fcn.loss import balancing_weights
 from fcn.model import FCN
 from fcn.optim import learning_rate, parameter_groups
 from fcn.surgery import take_classes, transplant
@@ -34,7 +33,7 @@ from pipeline.training import provenance
 from pipeline.training.average import Average
 from pipeline.training.choice import Choice
 from pipeline.training.preflight import check_start
-from pipeline.training.step import backward
+from pipeline.training.step import backward, class_weights
 
 FINAL = "final.pt"
 PATIENCE_S = 120  # the workers of a killed driver need seconds to end
@@ -66,11 +65,7 @@ def train_worker(job: Job, rank: Rank) -> None:
         stream = make_stream(job, shards, rank)
         inner_steps = range(start * train.accumulation, iterations * train.accumulation)
         batches = loader(stream, inner_steps, job.run.loader_workers, pin=rank.device.type == "cuda")
-        class_weight = (
-            balancing_weights(torch.from_numpy(shards.class_pixels)).to(rank.device)
-            if train.class_balancing
-            else None
-        )
+        class_weight = class_weights(job, shards.class_pixels, rank.device)
         meter = Meter(job, rank, start, state["unshown"], stream.keys)
         for step in takewhile(choice.goes_on, range(start, iterations)):
             optimizer.zero_grad(set_to_none=True)

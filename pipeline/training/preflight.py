@@ -25,6 +25,7 @@ from pipeline.models.checkpoint import NUM_KEPT
 from pipeline.monitoring.meter import peak_memory_gb
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
+from pipeline.training.step import pixel_loss
 
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}  # numbers that an optimizer keeps for each parameter that learns
 OUT_OF_MEMORY = ("can't allocate memory", "could not create", "bad_alloc")  # torch and oneDNN on a CPU
@@ -127,7 +128,9 @@ def largest_batch(job: Job, shards: Shards, num_images: int) -> tuple[Tensor, Te
 
 
 def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, rank: Rank) -> float:
-    """Return the loss per valid pixel, NaN without one. Buffers and gradients are left as they were.
+    """Return the cross entropy per valid pixel, NaN without one. Buffers and gradients are left as they were.
+
+    The pass back is that of the profile's loss, which may need more memory.
 
     Raises UserError if the pass fails, memory runs out, or the loss or a gradient is NaN or infinite.
     """
@@ -136,9 +139,10 @@ def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, rank: Rank) -
     try:
         with autocast(job.train.precision, rank.device):
             score = model(image)
-        loss = pixel_cross_entropy(score, label) * len(label) / num_valid
+        with torch.no_grad():
+            loss = pixel_cross_entropy(score, label) * len(label) / num_valid
         if num_valid:
-            loss.backward()
+            pixel_loss(job, score, label, num_valid, None)[0].backward()
     except WORKER_LOST:
         raise
     except (RuntimeError, ValueError, MemoryError) as error:  # it would come again after every restart

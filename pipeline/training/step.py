@@ -7,15 +7,19 @@ share of those. Gradients add up over inner steps; the workers average them once
 import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcn.loss import (
     count_valid,
-    image_mean_cross_entropy,
-    mean_pixel_cross_entropy,
-    pixel_cross_entropy,
+    inverse_weights,
+    mean_over_images,
+    mean_over_pixels,
     sampled,
+    sum_over_pixels,
+    weighted_sum,
 )
 from pipeline.config.job import Job
 from pipeline.distributed.gradients import synchronised
@@ -33,10 +37,10 @@ def backward(
 
     batches: one batch per inner step, train.accumulation in all.
     step: from 0.
-    class_weight: (C,) float32, or None.
+    class_weight: from `class_weights`.
 
-    Returns (2,) float64: the cross entropy summed over this worker's pixels, and the number of those pixels. With
-    loss "image_mean" both count images.
+    Returns (2,) float64: the loss, the sum of train.terms, summed over this worker's pixels, and the number of those
+    pixels. With loss "image_mean" both count images.
     """
     first = step * job.train.batch_size + rank.number
     # The position, in the endless sequence of samples, of each inner step's first image on this worker
@@ -56,6 +60,20 @@ def backward(
             loss.backward()
         total += torch.stack([loss.detach().double() * divisor, count.double()])
     return total
+
+
+def class_weights(job: Job, class_pixels: NDArray[np.int64], device: torch.device) -> Tensor | None:
+    """Return the (C,) float32 weights of train.class_weights on the device; None if all are 1.
+
+    class_pixels: (C,) pixels of each class in the training split.
+    """
+    match job.train.class_weights:
+        case "none":
+            return None
+        case "inverse":
+            return inverse_weights(torch.from_numpy(class_pixels)).to(device)
+        case by_class:
+            return torch.tensor([by_class.get(name, 1.0) for name in job.classes], device=device)
 
 
 def on_device(job: Job, batch: Batch, position: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,14 +106,22 @@ def pixel_loss(
 
     valid: from `valid_share`.
     """
-    if job.train.loss == "mean":
-        return mean_pixel_cross_entropy(score, label, valid, class_weight), count_valid(label), valid
-    num_images = len(label) * job.train.accumulation
-    if job.train.loss == "image_mean":
-        loss = image_mean_cross_entropy(score, label, class_weight)
-        return loss / job.train.accumulation, torch.tensor(len(label), device=label.device), num_images
-    loss = pixel_cross_entropy(score, label, class_weight)
-    return loss / job.train.accumulation, count_valid(label), num_images
+    train = job.train
+    loss = weighted_sum(
+        score,
+        label,
+        train.terms.model_dump(),
+        class_weight,
+        smoothing=train.label_smoothing,
+        gamma=train.focal_gamma,
+    )
+    if train.loss == "mean":
+        return mean_over_pixels(loss, valid), count_valid(label), valid
+    num_images = len(label) * train.accumulation
+    if train.loss == "image_mean":
+        num_terms = torch.tensor(len(label), device=label.device)
+        return mean_over_images(loss, label) / train.accumulation, num_terms, num_images
+    return sum_over_pixels(loss) / train.accumulation, count_valid(label), num_images
 
 
 def random_seed(seed: int, use: str, position: int) -> int:

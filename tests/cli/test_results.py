@@ -52,6 +52,12 @@ def test_compare_takes_runs_by_path_and_by_profile_and_net(tmp_path, fcn):
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["run", "small/fcn8s", str(path)]
     assert any(line.startswith(f"{path} - small/fcn8s  mean_iu") for line in lines)
+    assert "precision  recall" not in out
+    _, out, _ = fcn("compare", "small/fcn8s", str(path), "--classes")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("disc ")] == [
+        "small/fcn8s",
+        str(path),
+    ]
     _, page, _ = fcn("compare", "small/fcn8s", "--format", "html")
     assert page.startswith("<table>")
     assert "difference" not in page  # one run has nothing to differ from

@@ -427,6 +427,39 @@ def test_a_map_leads_to_a_class_or_to_void(project: Path, mapping: dict[str, str
         assert config.load(project)[1].data.map == mapping
 
 
+@pytest.mark.parametrize(
+    ("train", "fact"),
+    [
+        ({"terms": {"focal": 1.0}, "focal_gamma": 0.5, "class_weights": "inverse"}, ""),
+        ({"terms": {"cross_entropy": 1, "dice": 0.5}, "label_smoothing": 0.1}, ""),
+        ({"class_weights": {"disc": 2, "cross": 0.5}}, ""),
+        ({"terms": {}}, "train.terms: one of cross_entropy, focal, dice"),
+        ({"terms": {"cross_entropy": 0.0}}, "train.terms: one of cross_entropy, focal, dice"),
+        ({"terms": {"cross_entropy": -1.0}}, "train.terms.cross_entropy must be greater than or equal to 0"),
+        (
+            {"terms": {"lovasz": 1.0}},
+            "unknown key train.terms.lovasz; known there: cross_entropy, focal, dice",
+        ),
+        ({"label_smoothing": 1.0}, "train.label_smoothing must be less than 1"),
+        ({"terms": {"dice": 1.0}, "label_smoothing": 0.1}, "without terms.cross_entropy"),
+        ({"focal_gamma": 1.0}, "without terms.focal"),
+        ({"terms": {"dice": 1.0}, "class_weights": "inverse"}, "class_weights has no effect"),
+        ({"class_weights": "balanced"}, "train.class_weights: must be none, inverse, or"),
+        ({"class_weights": True}, "train.class_weights: must be none, inverse, or"),
+        ({"class_weights": {"disc": 0}}, "train.class_weights: must be none, inverse, or"),
+        ({"class_weights": {"disc": "2"}}, "train.class_weights: must be none, inverse, or"),
+        ({"class_weights": {"disk": 2.0, "disc": 2.0}}, "train.class_weights names disk; known: background"),
+    ],
+)
+def test_a_loss_has_terms_and_weights_that_take_effect(project: Path, train: dict[str, Any], fact: str):
+    edit(project, "train", yaml.load(SAMPLE)["train"] | train)
+    if fact:
+        assert fact in message(project)
+    else:
+        loaded = config.load(project)[1].train.model_dump(exclude_unset=True)
+        assert {key: loaded[key] for key in train} == train
+
+
 # --- defaults, which DVC does not track
 
 
@@ -466,10 +499,11 @@ def test_the_defaults_are_those_of_all_results_so_far():
         "train": {
             **{"use_gpu": False, "accumulation": 1, "batch_rule": False, "schedule": "fixed"},
             **{"sampling": "epochs", "size_buckets": False, "precision": "float32", "batch_norm": "local"},
-            **{"class_balancing": False, "sample_pixels": 1.0},
             **{"ema": 0.0, "keep": "last", "best_by": "mean_iu", "patience": 0},
             **{"validate_every": None, "validate_images": 100},
             **{"start": None, "warmup": 0, "cooldown": None},
+            **{"focal_gamma": 2.0, "label_smoothing": 0.0, "class_weights": "none", "sample_pixels": 1.0},
+            "terms": {"cross_entropy": 1.0, "focal": 0.0, "dice": 0.0},
             "transforms": {
                 **{"mirror": False, "jitter": 0, "scale": (1.0, 1.0), "crop": None},
                 **{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},

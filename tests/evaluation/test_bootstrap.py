@@ -11,7 +11,16 @@ from scipy.stats import bootstrap as scipy_bootstrap
 
 from fcn.metrics import ConfusionMatrix
 from pipeline.evaluation import bootstrap
-from pipeline.evaluation.bootstrap import Bootstrap, interval, mean_iu, paired_difference, pixel_acc
+from pipeline.evaluation.bootstrap import (
+    Bootstrap,
+    Interval,
+    Statistic,
+    intervals,
+    mean_f1,
+    mean_iu,
+    paired_difference,
+    pixel_acc,
+)
 
 
 def counts_of(num_images: int, num_classes: int, seed: int = 0, right: float = 0.7) -> np.ndarray:
@@ -24,6 +33,10 @@ def counts_of(num_images: int, num_classes: int, seed: int = 0, right: float = 0
         matrix = ConfusionMatrix(num_classes).update(torch.from_numpy(guess), torch.from_numpy(label))
         rows.append(matrix.per_class().numpy())
     return np.stack(rows)
+
+
+def interval(statistic: Statistic, counts: np.ndarray, plan: Bootstrap) -> Interval:
+    return intervals({"it": statistic}, counts, plan)["it"]
 
 
 def by_scipy(statistic, *samples: np.ndarray, **options) -> tuple[float, float]:
@@ -44,13 +57,20 @@ def by_scipy(statistic, *samples: np.ndarray, **options) -> tuple[float, float]:
 PLAN = {"num_resamples": 300, "level": 0.9, "seed": 3}
 
 
-@pytest.mark.parametrize("statistic", [mean_iu, pixel_acc])
+@pytest.mark.parametrize("statistic", [mean_iu, pixel_acc, mean_f1])
 def test_the_interval_is_scipys_for_the_same_draws(statistic):
     counts = counts_of(12, 4)
     result = interval(statistic, counts, Bootstrap(**PLAN))
     low, high = by_scipy(lambda at: float(statistic(counts[at.astype(int)].sum(0))), np.arange(12), **PLAN)
     assert (result.low, result.high) == pytest.approx((low, high), abs=1e-12)
     assert result.low < statistic(counts.sum(0)) < result.high
+
+
+def test_several_scores_have_the_intervals_that_each_has_alone():
+    counts = counts_of(12, 4)
+    statistics = {"iu": mean_iu, "f1": mean_f1, "acc": pixel_acc}
+    expected = {name: interval(statistic, counts, Bootstrap(300)) for name, statistic in statistics.items()}
+    assert intervals(statistics, counts, Bootstrap(300)) == expected
 
 
 def test_the_interval_of_a_difference_is_scipys_of_paired_draws():
@@ -82,6 +102,7 @@ def test_the_statistics_are_the_scores_of_the_confusion_matrix(num_images, num_c
     scores = ConfusionMatrix(num_classes).update(guess, label).scores()
     assert mean_iu(counts.sum(0)) == pytest.approx(scores.mean_iu, nan_ok=True)
     assert pixel_acc(counts.sum(0)) == pytest.approx(scores.pixel_acc, nan_ok=True)
+    assert mean_f1(counts.sum(0)) == pytest.approx(scores.mean_f1, nan_ok=True)
     result = interval(mean_iu, counts, Bootstrap(100))
     if not math.isnan(result.low):
         assert 0 <= result.low <= result.high <= 1
@@ -148,18 +169,17 @@ def test_a_score_reads_with_its_interval_if_it_has_one():
     assert bootstrap.with_interval(values, "mean_iu") == "0.654 [0.640, 0.668]"
     assert bootstrap.with_interval({"mean_iu": 0.6543}, "mean_iu") == "0.654"
     assert bootstrap.with_interval({"mean_iu": None, "mean_iu_low": None}, "mean_iu") == "nan"
+    assert bootstrap.with_interval(values, "mean_f1") == "-"  # a file of an earlier version
 
 
-def test_a_mean_over_some_of_the_classes_never_stands_alone():
-    values = {
-        "mean_iu": 1.0,
-        "mean_iu_low": 1.0,
-        "mean_iu_high": 1.0,
-        "pixel_acc": 1.0,
-        "num_classes_scored": 1,
-    }
-    values |= {"class_iu": {"background": 1.0, "lesion": None}}
-    assert bootstrap.with_interval(values, "mean_iu") == "1.000 [1.000, 1.000] (1 of 2 classes)"
+@pytest.mark.parametrize(
+    ("name", "by_class"),
+    [("mean_iu", "class_iu"), ("mean_f1", "class_f1"), ("mean_precision", "class_precision")],
+)
+def test_a_mean_over_some_of_the_classes_never_stands_alone(name, by_class):
+    values = {name: 1.0, f"{name}_low": 1.0, f"{name}_high": 1.0, "pixel_acc": 1.0}
+    values |= {by_class: {"background": 1.0, "lesion": None}}
+    assert bootstrap.with_interval(values, name) == "1.000 [1.000, 1.000] (1 of 2 classes)"
     assert bootstrap.with_interval(values, "pixel_acc") == "1.000"
-    values |= {"num_classes_scored": 2}
-    assert bootstrap.with_interval(values, "mean_iu") == "1.000 [1.000, 1.000]"
+    values |= {by_class: {"background": 1.0, "lesion": 1.0}}
+    assert bootstrap.with_interval(values, name) == "1.000 [1.000, 1.000]"

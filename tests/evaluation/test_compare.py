@@ -17,7 +17,9 @@ FEW = Bootstrap(100)
 
 
 def row(table: Table, name: str, split: str = "") -> dict[str, object]:
-    (cells,) = [cells for cells in table.rows if cells[0] == name and split in cells[5]]
+    (cells,) = [
+        cells for cells in table.rows if cells[0] == name and split in cells[table.head.index("scored on")]
+    ]
     return dict(zip(table.head, cells, strict=True))
 
 
@@ -105,6 +107,39 @@ def test_a_leak_stands_in_the_table_and_a_missing_score_is_nan():
     assert row(score_table([without]), "a")["mean_iu"] == "nan"
 
 
+def without_added(name: str) -> Result:
+    """A result as earlier versions wrote it."""
+    result = make_result(name)
+    added = {"mean_f1", "mean_precision", "class_f1", "class_precision", "class_recall"}
+    return Result(
+        name, {key: value for key, value in result.values.items() if key not in added}, result.images
+    )
+
+
+def test_f1_and_precision_stand_beside_the_papers_scores_but_not_in_its_rows():
+    table = score_table([make_result("a"), without_added("b")])
+    values = make_result("a").values
+    assert row(table, "a")["mean_f1"] == f"{values['mean_f1']:.3f}"
+    for cells in (row(table, "b"), row(table, "FCN-8s", "seg11valid")):
+        assert (cells["mean_f1"], cells["mean_precision"]) == ("-", "-")
+    assert row(table, "b")[COMPARABLE] == "yes"
+
+
+def test_each_class_has_its_scores_run_by_run():
+    results = [make_result("a"), without_added("b")]
+    results[0].values["class_precision"]["disc"] = None  # never predicted
+    table = compare.class_table(results)
+    assert table.head == ("class", "run", "IU", "F1", "precision", "recall")
+    assert [cells[:2] for cells in table.rows] == [
+        (name, run) for name in ("background", "disc") for run in ("a", "b")
+    ]
+    values = results[0].values
+    by_class = [values[key]["disc"] for key in ("class_iu", "class_f1", "class_recall")]
+    assert [table.rows[2][i] for i in (2, 3, 5)] == [f"{value:.3f}" for value in by_class]
+    assert table.rows[2][4] == "-"
+    assert table.rows[3][3:] == ("-", "-", "-")
+
+
 # --- differences
 
 
@@ -169,6 +204,8 @@ GOOD = {"mean_iu": 0.5, "pixel_acc": 1, "mean_acc": 1, "fw_iu": None, "num_image
         (json.dumps(GOOD | {"fw_iu": "a"}), "fw_iu is 'a'"),
         (json.dumps(GOOD | {"fw_iu": True}), "fw_iu is True"),
         (json.dumps(GOOD | {"class_iu": []}), "class_iu is"),
+        (json.dumps(GOOD | {"mean_f1": 2}), "mean_f1 is 2"),
+        (json.dumps(GOOD | {"class_f1": 0.5}), "class_f1 is 0.5"),
         (json.dumps(GOOD | {"averaging": {"scales": 1}}), "averaging is"),
     ],
 )

@@ -198,7 +198,12 @@ def test_a_class_in_neither_truth_nor_prediction_is_null_and_not_counted(tmp_pat
         "mean_acc": 0.5,
         "mean_iu": 0.375,
         "fw_iu": 0.5625,
+        "mean_f1": pytest.approx(3 / 7),
+        "mean_precision": 0.75,
         "class_iu": {"background": 0.75, "disc": 0.0, "square": None, "triangle": None},
+        "class_f1": {"background": pytest.approx(6 / 7), "disc": 0.0, "square": None, "triangle": None},
+        "class_precision": {"background": 0.75, "disc": None, "square": None, "triangle": None},
+        "class_recall": {"background": 1.0, "disc": 0.0, "square": None, "triangle": None},
         "num_classes_scored": 2,
         "num_images": 2,
         "averaging": None,
@@ -212,8 +217,10 @@ def test_a_split_that_is_all_void_has_no_scores_and_says_so_in_valid_json(tmp_pa
     images = PerImage.sorted(shards.keys, counts, {"classes": list(CLASSES), "border_width": WIDTH})
     intervals = scoring.with_uncertainty(images, Bootstrap(100))
     json.dumps(values | intervals, allow_nan=False)
-    assert [values[name] for name in ("pixel_acc", "mean_acc", "mean_iu", "fw_iu")] == [None] * 4
-    assert values["class_iu"] == dict.fromkeys(CLASSES)
+    names = ("pixel_acc", "mean_acc", "mean_iu", "fw_iu", "mean_f1", "mean_precision")
+    assert [values[name] for name in names] == [None] * 6
+    for name in ("class_iu", "class_f1", "class_precision", "class_recall"):
+        assert values[name] == dict.fromkeys(CLASSES)
     assert scoring.as_metrics(values) == {"num_images": 2.0, "num_classes_scored": 0.0}
     bounds = ("mean_iu_low", "mean_iu_high", "pixel_acc_low", "pixel_acc_high", "border_mean_iu")
     assert [intervals[name] for name in bounds] == [None] * 5
@@ -227,6 +234,7 @@ def test_the_json_has_intervals_the_scores_along_borders_and_the_images_digest(
     values = scoring.with_uncertainty(images, Bootstrap(200, 0.9, 1))
     scores = confusion.scores()
     assert values["mean_iu_low"] <= scores.mean_iu <= values["mean_iu_high"]
+    assert values["mean_f1_low"] <= scores.mean_f1 <= values["mean_f1_high"]
     assert values["pixel_acc_low"] <= scores.pixel_acc <= values["pixel_acc_high"]
     borders = ConfusionMatrix(len(CLASSES))
     for i, key in enumerate(shards.keys):
@@ -241,17 +249,26 @@ def test_the_json_has_intervals_the_scores_along_borders_and_the_images_digest(
 
 
 def test_every_score_is_in_the_json_and_every_number_among_mlflows_metrics():
-    scores = Scores(0.1, 0.2, 0.3, 0.4, (0.5, math.nan))
+    by_class = ((0.5, math.nan), (0.6, 0.0), (0.7, math.nan), (0.8, 0.9))
+    scores = Scores(0.1, 0.2, 0.3, 0.4, 0.45, 0.55, *by_class)
     values = scoring.as_json(scores, ("background", "disc"), 7, AVERAGING)
     assert set(values) == set(vars(scores)) | {"num_images", "num_classes_scored", "averaging"}
     assert values["class_iu"] == {"background": 0.5, "disc": None}
+    assert values["class_recall"] == {"background": 0.8, "disc": 0.9}
     assert json.loads(json.dumps(values["averaging"])) == {"scales": [0.5, 1.0, 1.5], "flip": True}
     assert scoring.as_metrics(values) == {
         "pixel_acc": 0.1,
         "mean_acc": 0.2,
         "mean_iu": 0.3,
         "fw_iu": 0.4,
+        "mean_f1": 0.45,
+        "mean_precision": 0.55,
         "iu/background": 0.5,
+        "f1/background": 0.6,
+        "f1/disc": 0.0,
+        "precision/background": 0.7,
+        "recall/background": 0.8,
+        "recall/disc": 0.9,
         "num_classes_scored": 1.0,
         "num_images": 7.0,
     }

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import maximum_filter, minimum_filter
-from sklearn.metrics import accuracy_score, jaccard_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score
 
 from fcn import IGNORE_LABEL
 from fcn.metrics import ConfusionMatrix, best_class, trimap
-from fcn.scores import mean_iu, pixel_acc
+from fcn.scores import mean_f1, mean_iu, pixel_acc
 
 labels = hnp.arrays(np.uint8, (2, 4, 5), elements=st.sampled_from([0, 1, 2, 3, IGNORE_LABEL]))
 predictions = hnp.arrays(np.uint8, (2, 4, 5), elements=st.integers(0, 3))
@@ -24,6 +24,11 @@ def test_a_small_case_worked_by_hand():
     assert scores.class_iu == pytest.approx((3 / 6, 4 / 7))
     assert scores.mean_iu == pytest.approx((3 / 6 + 4 / 7) / 2)
     assert scores.fw_iu == pytest.approx(0.4 * 3 / 6 + 0.6 * 4 / 7)
+    assert scores.class_precision == pytest.approx((3 / 5, 4 / 5))
+    assert scores.class_recall == pytest.approx((3 / 4, 4 / 6))
+    assert scores.class_f1 == pytest.approx((2 * 3 / 9, 2 * 4 / 11))
+    assert scores.mean_f1 == pytest.approx((6 / 9 + 8 / 11) / 2)
+    assert scores.mean_precision == pytest.approx(7 / 10)
 
 
 @given(labels, predictions)
@@ -35,6 +40,8 @@ def test_scores_equal_scikit_learns_wherever_a_class_occurs(label, prediction):
         assert math.isnan(scores.pixel_acc)
         assert math.isnan(scores.mean_iu)
         assert math.isnan(scores.fw_iu)
+        assert math.isnan(scores.mean_f1)
+        assert math.isnan(scores.mean_precision)
         return
     occurring = np.union1d(truth, guess)
     iu = jaccard_score(truth, guess, labels=occurring, average=None, zero_division=0)
@@ -44,6 +51,14 @@ def test_scores_equal_scikit_learns_wherever_a_class_occurs(label, prediction):
     assert scores.pixel_acc == pytest.approx(accuracy_score(truth, guess))
     assert scores.mean_acc == pytest.approx(recall)
     assert scores.fw_iu == pytest.approx(jaccard_score(truth, guess, average="weighted", zero_division=0))
+    f1 = f1_score(truth, guess, labels=range(4), average=None, zero_division=math.nan)
+    precision = precision_score(truth, guess, labels=range(4), average=None, zero_division=math.nan)
+    recall = recall_score(truth, guess, labels=range(4), average=None, zero_division=math.nan)
+    assert scores.class_f1 == pytest.approx(f1, nan_ok=True)
+    assert scores.class_precision == pytest.approx(precision, nan_ok=True)
+    assert scores.class_recall == pytest.approx(recall, nan_ok=True)
+    assert scores.mean_f1 == pytest.approx(np.nanmean(f1))
+    assert scores.mean_precision == pytest.approx(np.nanmean(precision))
 
 
 @given(labels, predictions)
@@ -55,11 +70,12 @@ def test_scores_of_many_counts_at_once_are_those_of_each_in_numpy_as_in_torch(la
     counts = torch.stack([matrix.per_class() for matrix in matrices])
     expected = [matrix.scores() for matrix in matrices]
     with np.errstate(invalid="ignore"):  # 0 / 0
-        in_numpy = mean_iu(counts.numpy()).tolist(), pixel_acc(counts.numpy()).tolist()
-    in_torch = mean_iu(counts.double()).tolist(), pixel_acc(counts.double()).tolist()
-    for ious, accuracies in (in_numpy, in_torch):
+        in_numpy = [score(counts.numpy()).tolist() for score in (mean_iu, pixel_acc, mean_f1)]
+    in_torch = [score(counts.double()).tolist() for score in (mean_iu, pixel_acc, mean_f1)]
+    for ious, accuracies, f1s in (in_numpy, in_torch):
         assert ious == pytest.approx([scores.mean_iu for scores in expected], nan_ok=True)
         assert accuracies == pytest.approx([scores.pixel_acc for scores in expected], nan_ok=True)
+        assert f1s == pytest.approx([scores.mean_f1 for scores in expected], nan_ok=True)
 
 
 @pytest.mark.parametrize(

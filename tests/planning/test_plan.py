@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import config
 from pipeline.config import CHAIN, Profile
@@ -13,6 +14,7 @@ from pipeline.planning import plan
 from pipeline.planning.fingerprint import Fingerprint
 from pipeline.planning.machine import Machine
 from pipeline.planning.plan import Choice, Start
+from pipeline.planning.profile import profile_text
 from tests.conftest import ROOT
 
 LAPTOP = Machine(num_cores=2, memory=16e9)
@@ -79,10 +81,28 @@ def test_the_crop_follows_the_median_photo(median, largest, sizes, on_cpu, on_gp
         assert transforms.scale == ((0.5, 1.5) if side else (1.0, 1.0))
 
 
-@pytest.mark.parametrize(("rarest", "is_balanced"), [(99, True), (100, False), (101, False)])
-def test_classes_are_weighted_where_the_rarest_has_less_than_a_hundredth(rarest, is_balanced):
-    data = described(pixels=np.array([9000, 1000 - rarest, rarest]))
-    assert planned(data).train.class_balancing == is_balanced
+@pytest.mark.parametrize("rarest", [1, 99, 100, 101])
+def test_classes_are_weighted_by_the_inverse_root_where_the_rarest_has_less_than_a_hundredth(rarest):
+    pixels = {"background": 9000, "cat": 1000 - rarest, "dog": rarest}
+    weights = planned(described(pixels=np.array(list(pixels.values())))).train.class_weights
+    if rarest >= 100:
+        assert weights == "none"
+        return
+    assert isinstance(weights, dict)
+    assert list(weights) == list(pixels)
+    assert sum(weights[name] * number for name, number in pixels.items()) == pytest.approx(10_000, rel=5e-3)
+    for name, number in pixels.items():
+        assert weights[name] / weights["dog"] == pytest.approx(math.sqrt(rarest / number), rel=0.02)
+
+
+def test_class_weights_are_written_for_classes_of_any_name():
+    names = ["classes", "no", "a: b"]
+    data = described(classes=names, pixels=np.array([9000, 950, 50]))
+    choices = plan.make(data, LAPTOP, start(), batch_size=16)
+    written = YAML(typ="safe", pure=True).load(profile_text(choices, {"": "words"}, data))
+    assert list(written["train"]["class_weights"]) == names
+    assert written["data"]["classes"] == names
+    Profile.model_validate(written)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,13 @@ from pipeline.planning.profile import as_yaml, check_name, write
             "",
         ),
         *(True, None, 0, 3, 0.5, 1e-5, 4e-4, 2.5e-3, 1e7, 3e-10),
-        *([256, 256], [], {"name": "adamw", "weight_decay": 5e-2}, ["../my data", "own/train"]),
+        *(
+            [256, 256],
+            [],
+            {"name": "adamw", "weight_decay": 5e-2},
+            {"no": 1, "a: b": 2},
+            ["../my data", "own/train"],
+        ),
     ],
 )
 def test_every_value_is_read_as_it_was_written(value):

@@ -16,7 +16,7 @@ from tests.planning.conftest import CLASSES, label
 def profile() -> Profile:
     values = YAML(typ="safe", pure=True).load((ROOT / "profiles" / "own.yaml").read_text("utf-8"))
     values["model"] |= {"width": 1 / 64}
-    values["train"] |= {"num_workers": 1, "class_balancing": True}
+    values["train"] |= {"num_workers": 1, "class_weights": "inverse"}
     return Profile.model_validate(values)
 
 

@@ -72,9 +72,11 @@ def content(
         hist = np.sum([hist for hist, _ in counted], 0)
         per_image = PerImage(tuple(keys), np.stack([one for _, one in counted]), {"model_sha256": net})
         scores = ConfusionMatrix(len(classes)).merge(torch.from_numpy(hist)).scores()
-        class_iu = [None if value != value else value for value in scores.class_iu]
-        values = {name: getattr(scores, name) for name in compare.SCORES} | {
-            "class_iu": dict(zip(classes, class_iu, strict=True)),
+        values = {name: getattr(scores, name) for name in (*compare.SCORES, *compare.ADDED)}
+        for name in compare.CLASS_SCORES:
+            by_class = [None if value != value else value for value in getattr(scores, name)]
+            values[name] = dict(zip(classes, by_class, strict=True))
+        values |= {
             "num_images": num_images,
             "num_leaked": 0,
             "profile": "small",

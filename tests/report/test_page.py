@@ -18,6 +18,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from pipeline.curves import kept_in_words
 from pipeline.errors import ResultError
 from pipeline.evaluation.bootstrap import mean_iu, pixel_acc
+from pipeline.evaluation.compare import score_table
 from pipeline.report import viewer
 from pipeline.report.page import MAX_BYTES, build, write_page
 from pipeline.shards.labels import voc_palette
@@ -121,6 +122,9 @@ def test_the_page_has_every_class_its_iu_and_a_figure_of_each_net(tmp_path):
         for name, value in result.values["class_iu"].items():
             assert name in page.words
             assert f"{value:.3f}" in page.words
+    for name in ("class_f1", "class_precision", "class_recall"):
+        for value in made.results[-1].values[name].values():
+            assert f"{value:.3f}" in page.words
     assert "No image of val is trained on." in page.words
     assert "fcn explain small/fcn8s" in page.words
     figures = page.figures
@@ -155,6 +159,17 @@ def test_a_class_without_a_score_a_net_without_counts_and_a_leak_are_shown_as_su
     assert "LEAK: fcn8s was trained on 3 of the 3 images it is scored on." in Page(text).words
     assert Page(text).words.count("-") >= 2  # the IU, and its difference to another net
     assert "run.validate_every" in text  # the remedy for missing curves of val
+
+
+def test_results_of_an_earlier_version_have_a_dash_where_they_have_no_score(tmp_path):
+    made = content(tmp_path)
+    rows = [len([word for word in Page(build(made)).words if word == "-"])]
+    for result in made.results:
+        for name in ("mean_f1", "mean_precision", "class_f1", "class_precision", "class_recall"):
+            del result.values[name]
+    old = Page(build(replace(made, scores=score_table(made.results))))
+    rows.append(len([word for word in old.words if word == "-"]))
+    assert rows[1] - rows[0] == 3 * len(FIVE) + 2 * len(NETS)
 
 
 # --- size, and the network

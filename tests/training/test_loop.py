@@ -134,7 +134,8 @@ def test_balanced_classes_have_the_same_say_in_the_first_bias_step(make_job):
     But for the border, where upsampling gives a pixel less than its share of a cell.
     """
     plain, balanced = (
-        make_job(f"{flag}", iterations=1, batch_size=4, class_balancing=flag) for flag in (False, True)
+        make_job(weights, iterations=1, batch_size=4, class_weights=weights)
+        for weights in ("none", "inverse")
     )
     for job in (plain, balanced):
         train_worker(job, SINGLE)

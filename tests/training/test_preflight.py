@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fcn.model import FCN
-from pipeline.config.training import Transforms
+from pipeline.config.training import Terms, Transforms
 from pipeline.distributed.batch_norm import set_training
 from pipeline.distributed.rank import SINGLE
 from pipeline.errors import UserError
@@ -74,6 +74,12 @@ def test_scores_that_begin_at_zero_must_begin_at_ln_c(make_job, monkeypatch):
     with pytest.raises(UserError, match=r"the first loss is 1\.7000 a pixel; .* ln 5 = 1\.6094"):
         check(make_job("zero"))
     check(make_job("random", model={"score_init": "random"}))
+
+
+@pytest.mark.parametrize("terms", [Terms(focal=1.0), Terms(cross_entropy=1.0, dice=5.0)])
+def test_whatever_the_loss_the_check_is_of_cross_entropy(make_job, capsys, terms):
+    check(make_job(terms=terms, class_weights="inverse"))
+    assert "loss 1.6094 (chance 1.6094)" in capsys.readouterr().out
 
 
 def test_too_little_disk_is_told_before_the_first_step(make_job, monkeypatch):
