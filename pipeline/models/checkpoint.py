@@ -93,7 +93,7 @@ def _load_torch(path: Path) -> Any:
                 f"{WRITE_WEIGHTS}"
             ) from error
         raise CheckpointError(
-            f"{path} is damaged, or no file of torch.save ({type(error).__name__}); fetch it again"
+            f"{path} is damaged, or not a file of torch.save ({type(error).__name__}); fetch it again"
         ) from error
 
 

@@ -79,6 +79,7 @@ def write_data(
 def template(tmp_path_factory, values) -> Path:
     root = tmp_path_factory.mktemp("template")
     write_data(root, seed=1)
+    write_data(root, seed=3, keys="345", split="val")
     model = Profile.model_validate(values).model.arguments()
     backbone.write_random(root / "models" / "tiny" / "backbone.pt", model, seed=1)
     return root
@@ -430,6 +431,7 @@ def test_mlflow_gets_one_run_a_net_with_curve_recipe_and_lineage(root, profile, 
 # Training longer
 
 FIXED, COOLDOWN = {"train.schedule": "fixed"}, {"train.schedule": "cooldown", "train.cooldown": 0.25}
+CHOOSING = FIXED | {"train.keep": "best", "train.best_by": "loss", "train.validate_every": 3}
 LONGER = 14
 
 
@@ -466,6 +468,7 @@ def end(changes: dict[str, Any], iterations: int) -> dict[str, Any]:
         (COOLDOWN, FIXED, 8, 6),
         (FIXED, FIXED, 7, 6),  # shorter
         (COOLDOWN | {"train.warmup": 3}, COOLDOWN | {"train.warmup": 3}, LONGER, 6),
+        (CHOOSING, CHOOSING, LONGER, 6),  # a longer run does not validate after step 8
     ],
 )
 def test_a_finished_run_of_another_end_goes_on_to_the_bits_of_a_straight_one(
@@ -543,7 +546,6 @@ def start(root, profile) -> Path:
     content = {"model": options, "classes": classes, "lineage": {}, "state_dict": net.state_dict()}
     checkpoint.save(root / "fcn8s.pt", "model", content)
     write_start(root, profile)
-    write_data(root, seed=3, keys="345", split="val")
     return root / "fcn8s.pt"
 
 
@@ -589,7 +591,6 @@ def test_a_net_at_once_takes_all_layers_of_another_one(root, profile, started): 
     checkpoint.save(root / "fcn8s.pt", "model", content | {"state_dict": net.state_dict()})
     dest = root / "models" / "tiny" / "backbone.pt"
     backbone.write_from_net(dest, profile(at_once).model.arguments(), str(root / "fcn8s.pt"))
-    write_data(root, seed=3, keys="345", split="val")
     begun = loop.start_model(make_job("tiny", profile(at_once), "fcn8s", root)).state_dict()
     assert all(torch.equal(tensor, begun[name]) for name, tensor in net.state_dict().items())
 

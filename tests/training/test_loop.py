@@ -402,7 +402,7 @@ def test_a_damaged_newest_checkpoint_costs_an_interval_and_no_bit(make_job, monk
     capsys.readouterr()
     train_worker(job, SINGLE)
     out = capsys.readouterr().out
-    assert f"{newest} cannot be loaded" in out
+    assert f"{newest} is damaged" in out
     assert "resumed from step 3" in out
     assert bits(job) == bits(undisturbed)
 
