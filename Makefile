@@ -10,7 +10,7 @@ export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 help:
 	@echo "make repro      run the pipeline of the profile in params.yaml: data, shards, three nets, scores, report"
-	@echo "make ui         compare runs in MLflow on http://127.0.0.1:5000 (PORT=... for another port)"
+	@echo "make ui         compare runs in MLflow's pages, whose address is printed (PORT=... for another port than 5000)"
 	@echo "make test       run the tests; make test-slow the long ones; make check style and types"
 	@echo "make lock       choose the packages' versions anew; make setup the environment alone; make clean drop it"
 
@@ -34,9 +34,7 @@ format: setup
 
 PORT ?= 5000
 ui: setup
-	@case "$$MLFLOW_TRACKING_URI" in http*) echo "MLFLOW_TRACKING_URI names a server: open its address"; exit 2;; esac
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
-		mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --artifacts-destination "$(CURDIR)/mlartifacts"
+	@fcn tracking ui --port $(PORT)
 
 lock: $(BIN)/uv
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

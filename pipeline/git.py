@@ -40,6 +40,14 @@ def find_commit(root: Path) -> Commit | None:
         return None
 
 
+def read_committed(root: Path, name: Path) -> str | None:
+    """Return the text of a file in `root` as the checkout's commit has it; None if there is none."""
+    try:
+        return _git(root, "show", f"HEAD:./{name.as_posix()}")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

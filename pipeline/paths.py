@@ -1,12 +1,32 @@
-"""Paths of a profile's results, relative to the project's root; dvc.yaml names the same ones."""
+"""Paths of a profile's results, relative to the workspace; dvc.yaml names the same ones.
+
+The workspace is the project itself, or the copy of it in which DVC runs an experiment.
+"""
 
 from pathlib import Path
 
 CHAIN = ("fcn32s", "fcn16s", "fcn8s")  # each starts from the one before it, the first from the backbone
-# Outside DVC's outs, which DVC empties before a stage runs
+EXPERIMENTS = Path(".dvc", "tmp", "exps")  # DVC's copies of the project, deleted when their experiments end
+# Outside DVC's outs, which DVC empties before a stage runs. The first two are in the project, see `project`
 DOWNLOADS = Path("downloads")  # archives, and `.part` files of unfinished ones
 RUNS = Path("runs")  # working checkpoints
 VERIFIED = RUNS / ".verified"  # records of shards whose sha256 was checked
+
+
+def project(workspace: Path) -> Path:
+    """Return the project that a workspace belongs to: itself, or what `dvc exp run --temp` or the queue has copied.
+
+    What outlives an experiment belongs there: downloads, working checkpoints, MLflow's files.
+    """
+    for folder in workspace.absolute().parents:
+        if folder.parts[-len(EXPERIMENTS.parts) :] == EXPERIMENTS.parts:
+            return folder.parents[len(EXPERIMENTS.parts) - 1]
+    return workspace
+
+
+def named(path: str) -> Path:
+    """Return a path that a profile names; a relative one starts from the project, not from an experiment's copy."""
+    return project(Path()) / Path(path).expanduser()
 
 
 def source(profile: str) -> Path:
@@ -25,7 +45,13 @@ def start(profile: str) -> Path:
 
 
 def raw(profile: str) -> Path:
+    """The images, which DVC does not keep."""
     return Path("data", profile, "raw")
+
+
+def raw_record(profile: str) -> Path:
+    """The digest of the images, which DVC keeps instead."""
+    return Path("data", profile, "raw.json")
 
 
 def shards(profile: str, split: str) -> Path:

@@ -1,5 +1,7 @@
 """Writes models/<profile>/backbone.pt, what the first net of the chain starts from."""
 
+from pathlib import Path
+
 from pipeline import config, paths
 from pipeline.download.weights import fetch_weights
 from pipeline.errors import exit_cleanly
@@ -16,7 +18,8 @@ def main() -> None:
     if weights is None:
         backbone.write_random(dest, model, profile.backbone.seed)
         return
-    backbone.write_pretrained(dest, model, fetch_weights(weights, paths.DOWNLOADS))
+    downloads = paths.project(Path()) / paths.DOWNLOADS
+    backbone.write_pretrained(dest, model, fetch_weights(weights, downloads))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ another validation split retrains nothing.
 from pathlib import Path
 
 from pipeline import config, files, paths, tracking
-from pipeline.datasets import splits
+from pipeline.datasets import raw, splits
 from pipeline.errors import exit_cleanly
 from pipeline.inspection import describe, leaks, near_duplicates
 from pipeline.report import plots
@@ -28,7 +28,7 @@ def main() -> None:
     }
     train, val = (leaks.Images.of_shards(split, opened) for split, opened in shards.items())
     names = [name for lists in (train_lists, val_lists) for name in (*lists.include, *lists.exclude)]
-    listed = splits.listed(paths.raw(profile_name), names)
+    listed = splits.listed(raw.ensure(profile_name, profile.data), names)
     shared = leaks.survey(train, val, listed, train_lists.include, val_lists.include)
     leak, reasons = shared["leak"]["id_in_train"], profile.data.allow_leak
     verdict = leaks.verdict(leak, reasons)

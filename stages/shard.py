@@ -9,29 +9,31 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.datasets import own, splits
+from pipeline.datasets import own, raw, splits
 from pipeline.errors import DatasetError, exit_cleanly
 from pipeline.shards.write import MapFunction, link_shards, write_shards
 
 
 def main() -> None:
     profile_name, profile = config.load()
-    own_folder = profile.data.source.own
+    own_folder, folder = profile.data.source.own, raw.ensure(profile_name, profile.data)
     try:
         with workers(profile.run.shard_workers) as run:
             for name in config.Splits.model_fields:
-                write_split(profile_name, profile, name, run)
+                write_split(profile_name, profile, name, folder, run)
     except DatasetError as error:
         if own_folder:
-            message = own.in_the_users_words(str(error), paths.raw(profile_name), own_folder)
+            message = own.in_the_users_words(str(error), folder, own_folder)
             raise DatasetError(message) from error
         raise
 
 
-def write_split(profile_name: str, profile: config.Profile, name: str, run: MapFunction) -> None:
+def write_split(
+    profile_name: str, profile: config.Profile, name: str, images: Path, run: MapFunction
+) -> None:
     data, lists, root = profile.data, getattr(profile.data.splits, name), Path.cwd()
     split = splits.resolve(
-        root / paths.raw(profile_name),
+        images.absolute(),
         lists.include,
         lists.exclude,
         num_classes=len(data.classes),
@@ -40,10 +42,10 @@ def write_split(profile_name: str, profile: config.Profile, name: str, run: MapF
         allow_partial=data.allow_partial,
     )
     if data.map:
-        values = own.class_values(root / paths.raw(profile_name), data.classes, data.map)
+        values = own.class_values(images, data.classes, data.map)
         split = replace(split, values=values)
     folder, destination = root / paths.shards(profile_name, name), profile.shards.location(profile_name, name)
-    about = {"sources": own.sources(root / paths.raw(profile_name)), "map": data.map}
+    about = {"sources": own.sources(images), "map": data.map}
     write_shards(
         list(split.sources),
         split.load,

@@ -2,12 +2,12 @@
 
 data/<profile>/source.json is the fingerprint of a user's own folder, models/<profile>/start.json that of the net which
 train.start names; DVC copies a changed one again. A profile without them has a fingerprint that is always the same.
-Where the folder or the net is not on this machine, its fingerprint and copy stay as they are.
+Where the folder or the net is not on this machine, as in a colleague's clone, its fingerprint stays as it is, so that
+what was made from it is used.
 data/<profile>/choice.json: whether scores on val decide what training keeps; another val then trains again.
 """
 
 import json
-from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.errors import CheckpointError, exit_cleanly
@@ -27,29 +27,22 @@ def write_choice(profile_name: str, by_val: bool) -> None:
     write_json(dest, {"by_val": by_val})
 
 
-def write_source(profile_name: str, folder: str | None) -> None:
+def write_source(profile_name: str, own_folder: str | None) -> None:
     dest, fingerprint = paths.source(profile_name), None
-    if (
-        folder
-        and not Path(folder).expanduser().is_dir()
-        and dest.exists()
-        and paths.raw(profile_name).is_dir()
-    ):
-        print(
-            f"data.source.own: no folder {folder} here; its copy in {paths.raw(profile_name)} is used",
-            flush=True,
-        )
-        return
-    if folder:
+    if own_folder:
+        folder = paths.named(own_folder)
+        if not folder.is_dir() and dest.exists():
+            print(f"data.source.own: no folder {own_folder} here; what was made from it is used", flush=True)
+            return
         from pipeline.datasets import own_files
 
-        fingerprint = own_files.fingerprint(Path(folder).expanduser())
+        fingerprint = own_files.fingerprint(folder)
     write_json(dest, {"own": fingerprint})
 
 
 def write_start(profile_name: str, start: str | None) -> None:
     dest, copy = paths.start(profile_name), paths.model(profile_name, "backbone")
-    path = Path(start).expanduser() if start else None
+    path = paths.named(start) if start else None
     if path and path.resolve().parent == dest.parent.resolve():
         raise CheckpointError(
             f"train.start: this profile writes {start} itself, so each `dvc repro` would train from another net; "

@@ -16,7 +16,7 @@ yaml = YAML(typ="safe", pure=True)
 
 
 class Project:
-    """The files git tracks or would track, under a git repository of their own, with results of nobody's."""
+    """The files git tracks or would track, under a git repository of their own, without results."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -28,7 +28,7 @@ class Project:
             check=True,
         )
         for name in listed.stdout.split():
-            if (ROOT / name).is_file() and not name.startswith("tests/"):
+            if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, folder / name)
         self.run("git", "init", "-q")

@@ -1,8 +1,10 @@
-"""`fcn tracking`: send MLflow what an outage kept from it; `fcn register`: name a model in MLflow's registry."""
+"""`fcn tracking`: send MLflow what it lacks, show its pages; `fcn register`: name a model in MLflow's registry."""
 
 import argparse
 import sys
 from pathlib import Path
+
+from pipeline.cli.arguments import integer
 
 
 def add_tracking(commands) -> None:
@@ -17,6 +19,11 @@ def add_tracking(commands) -> None:
     command = actions.add_parser("replay", help="send MLflow what it missed", description=text)
     command.add_argument("profile", nargs="?", metavar="PROFILE", help="default: the one params.yaml names")
     command.set_defaults(run=replay)
+    text = "show the runs on a local web page, MLflow's own, until Ctrl-C; print the page's address"
+    command = actions.add_parser("ui", help=text, description=text)
+    command.add_argument("profile", nargs="?", metavar="PROFILE", help="default: the one params.yaml names")
+    command.add_argument("--port", type=integer(1, 65535), default=5000, help="on 127.0.0.1 (default: %(default)s)")
+    command.set_defaults(run=ui)
 
 
 def replay(arguments: argparse.Namespace) -> None:
@@ -35,6 +42,13 @@ def replay(arguments: argparse.Namespace) -> None:
         print(message, flush=True)
     if not all(are_complete):
         sys.exit(1)
+
+
+def ui(arguments: argparse.Namespace) -> None:
+    from pipeline import config, tracking
+
+    root = Path.cwd()
+    tracking.serve(arguments.profile or config.load(root)[0], root, arguments.port)
 
 
 def add_register(commands) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from pipeline import paths
 from pipeline.config.section import PositiveInt, Section, Seed
 
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -193,4 +194,4 @@ class Shards(Section):
             return None
         if self.destination.startswith("s3://"):
             return f"{self.destination.rstrip('/')}/{profile}/{split}"
-        return Path(self.destination).expanduser().absolute() / profile / split
+        return paths.named(self.destination).absolute() / profile / split

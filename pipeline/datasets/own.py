@@ -97,17 +97,22 @@ LAYOUT = Layout(
 
 
 def copy(
-    folder: Path, raw: Path, classes: Sequence[str], mapping: Mapping[str, str] = MappingProxyType({})
+    folder: Path,
+    raw: Path,
+    classes: Sequence[str],
+    mapping: Mapping[str, str] = MappingProxyType({}),
+    shown: Path | None = None,
 ) -> None:
     """Copy the folder to raw/own, if it is laid out as the guide describes.
 
     classes: the profile's; classes.txt must list the same names in the same order, unless a mapping is given.
     mapping: data.map of the profile.
+    shown: the folder as the profile names it, which the copy records; an experiment's path to it is another.
     """
     check_layout(folder)
     _class_values(folder / CLASSES, classes, mapping)
     photos, masks, lists = read_content(folder)
-    rows = _rows(folder, photos, masks, lists.values())
+    rows = _rows(folder, shown or folder, photos, masks, lists.values())
     with new_folder(raw) as building:
         for name in FOLDERS:
             (root(building) / name).mkdir(parents=True)
@@ -176,7 +181,11 @@ def _class_values(path: Path, classes: Sequence[str], mapping: Mapping[str, str]
 
 
 def _rows(
-    folder: Path, photos: Mapping[str, Path], masks: Mapping[str, Path], lists: Iterable[Sequence[str]]
+    folder: Path,
+    shown: Path,
+    photos: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    lists: Iterable[Sequence[str]],
 ) -> dict[str, Name]:
     """Return the row of NAMES of each name: of photos, of masks, and of lists."""
     imported = _imported(folder / NAMES)
@@ -193,7 +202,9 @@ def _rows(
         source = imported.get(name) or (
             photo.relative_to(folder / IMAGES).as_posix() if name in photos else name
         )
-        rows[name] = Name(key, source, str(photo), str(mask))
+        rows[name] = Name(
+            key, source, str(shown / photo.relative_to(folder)), str(shown / mask.relative_to(folder))
+        )
     return rows
 
 

@@ -9,6 +9,7 @@ import torch
 
 from fcn.backbones.imagenet import CONVERTERS
 from fcn.model import BACKBONES, FCN
+from pipeline import paths
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models import checkpoint
 from pipeline.models.model_file import load_model
@@ -55,7 +56,7 @@ def write_from_net(dest: Path, model: dict[str, Any], start: str) -> None:
 
     Raises CheckpointError if the file is missing or damaged, or its net has another backbone or other options.
     """
-    path = Path(start).expanduser()
+    path = paths.named(start)
     make_net(model)  # refuses an unknown backbone or option
     net, about, digest = load_model(path, torch.device("cpu"))
     theirs, ours = _options(about["model"]), _options(model)

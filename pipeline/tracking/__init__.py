@@ -18,3 +18,4 @@ from pipeline.tracking.lookup import download_metrics as download_metrics
 from pipeline.tracking.lookup import register as register
 from pipeline.tracking.replay import replay as replay
 from pipeline.tracking.tracker import Tracker as Tracker
+from pipeline.tracking.ui import serve as serve

@@ -4,13 +4,14 @@ import json
 import re
 from pathlib import Path
 
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run
 
 from pipeline import paths
 from pipeline.errors import ResultError
-from pipeline.tracking.models import find_model, register_version
+from pipeline.tracking.moved import DATABASE
+from pipeline.tracking.models import find_model, log_model, register_version
 from pipeline.tracking.outage import OUTAGE, one_line
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.tracker import Tracker, is_deleted
 
 RUN_HELP = "give a metrics JSON, profile/net, or the id or name of a run"
 
@@ -24,7 +25,7 @@ def download_metrics(run: str, root: Path, folder: Path) -> Path:
     """
     tracker = _open_tracker("any", root, run)
     try:
-        run_id = _named_run(tracker, run).info.run_id
+        run_id = _present(tracker, run, _named_run(tracker, run)).info.run_id
         names = [file.path for file in tracker.client.list_artifacts(run_id)]
         names = [name for name in names if name.endswith((".json", ".parquet"))]
         for name in names:
@@ -55,12 +56,13 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
     profile, _, net = run.partition("/")
     tracker = _open_tracker(profile if net else "any", root, run)
     try:
-        model_run = _net_run(tracker, net) if net else _named_run(tracker, run)
-        model = find_model(tracker.client, model_run)
+        model_run = _present(tracker, run, _net_run(tracker, net) if net else _named_run(tracker, run))
+        model = find_model(tracker.client, model_run) or _log_file(tracker, net, model_run)
         if model is None:
             raise ResultError(
-                f"MLflow's run {run!r} has no model; `fcn tracking replay` logs it if its training is still in "
-                f"{paths.RUNS}, else train it again"
+                f"MLflow's run {run!r} has no model, or its files are gone; `fcn tracking replay` logs it if its "
+                f"training is still in {paths.RUNS}, and `fcn register PROFILE/NET` if it is still in models/; else "
+                "train it again"
             )
         version = register_version(tracker.client, model_run, model, name, alias).version
     except OUTAGE as error:
@@ -71,9 +73,32 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
 def _open_tracker(profile: str, root: Path, run: str) -> Tracker:
     tracker = Tracker(profile, root)
     # Opening a missing database would create it
-    if tracker.uri.startswith("sqlite:") and not (root / "mlflow.db").exists():
-        raise ResultError(f"unknown run {run!r}: no such file, and no mlflow.db in {root}; {RUN_HELP}")
+    if tracker.is_own and not (root / DATABASE).exists():
+        raise ResultError(
+            f"unknown run {run!r}: no such file, and no {DATABASE} in {root}; {RUN_HELP}. Of results from `dvc pull`, "
+            "`dvc repro --force --single-item evaluate@NET` makes a run"
+        )
     return tracker
+
+
+def _present(tracker: Tracker, name: str, run: Run) -> Run:
+    """Return the run unless it was deleted in MLflow."""
+    if is_deleted(run):
+        raise ResultError(
+            f"run {name!r} was deleted in MLflow; restore it: {tracker.shell(f'runs restore --run-id {run.info.run_id}')}"
+        )
+    return run
+
+
+def _log_file(tracker: Tracker, net: str, run: Run) -> LoggedModel | None:
+    """Log the net's file in models/ as the model of its run, and return it; None if it is missing or another net."""
+    from pipeline.models import checkpoint  # imports torch, which takes seconds
+
+    path = tracker.root / paths.model(tracker.profile, net)
+    if not net or not path.exists() or checkpoint.load(path, "model")[1] != run.data.tags["model_sha256"]:
+        return None
+    log_model(tracker.client, run, net, path)
+    return find_model(tracker.client, run)
 
 
 def _net_run(tracker: Tracker, net: str) -> Run:
@@ -95,15 +120,8 @@ def _net_run(tracker: Tracker, net: str) -> Run:
 
 def _named_run(tracker: Tracker, run: str) -> Run:
     """Return the run with this id, else the newest with this name."""
-    experiments = [experiment.experiment_id for experiment in tracker.client.search_experiments()]
     name = run.replace("'", "\\'")
     for field in ("run_id", "run_name"):
-        runs = tracker.client.search_runs(
-            experiments,
-            f"attributes.{field} = '{name}'",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-        )
-        if runs:
+        if runs := tracker.search_runs(f"attributes.{field} = '{name}'"):
             return runs[0]
     raise ResultError(f"unknown run {run!r}: neither a file nor a run of MLflow; {RUN_HELP}")

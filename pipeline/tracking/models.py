@@ -19,7 +19,7 @@ PACKAGES = ("numpy", "safetensors", "torch")
 
 
 def log_model(client: MlflowClient, run: Run, name: str, path: Path) -> None:
-    """Add the net in a file of models/ to a run. Incomplete models of an interrupted call are removed."""
+    """Add the net in a file of models/ to a run. Models of it that are incomplete, or whose files are gone, are removed."""
     for incomplete in _search(client, run):
         client.delete_logged_model(incomplete.model_id)
     model = client.create_logged_model(run.info.experiment_id, name, run.info.run_id)
@@ -32,8 +32,13 @@ def log_model(client: MlflowClient, run: Run, name: str, path: Path) -> None:
 
 
 def find_model(client: MlflowClient, run: Run) -> LoggedModel | None:
-    """Return the newest complete model of a run."""
-    return next((model for model in _search(client, run) if model.status == LoggedModelStatus.READY), None)
+    """Return the newest complete model of a run; None as well if its files are gone."""
+    ready = (model for model in _search(client, run) if model.status == LoggedModelStatus.READY)
+    return next((model for model in ready if _has_files(client, model)), None)
+
+
+def _has_files(client: MlflowClient, model: LoggedModel) -> bool:
+    return any(file.path == "MLmodel" for file in client.list_logged_model_artifacts(model.model_id))
 
 
 def _search(client: MlflowClient, run: Run) -> list[LoggedModel]:

@@ -48,13 +48,14 @@ class Record:
     """One part of an MLflow run: a net's training, its evaluation, or the inspection of the data.
 
     kind: one of KINDS.
-    name: of the run.
+    name: of the net, or "data".
     key, value: the tag that identifies the run. The run is created if it is missing.
     params: by dotted name; set when the run is created.
     origin: tags that are set when the run is created.
     datasets: digest by split.
     tags, metrics, files, model: the results, once the record has ended.
     curves: path of the training curve, relative to the root.
+    title: the run's name when it is created; "": the same as `name`.
     begun_ms, ended_ms: milliseconds since the epoch; None while the record has not ended.
     """
 
@@ -70,6 +71,7 @@ class Record:
     files: Sequence[RecordedFile] = ()
     curves: str | None = None
     model: RecordedFile | None = None
+    title: str = ""
     begun_ms: int = field(default_factory=now_ms)
     ended_ms: int | None = None
 
@@ -143,7 +145,10 @@ class RecordStore:
 
     def find(self, record: Record, file: RecordedFile) -> Path | None:
         """Return where the file still has its recorded content, or None."""
-        for path in (self._copy_of(record, file), self.root / file.path):
+        places = [self._copy_of(record, file), self.root / file.path]
+        if file == record.model:
+            places.append(self.root / paths.model(self.folder.parent.name, record.name))
+        for path in places:
             if path.is_file() and files.sha256_file(path) == file.sha256:
                 return path
         return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import ResultError
+from pipeline.errors import ResultError, UserError
 from pipeline.tracking.outage import OUTAGE, is_down, one_line
 from pipeline.tracking.tracker import Tracker
 
@@ -20,7 +20,9 @@ def replay(profile: str, root: Path) -> Iterator[tuple[bool, str]]:
     for record in records:
         name = f"{record.name}, {record.kind} of {record.value[:12]}"
         try:
-            sent = tracker.send(record)
+            sent = tracker.send(record, checks_all=True)
+        except UserError:
+            raise
         except OUTAGE as error:
             if is_down(error):
                 raise ResultError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,11 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Run, RunTag, ViewType
 from mlflow.store.db import utils as database
 
-from pipeline import git
+from pipeline import git, paths
+from pipeline.errors import ResultError
 from pipeline.tracking.models import find_model, log_model
+from pipeline.tracking.moved import ARTIFACTS, DATABASE, correct_addresses
+from pipeline.tracking.naming import flat, run_name
 from pipeline.tracking.outage import OUTAGE, is_down, one_line, warn, without_passwords
 from pipeline.tracking.records import Record, RecordStore
 from pipeline.tracking.send import (
@@ -50,18 +54,27 @@ class Sent(NamedTuple):
 
 
 class Tracker:
-    """Experiment fcn-<profile> on the server of MLFLOW_TRACKING_URI, else in mlflow.db at the project's root."""
+    """Experiment fcn-<profile> on the server of MLFLOW_TRACKING_URI, else in mlflow.db at the project's root.
 
-    def __init__(self, profile: str, root: Path):
-        self.profile, self.root = profile, root.resolve()
+    workspace: the folder that the stage runs in: the project, or DVC's copy of it for an experiment, which logs to the
+        project's MLflow.
+    """
+
+    def __init__(self, profile: str, workspace: Path):
+        self.profile, self.workspace = profile, workspace.resolve()
+        self.root = paths.project(self.workspace)
         self.experiment = f"fcn-{profile}"
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        own = f"sqlite:///{self.root / DATABASE}"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or own
+        self.is_own = self.uri == own
         self.records = RecordStore(self.root, profile)
 
     @cached_property
     def client(self) -> MlflowClient:
         """The client, created on first use, because opening a database takes seconds and can fail."""
         database.MAX_RETRY_COUNT = 1  # by default, a stage would wait 100 seconds for a database that is down
+        if self.is_own:
+            correct_addresses(self.root)
         return MlflowClient(self.uri)
 
     @property
@@ -85,15 +98,17 @@ class Tracker:
         params: may be nested.
         curves: file of pipeline.curves, below the root.
         """
+        title, experiment = run_name(name, self.profile, self.workspace)
         return Record(
             kind,
             name,
             key,
             value,
-            params={key: str(value)[:MAX_LENGTH] for key, value in _flat(params).items()},
-            origin=_commit_tags(self.root),
+            params={key: str(value)[:MAX_LENGTH] for key, value in flat(params).items()},
+            origin=_commit_tags(self.workspace) | experiment,
             datasets=datasets,
             curves=None if curves is None else str(curves.relative_to(self.root)),
+            title=title,
         )
 
     def log(
@@ -147,24 +162,29 @@ class Tracker:
         folder = self.records.folder.relative_to(self.root)
         warn(f"{one_line(error)}; what MLflow lacks is kept in {folder}, and `fcn tracking replay` sends it")
 
-    def send(self, record: Record, *, replaces_deleted: bool = False) -> Sent:
+    def send(self, record: Record, *, replaces_deleted: bool = False, checks_all: bool = False) -> Sent:
         """Send what MLflow lacks of a record. Sending again after any failure leaves nothing in MLflow twice.
 
         replaces_deleted: create another run if the record's run was deleted in MLflow.
+        checks_all: look for every tag, file and model, even if MLflow had all of them once.
         """
         with self.records.lock(record):
             run = self.open_run(record, replaces_deleted=replaces_deleted)
-            if run.info.lifecycle_stage == LifecycleStage.DELETED:
+            if is_deleted(run):
                 sent = Sent(is_deleted=True)
-            elif run.data.tags.get(record.sent_tag) == record.digest:
+            elif (had_all := run.data.tags.get(record.sent_tag) == record.digest) and not checks_all:
                 sent = Sent()
             else:
-                sent = self._send_missing(run, record)
+                sent = self._send_missing(run, record, had_all=had_all)
             if record.ended_ms is not None:
                 self.records.mark_sent(record, self.server)
         return sent
 
-    def _send_missing(self, run: Run, record: Record) -> Sent:
+    def _send_missing(self, run: Run, record: Record, *, had_all: bool) -> Sent:
+        """Send what the run lacks.
+
+        had_all: the run's files are the record's; otherwise they may be those of an earlier record.
+        """
         client, run_id = self.client, run.info.run_id
         num_points = 0
         if curves := self.records.find_curves(record):
@@ -175,7 +195,9 @@ class Tracker:
         scores = [score for score in scores if run.data.metrics.get(score.key) != score.value]
         send_scores(client, run_id, scores)
 
-        wanted = list(record.files)
+        folders = {file.folder for file in record.files} if had_all else set()
+        there = {file.path for folder in folders for file in client.list_artifacts(run_id, folder or None)}
+        wanted = [file for file in record.files if str(Path(file.folder, Path(file.path).name)) not in there]
         if record.model and not find_model(client, run):
             wanted.append(record.model)
         missing = []
@@ -208,7 +230,7 @@ class Tracker:
     def _parent_tags(self, run: Run, record: Record) -> dict[str, str]:
         """Return tags that lead to the run of the net this one was started from, if MLflow has that run."""
         digest = record.tags.get("parent_sha256")
-        runs = self.search_runs(f"tags.model_sha256 = '{digest}'", run.info.experiment_id) if digest else []
+        runs = self.search_runs(f"tags.model_sha256 = '{digest}'") if digest else []
         if not runs:
             return {}
         info = runs[0].info
@@ -217,57 +239,65 @@ class Tracker:
 
     def open_run(self, record: Record, *, replaces_deleted: bool = False) -> Run:
         """Return the record's run; create it if it is missing. It may be a deleted one unless `replaces_deleted`."""
-        experiment_id = self.experiment_id()
-        run = self._find_run(experiment_id, record)
-        is_deleted = run is not None and run.info.lifecycle_stage == LifecycleStage.DELETED
-        if run is None or (is_deleted and replaces_deleted):
+        run = self._find_run(record)
+        if run is None or (is_deleted(run) and replaces_deleted):
             tags = dict(record.origin) | {record.key: record.value}
-            run = self.client.create_run(experiment_id, record.begun_ms, tags, record.name)
-        elif is_deleted:
+            run = self.client.create_run(self.experiment_id(), record.begun_ms, tags, record.title or record.name)
+        elif is_deleted(run):
             return run
         if not run.data.params:  # a new run, or an outage came between the run and its params
             send_params(self.client, run.info.run_id, record.params)
         return run
 
-    def _find_run(self, experiment_id: str, record: Record) -> Run | None:
-        if runs := self.search_runs(f"tags.`{record.key}` = '{record.value}'", experiment_id):
+    def _find_run(self, record: Record) -> Run | None:
+        if runs := self.search_runs(f"tags.`{record.key}` = '{record.value}'"):
             return runs[0]
         # An evaluation of the model on another machine may have created the run
         if digest := record.tags.get("model_sha256"):
-            runs = self.search_runs(f"tags.model_sha256 = '{digest}'", experiment_id)
+            runs = self.search_runs(f"tags.model_sha256 = '{digest}'")
             return next((run for run in runs if record.key not in run.data.tags), None)
         return None
 
-    def search_runs(self, filter_string: str, experiment_id: str | None = None) -> list[Run]:
-        """Return the experiment's runs, newest first, deleted ones last."""
-        runs = self.client.search_runs(
-            [experiment_id or self.experiment_id()],
-            filter_string,
-            ViewType.ALL,
-            order_by=["attributes.start_time DESC"],
-            max_results=100,
-        )
-        return sorted(runs, key=lambda run: run.info.lifecycle_stage == LifecycleStage.DELETED)
+    def search_runs(self, filter_string: str) -> list[Run]:
+        """Return the runs of this experiment, and of others, as people rename it: newest first, deleted ones last."""
+        experiments = self.client.search_experiments(ViewType.ALL)
+        own = [each.experiment_id for each in experiments if each.name == self.experiment]
+        others = [each.experiment_id for each in experiments if each.name != self.experiment]
+        runs: list[Run] = []
+        for ids in filter(None, (own, others)):
+            runs += self.client.search_runs(
+                ids, filter_string, ViewType.ALL, order_by=["attributes.start_time DESC"], max_results=100
+            )
+        return sorted(runs, key=is_deleted)
 
     def experiment_id(self) -> str:
-        """Return the id of the experiment; create it if it is missing."""
-        if experiment := self.client.get_experiment_by_name(self.experiment):
+        """Return the id of the experiment; create it if it is missing. Raises ResultError if it was deleted."""
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED:
+            raise ResultError(
+                f"the experiment {self.experiment} was deleted in MLflow; restore it: "
+                f"{self.shell(f'experiments restore --experiment-id {experiment.experiment_id}')}"
+            )
+        if experiment:
             return experiment.experiment_id
         # A server has its own artifact store; a database would put artifacts into the working directory
-        is_server = self.uri.startswith(("http://", "https://"))
-        artifacts = None if is_server else (self.root / "mlartifacts" / self.experiment).as_uri()
+        artifacts = None if self.is_server else (self.root / ARTIFACTS / self.experiment).as_uri()
         return self.client.create_experiment(self.experiment, artifacts)
+
+    @property
+    def is_server(self) -> bool:
+        return self.uri.startswith(("http://", "https://"))
+
+    def shell(self, command: str) -> str:
+        """Return the line for a shell that gives a command to this server's `mlflow`."""
+        return f"MLFLOW_TRACKING_URI={shlex.quote(without_passwords(self.uri))} mlflow {command}"
+
+
+def is_deleted(run: Run) -> bool:
+    return run.info.lifecycle_stage == LifecycleStage.DELETED
 
 
 def _commit_tags(root: Path) -> dict[str, str]:
     commit = git.find_commit(root)
     # MLflow's pages show the first as the run's version
     return {"mlflow.source.git.commit": commit.sha, **commit.tags()} if commit else {}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -111,7 +111,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         parent=parent,
         shards=shards.folder,
         validation=validation,
-        folder=root / paths.RUNS / profile_name / identity,
+        folder=paths.project(root) / paths.RUNS / profile_name / identity,
         lineage={
             "net": net,
             "parent": parent_name,

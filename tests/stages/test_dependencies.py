@@ -12,7 +12,6 @@ from tests.test_structure import outs_of, stages
 def project(tmp_path_factory) -> Project:
     """A project whose stages count as run: every out is there, and dvc.lock records it."""
     project = Project(tmp_path_factory.mktemp("project"))
-    (project.folder / "dvc.lock").unlink(missing_ok=True)
     for out in sorted({out for stage in stages().values() for out in outs_of(stage)}):
         path = project.folder / out
         if path.suffix:

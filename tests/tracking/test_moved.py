@@ -1,0 +1,102 @@
+"""A project that was moved or copied keeps its runs, figures and models in MLflow."""
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.pyfunc import PyFuncModel
+
+from pipeline import paths
+from pipeline.errors import ResultError
+from pipeline.tracking import Tracker, register
+from pipeline.tracking.models import find_model
+from tests.mlflow_server import write_database
+from tests.tracking.test_models import log
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A project whose net fcn8s is logged, with a figure, and registered."""
+    root = tmp_path_factory.mktemp("there is a space") / "before"
+    root.mkdir()
+    write_database(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracker = Tracker("small", root)
+        (root / "models" / "small").mkdir(parents=True)
+        log(tracker, root / paths.model("small", "fcn8s"), "fcn8s")
+        register("small/fcn8s", "shapes", "champion", root)
+    return root
+
+
+@pytest.fixture(params=["moved", "copied"])
+def project(trained: Path, tmp_path: Path, request) -> Path:
+    """The project at another place; after a move, the first one is gone."""
+    first = Path(shutil.copytree(trained, tmp_path / "first"))
+    Tracker("small", first).client.search_experiments()  # whose addresses are those of `first` from here on
+    second = tmp_path / "second"
+    return first.rename(second) if request.param == "moved" else Path(shutil.copytree(first, second))
+
+
+def files_in(root: Path) -> dict[Path, bytes]:
+    folder = root / "mlartifacts"
+    return {path.relative_to(root): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def load(root: Path, uri: str) -> PyFuncModel:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
+    try:
+        return mlflow.pyfunc.load_model(uri)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_its_models_load_and_new_files_land_where_it_is_now(project, capsys):
+    first = project.with_name("first")
+    before, here = files_in(first), files_in(project)
+    assert here
+    assert register("small/fcn8s", "shapes", "latest-one", project) == "models:/shapes@latest-one"
+    assert str(first) in (warning := capsys.readouterr().err)
+    assert str(project / "mlartifacts") in warning
+    assert files_in(project) == here  # nothing was logged again
+    label = load(project, "models:/shapes@champion").predict(np.zeros((32, 40, 3), np.uint8))
+    assert label.shape == (32, 40)
+    tracker = Tracker("small", project)
+    assert len(tracker.client.search_model_versions("name = 'shapes'")) == 1
+    figure = project / "fcn8s.png"
+    figure.write_bytes(b"PNG")
+    digest = tracker.search_runs("")[0].data.tags["model_sha256"]
+    record = tracker.record("evaluation", "fcn8s", "model_sha256", digest, params={}, datasets={})
+    tracker.log(record, {"mean_iu": 0.5}, {}, [figure])
+    assert [path.name for path in files_in(project).keys() - here.keys()] == ["fcn8s.png"]
+    assert files_in(first) == before
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_database_copied_without_the_files_leads_to_them_and_says_where_they_are(trained, tmp_path, capsys):
+    first = Path(shutil.copytree(trained, tmp_path / "first"))
+    Tracker("small", first).client.search_experiments()
+    capsys.readouterr()
+    second = tmp_path / "second"
+    second.mkdir()
+    shutil.copy(first / "mlflow.db", second)
+    tracker = Tracker("small", second)
+    (run,) = tracker.search_runs("")
+    assert find_model(tracker.client, run)
+    assert str(first / "mlartifacts") in capsys.readouterr().err
+
+
+def test_a_model_whose_files_are_gone_is_logged_again_or_refused_but_never_named(trained, tmp_path):
+    root = Path(shutil.copytree(trained, tmp_path / "project"))
+    shutil.rmtree(root / "mlartifacts")
+    with pytest.raises(ResultError, match="files are gone"):
+        register("fcn8s", "shapes", "champion", root)
+    assert register("small/fcn8s", "shapes", "champion", root) == "models:/shapes@champion"
+    assert load(root, "models:/shapes@champion").predict(np.zeros((32, 40, 3), np.uint8)).shape == (32, 40)
+    shutil.rmtree(root / "mlartifacts")
+    (root / paths.model("small", "fcn8s")).unlink()
+    with pytest.raises(ResultError, match="files are gone"):
+        register("small/fcn8s", "shapes", "champion", root)
