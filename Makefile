@@ -38,7 +38,7 @@ ui: setup
 
 lock: $(BIN)/uv
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--group dev pyproject.toml -o requirements.lock
+		--group dev --extra s3 pyproject.toml -o requirements.lock
 
 setup: .venv/synced
 

@@ -1,9 +1,13 @@
-"""The files of deploy/: Ray accepts the cluster, every node requires the token, and no secret leaks."""
+"""The files of deploy/ and workflows: their systems accept them, nodes require the token, and no secret leaks."""
 
 import re
+import subprocess
+import sys
+import tomllib
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
@@ -84,3 +88,20 @@ def test_no_result_and_no_secret_gets_into_the_image():
     results = [line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").split() if line[0] == "/"]
     assert {".git", ".dvc/config.local"} <= set(ignored)
     assert set(results) - {"mlruns"} <= set(ignored) | {".venv"}
+
+
+# --- workflows of GitHub
+
+
+@pytest.mark.parametrize("name", [".github/workflows/checks.yml", "deploy/results.yml"])
+def test_a_workflow_fits_githubs_schema(name):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    done = subprocess.run([*command, str(ROOT / name)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_checks_run_on_every_python_that_the_project_allows():
+    checks = YAML(typ="safe", pure=True).load((ROOT / ".github/workflows/checks.yml").read_text("utf-8"))
+    allowed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"]
+    minors = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in SpecifierSet(allowed)]
+    assert checks["jobs"]["checks"]["strategy"]["matrix"]["python"] == minors

@@ -187,7 +187,7 @@ def test_every_param_of_dvc_is_in_every_profile_and_every_value_is_a_param(profi
 def test_the_outs_are_where_paths_puts_the_results():
     outs = {name: outs_of(stage) for name, stage in stages().items()}
     assert outs["source"] == {str(path("sample")) for path in (paths.source, paths.start, paths.choice)}
-    assert outs["download"] == {str(paths.raw("sample"))}
+    assert outs["download"] == {str(paths.raw_record("sample"))}
     assert outs["shard"] == {
         str(paths.shards("sample", split).parent) for split in config.Splits.model_fields
     }
@@ -215,7 +215,7 @@ def test_each_net_is_trained_from_the_one_before_it_and_scored_on_its_own_split(
 
 def test_working_files_lie_outside_every_out():
     """DVC empties a stage's outs before it runs: half a download or a checkpoint would be gone."""
-    for kept in (paths.DOWNLOADS, paths.RUNS, paths.sharding("sample", "train")):
+    for kept in (paths.DOWNLOADS, paths.RUNS, paths.raw("sample"), paths.sharding("sample", "train")):
         for out in chain.from_iterable(map(outs_of, stages().values())):
             assert not kept.is_relative_to(out)
             assert not Path(out).is_relative_to(kept)

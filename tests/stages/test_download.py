@@ -134,7 +134,12 @@ def test_two_stages_at_once_do_not_mix_their_files(project, drawn):
     errors = [stage.communicate(timeout=120)[1] for stage in stages]
     assert [stage.returncode for stage in stages] == [0, 0], errors
     assert content(raw(project)) == content(drawn)
-    assert sorted(path.name for path in raw(project).parent.iterdir()) == [".raw.lock", "raw"]
+    assert sorted(path.name for path in raw(project).parent.iterdir()) == [
+        ".raw.json",
+        ".raw.lock",
+        "raw",
+        "raw.json",
+    ]
 
 
 @pytest.mark.parametrize("key", ["local", "own"])
