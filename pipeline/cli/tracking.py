@@ -22,7 +22,9 @@ def add_tracking(commands) -> None:
     text = "show the runs on a local web page, MLflow's own, until Ctrl-C; print the page's address"
     command = actions.add_parser("ui", help=text, description=text)
     command.add_argument("profile", nargs="?", metavar="PROFILE", help="default: the one params.yaml names")
-    command.add_argument("--port", type=integer(1, 65535), default=5000, help="on 127.0.0.1 (default: %(default)s)")
+    command.add_argument(
+        "--port", type=integer(1, 65535), default=5000, help="on 127.0.0.1 (default: %(default)s)"
+    )
     command.set_defaults(run=ui)
 
 

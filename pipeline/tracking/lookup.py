@@ -8,8 +8,8 @@ from mlflow.entities import LoggedModel, Run
 
 from pipeline import paths
 from pipeline.errors import ResultError
-from pipeline.tracking.moved import DATABASE
 from pipeline.tracking.models import find_model, log_model, register_version
+from pipeline.tracking.moved import DATABASE
 from pipeline.tracking.outage import OUTAGE, one_line
 from pipeline.tracking.tracker import Tracker, is_deleted
 
@@ -84,9 +84,8 @@ def _open_tracker(profile: str, root: Path, run: str) -> Tracker:
 def _present(tracker: Tracker, name: str, run: Run) -> Run:
     """Return the run unless it was deleted in MLflow."""
     if is_deleted(run):
-        raise ResultError(
-            f"run {name!r} was deleted in MLflow; restore it: {tracker.shell(f'runs restore --run-id {run.info.run_id}')}"
-        )
+        command = tracker.shell(f"runs restore --run-id {run.info.run_id}")
+        raise ResultError(f"run {name!r} was deleted in MLflow; restore it: {command}")
     return run
 
 

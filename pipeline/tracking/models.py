@@ -19,7 +19,7 @@ PACKAGES = ("numpy", "safetensors", "torch")
 
 
 def log_model(client: MlflowClient, run: Run, name: str, path: Path) -> None:
-    """Add the net in a file of models/ to a run. Models of it that are incomplete, or whose files are gone, are removed."""
+    """Add the net in a file of models/ to a run; its models that are incomplete, or without files, are removed."""
     for incomplete in _search(client, run):
         client.delete_logged_model(incomplete.model_id)
     model = client.create_logged_model(run.info.experiment_id, name, run.info.run_id)

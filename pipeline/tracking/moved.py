@@ -48,7 +48,9 @@ def correct_addresses(root: Path) -> None:
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                         (here, len(base) + 1, len(base), base),
                     )
-                warn(f"this project was in {there.parent}: its MLflow runs and models now lead to {root / ARTIFACTS}")
+                warn(
+                    f"this project was in {there.parent}: its MLflow runs and models now lead to {root / ARTIFACTS}"
+                )
     except sqlite3.Error as error:
         raise ResultError(f"{database} cannot be read: {error}") from error
 
@@ -58,6 +60,8 @@ def _other_bases(connection: sqlite3.Connection, here: str) -> list[str]:
     is_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'experiments'"
     if not connection.execute(is_table).fetchone():
         return []
-    locations = connection.execute("SELECT artifact_location FROM experiments WHERE artifact_location LIKE 'file:%'")
+    locations = connection.execute(
+        "SELECT artifact_location FROM experiments WHERE artifact_location LIKE 'file:%'"
+    )
     found = {location.rpartition(f"/{ARTIFACTS}/") for (location,) in locations}
     return sorted({f"{project}/{ARTIFACTS}/" for project, folder, _ in found if folder} - {here})

@@ -217,7 +217,7 @@ class Tracker:
 
         If the record has ended and all of it was sent, they include `sent_tag`.
         """
-        tags = dict(record.tags) | self._parent_tags(run, record)
+        tags = dict(record.tags) | self._parent_tags(record)
         if record.ended_ms is not None:
             # The run's end time is that of its training, even if its evaluation was sent before
             if run.info.status != "FINISHED" or record.kind == "training":
@@ -227,7 +227,7 @@ class Tracker:
                 tags |= {record.sent_tag: record.digest}
         self.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def _parent_tags(self, run: Run, record: Record) -> dict[str, str]:
+    def _parent_tags(self, record: Record) -> dict[str, str]:
         """Return tags that lead to the run of the net this one was started from, if MLflow has that run."""
         digest = record.tags.get("parent_sha256")
         runs = self.search_runs(f"tags.model_sha256 = '{digest}'") if digest else []
@@ -242,7 +242,9 @@ class Tracker:
         run = self._find_run(record)
         if run is None or (is_deleted(run) and replaces_deleted):
             tags = dict(record.origin) | {record.key: record.value}
-            run = self.client.create_run(self.experiment_id(), record.begun_ms, tags, record.title or record.name)
+            run = self.client.create_run(
+                self.experiment_id(), record.begun_ms, tags, record.title or record.name
+            )
         elif is_deleted(run):
             return run
         if not run.data.params:  # a new run, or an outage came between the run and its params

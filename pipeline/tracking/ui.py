@@ -23,7 +23,9 @@ def serve(profile: str, root: Path, port: int) -> None:
     except OUTAGE as error:
         warn(one_line(error))
         page = ""
-    print(f"MLflow starts, in up to a minute; the runs of {profile}: http://127.0.0.1:{port}{page}", flush=True)
+    print(
+        f"MLflow starts, in up to a minute; the runs of {profile}: http://127.0.0.1:{port}{page}", flush=True
+    )
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", str(tracker.root / ARTIFACTS)]
     # The address of a database may hold a password, which has no place in the list of processes

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.tracking._tracking_service import utils
 
 from pipeline.tracking import Tracker, follow
 from tests.mlflow_server import Server, write_database
 from tests.sick_proxy import Proxy, proxied
+from tests.tracking.stages import log_net
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,27 @@ def root(tmp_path, empty_database) -> Path:
     """A project's root with a database."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, empty_database) -> Path:
+    """A project, with a space in its path, whose net fcn8s of profile `small` is trained, scored and logged."""
+    root = tmp_path_factory.mktemp("a space") / "trained"
+    (root / "models" / "small").mkdir(parents=True)
+    shutil.copy(empty_database, root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        log_net(Tracker("small", root), root / "models" / "small" / "fcn8s.pt", "fcn8s")
+    return root
+
+
+@pytest.fixture
+def logged(trained, tmp_path) -> Path:
+    """A copy of it, as a process of its own sees it: MLflow keeps the addresses of a run's files in memory."""
+    utils._artifact_repos_cache.clear()
+    root = Path(shutil.copytree(trained, tmp_path / "project"))
+    Tracker("small", root).client.search_experiments()
+    return root
 
 
 @pytest.fixture(scope="session")

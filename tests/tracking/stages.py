@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run, ViewType
 
+from pipeline import paths
 from pipeline.curves import append_point
 from pipeline.tracking import Follower, Tracker, replay
 from pipeline.tracking.records import Record
+from tests.tiny_model import write_model
 
 STEPS = range(10, 60, 10)
 METRICS = {"mean_iu": 0.5, "iu/disc": 0.25}
@@ -51,6 +53,16 @@ def end_training(
     tracker: Tracker, record: Record, model: Path | None = None, digest: str = "digest of a"
 ) -> None:
     tracker.log(record, {}, {"model_sha256": digest, "chain": "c"}, model=model)
+
+
+def log_net(tracker: Tracker, path: Path, net: str) -> None:
+    """Log a trained net, and write its scores, as the stages do."""
+    digest = write_model(path, seed=len(net))
+    record = tracker.record("training", net, "fcn.attempt", f"attempt-{net}", params={}, datasets={})
+    end_training(tracker, record, path, digest)
+    metrics = tracker.root / paths.metrics(tracker.profile, net)
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    metrics.write_text(json.dumps({"model_sha256": digest}))
 
 
 def train(tracker: Tracker, attempt: str = "a", model: Path | None = None) -> float:

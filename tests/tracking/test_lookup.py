@@ -10,7 +10,6 @@ import pytest
 from pipeline.errors import ResultError
 from pipeline.tracking import Tracker, download_metrics, register, replay
 from pipeline.tracking.models import find_model
-from tests.tracking.test_models import log
 
 
 def test_scores_are_found_by_id_and_by_the_newest_run_of_a_name(root, tmp_path_factory):
@@ -47,12 +46,8 @@ def test_without_runs_no_database_is_made(tmp_path):
 
 
 @pytest.fixture
-def logged(root) -> Tracker:
-    """A tracker of a project with one net trained, scored and logged."""
-    tracker = Tracker("small", root)
-    (root / "models" / "small").mkdir(parents=True)
-    log(tracker, root / "models" / "small" / "fcn8s.pt", "fcn8s")
-    return tracker
+def tracker(logged) -> Tracker:
+    return Tracker("small", logged)
 
 
 def way_back(message: str, capfd) -> None:
@@ -64,56 +59,58 @@ def way_back(message: str, capfd) -> None:
     capfd.readouterr()
 
 
-def test_a_deleted_run_is_named_with_the_command_that_restores_it(logged, capfd):
-    (run,) = logged.search_runs("")
-    logged.client.delete_run(run.info.run_id)
+def test_a_deleted_run_is_named_with_the_command_that_restores_it(tracker):
+    (run,) = tracker.search_runs("")
+    tracker.client.delete_run(run.info.run_id)
     for name in ("small/fcn8s", "fcn8s", run.info.run_id):
-        with pytest.raises(ResultError, match=run.info.run_id) as raised:
-            register(name, "shapes", None, logged.root)
-    way_back(str(raised.value), capfd)
-    assert register("small/fcn8s", "shapes", None, logged.root) == "models:/shapes/1"
+        with pytest.raises(ResultError, match=f"mlflow runs restore --run-id {run.info.run_id}"):
+            register(name, "shapes", None, tracker.root)
+    tracker.client.restore_run(run.info.run_id)
+    assert register("small/fcn8s", "shapes", None, tracker.root) == "models:/shapes/1"
 
 
-def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(logged, capfd):
-    logged.client.delete_experiment(logged.experiment_id())
-    record = logged.record("evaluation", "fcn16s", "model_sha256", "b", params={}, datasets={})
-    logged.log(record, {"mean_iu": 0.5}, {})
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tracker, capfd):
+    tracker.client.delete_experiment(tracker.experiment_id())
+    record = tracker.record("evaluation", "fcn16s", "model_sha256", "b", params={}, datasets={})
+    tracker.log(record, {"mean_iu": 0.5}, {})
     warning = capfd.readouterr().err
     with pytest.raises(ResultError, match="restore"):
-        list(replay("small", logged.root))
+        list(replay("small", tracker.root))
     way_back(warning, capfd)
-    assert [is_complete for is_complete, _ in replay("small", logged.root)] == [True, True]
-    assert sorted(run.info.run_name for run in logged.search_runs("")) == ["fcn16s", "fcn8s"]
+    assert [is_complete for is_complete, _ in replay("small", tracker.root)] == [True, True]
+    assert sorted(run.info.run_name for run in tracker.search_runs("")) == ["fcn16s", "fcn8s"]
 
 
-def test_runs_of_a_renamed_experiment_are_found_and_not_doubled(logged):
-    logged.client.rename_experiment(logged.experiment_id(), "October")
-    assert register("small/fcn8s", "shapes", None, logged.root) == "models:/shapes/1"
-    digest = logged.search_runs("")[0].data.tags["model_sha256"]
-    logged.log(logged.record("evaluation", "fcn8s", "model_sha256", digest, params={}, datasets={}), {"a": 1.0}, {})
-    (run,) = logged.search_runs("")
+def test_runs_of_a_renamed_experiment_are_found_and_not_doubled(tracker):
+    tracker.client.rename_experiment(tracker.experiment_id(), "October")
+    assert register("small/fcn8s", "shapes", None, tracker.root) == "models:/shapes/1"
+    digest = tracker.search_runs("")[0].data.tags["model_sha256"]
+    tracker.log(
+        tracker.record("evaluation", "fcn8s", "model_sha256", digest, params={}, datasets={}), {"a": 1.0}, {}
+    )
+    (run,) = tracker.search_runs("")
     assert run.data.metrics == {"a": 1.0}
 
 
-def test_a_renamed_run_is_found_by_its_net_and_by_its_new_name(logged):
-    (run,) = logged.search_runs("")
-    logged.client.update_run(run.info.run_id, name="the good one")
-    assert register("small/fcn8s", "shapes", None, logged.root) == "models:/shapes/1"
-    assert register("the good one", "shapes", None, logged.root) == "models:/shapes/1"
+def test_a_renamed_run_is_found_by_its_net_and_by_its_new_name(tracker):
+    (run,) = tracker.search_runs("")
+    tracker.client.update_run(run.info.run_id, name="the good one")
+    assert register("small/fcn8s", "shapes", None, tracker.root) == "models:/shapes/1"
+    assert register("the good one", "shapes", None, tracker.root) == "models:/shapes/1"
 
 
 @pytest.mark.parametrize("how", ["register", "replay"])
-def test_a_deleted_model_is_logged_again(logged, how):
-    (run,) = logged.search_runs("")
-    logged.client.delete_logged_model(find_model(logged.client, run).model_id)
+def test_a_deleted_model_is_logged_again(tracker, how):
+    (run,) = tracker.search_runs("")
+    tracker.client.delete_logged_model(find_model(tracker.client, run).model_id)
     if how == "replay":
-        assert [message.rpartition(": ")[2] for _, message in replay("small", logged.root)] == ["1 files"]
-        (run,) = logged.search_runs("")
-        assert find_model(logged.client, run)
-    assert register("small/fcn8s", "shapes", None, logged.root) == "models:/shapes/1"
+        assert [message.rpartition(": ")[2] for _, message in replay("small", tracker.root)] == ["1 files"]
+        (run,) = tracker.search_runs("")
+        assert find_model(tracker.client, run)
+    assert register("small/fcn8s", "shapes", None, tracker.root) == "models:/shapes/1"
 
 
-def test_a_deleted_registered_name_is_made_again(logged):
-    register("small/fcn8s", "shapes", "champion", logged.root)
-    logged.client.delete_registered_model("shapes")
-    assert register("small/fcn8s", "shapes", "champion", logged.root) == "models:/shapes@champion"
+def test_a_deleted_registered_name_is_made_again(tracker):
+    register("small/fcn8s", "shapes", "champion", tracker.root)
+    tracker.client.delete_registered_model("shapes")
+    assert register("small/fcn8s", "shapes", "champion", tracker.root) == "models:/shapes@champion"

@@ -1,6 +1,5 @@
 """A logged net, loaded by MLflow alone, and its name in the registry."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import paths
 from pipeline.errors import ResultError
 from pipeline.models.model_file import load_model
 from pipeline.tracking import Tracker, models, register
 from tests.conftest import ROOT
 from tests.mlflow_server import write_database
-from tests.tiny_model import write_model
-from tests.tracking.stages import end_training
+from tests.tracking.stages import end_training, log_net
 
 # Run in another folder, without this project on the path, and without packages that the model does not list
 LOAD = """
@@ -44,16 +41,6 @@ print(pipeline.__file__)
 MISSING = ("dvc", "fsspec", "httpx", "onnxruntime", "PIL", "ray", "ruamel", "tqdm", "webdataset")
 
 
-def log(tracker: Tracker, path: Path, net: str) -> None:
-    """Log a trained net, and write its scores, as the stages do."""
-    digest = write_model(path, seed=len(net))
-    record = tracker.record("training", net, "fcn.attempt", f"attempt-{net}", params={}, datasets={})
-    end_training(tracker, record, path, digest)
-    metrics = tracker.root / paths.metrics(tracker.profile, net)
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    metrics.write_text(json.dumps({"model_sha256": digest}))
-
-
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory) -> Tracker:
     """A tracker of a project with a database, where two nets are logged."""
@@ -63,7 +50,7 @@ def tracker(tmp_path_factory) -> Tracker:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         tracker = Tracker("small", root)
     for net in ("fcn8s", "fcn16s"):
-        log(tracker, root / f"{net}.pt", net)
+        log_net(tracker, root / f"{net}.pt", net)
     return tracker
 
 

@@ -7,37 +7,21 @@ from urllib.parse import unquote
 import mlflow
 import numpy as np
 import pytest
+from mlflow.tracking._tracking_service import utils
 
 from pipeline import paths
 from pipeline.errors import ResultError
 from pipeline.tracking import Tracker, register
 from pipeline.tracking.models import find_model
-from tests.mlflow_server import write_database
-from tests.tracking.test_models import log
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A project whose net fcn8s is logged, with a figure, and registered."""
-    root = tmp_path_factory.mktemp("there is a space") / "before"
-    root.mkdir()
-    write_database(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracker = Tracker("small", root)
-        (root / "models" / "small").mkdir(parents=True)
-        log(tracker, root / paths.model("small", "fcn8s"), "fcn8s")
-        register("small/fcn8s", "shapes", "champion", root)
-    return root
 
 
 @pytest.fixture(params=["moved", "copied"])
-def project(trained: Path, tmp_path: Path, request) -> Path:
-    """The project at another place; after a move, the first one is gone."""
-    first = Path(shutil.copytree(trained, tmp_path / "first"))
-    Tracker("small", first).client.search_experiments()  # whose addresses are those of `first` from here on
-    second = tmp_path / "second"
-    return first.rename(second) if request.param == "moved" else Path(shutil.copytree(first, second))
+def project(logged: Path, request) -> Path:
+    """The project at another place, after its net was registered; after a move, the first one is gone."""
+    register("small/fcn8s", "shapes", "champion", logged)
+    utils._artifact_repos_cache.clear()
+    second = logged.with_name("second")
+    return logged.rename(second) if request.param == "moved" else Path(shutil.copytree(logged, second))
 
 
 def files_in(root: Path) -> dict[Path, bytes]:
@@ -55,7 +39,7 @@ def predicts(root: Path) -> bool:
 
 
 def test_its_models_load_and_new_files_land_where_it_is_now(project, capsys):
-    first = project.with_name("first")
+    first = project.with_name("project")
     before, here = files_in(first), files_in(project)
     assert here
     assert register("small/fcn8s", "shapes", "latest-one", project) == "models:/shapes@latest-one"
@@ -75,27 +59,24 @@ def test_its_models_load_and_new_files_land_where_it_is_now(project, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
-def test_a_database_copied_without_the_files_leads_to_them_and_says_where_they_are(trained, tmp_path, capsys):
-    first = Path(shutil.copytree(trained, tmp_path / "first"))
-    Tracker("small", first).client.search_experiments()
-    capsys.readouterr()
-    second = tmp_path / "second"
+def test_a_database_copied_without_the_files_leads_to_them_and_says_where_they_are(logged, capsys):
+    second = logged.with_name("second")
     second.mkdir()
-    shutil.copy(first / "mlflow.db", second)
+    shutil.copy(logged / "mlflow.db", second)
+    capsys.readouterr()
     tracker = Tracker("small", second)
     (run,) = tracker.search_runs("")
     assert find_model(tracker.client, run)
-    assert str(first / "mlartifacts") in capsys.readouterr().err
+    assert str(logged / "mlartifacts") in capsys.readouterr().err
 
 
-def test_a_model_whose_files_are_gone_is_logged_again_or_refused_but_never_named(trained, tmp_path):
-    root = Path(shutil.copytree(trained, tmp_path / "project"))
-    shutil.rmtree(root / "mlartifacts")
+def test_a_model_whose_files_are_gone_is_logged_again_or_refused_but_never_named(logged):
+    shutil.rmtree(logged / "mlartifacts")
     with pytest.raises(ResultError, match="files are gone"):
-        register("fcn8s", "shapes", "champion", root)
-    assert register("small/fcn8s", "shapes", "champion", root) == "models:/shapes@champion"
-    assert predicts(root)
-    shutil.rmtree(root / "mlartifacts")
-    (root / paths.model("small", "fcn8s")).unlink()
+        register("fcn8s", "shapes", "champion", logged)
+    assert register("small/fcn8s", "shapes", "champion", logged) == "models:/shapes@champion"
+    assert predicts(logged)
+    shutil.rmtree(logged / "mlartifacts")
+    (logged / paths.model("small", "fcn8s")).unlink()
     with pytest.raises(ResultError, match="files are gone"):
-        register("small/fcn8s", "shapes", "champion", root)
+        register("small/fcn8s", "shapes", "champion", logged)

@@ -24,7 +24,11 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout whose one commit has the profile `small`."""
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / "small.yaml").write_text(PROFILE)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qma"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qma"],
+    ):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     return tmp_path
 
@@ -71,7 +75,9 @@ def test_added_and_removed_values_are_changes_and_long_lists_are_cut(checkout, m
     assert all(f"'a/{i}'" in tags["changed"] for i in range(30))
 
 
-def test_the_row_in_mlflow_has_the_name_and_the_models_name_stays_the_nets(checkout, empty_database, monkeypatch):
+def test_the_row_in_mlflow_has_the_name_and_the_models_name_stays_the_nets(
+    checkout, empty_database, monkeypatch
+):
     monkeypatch.setenv("DVC_EXP_NAME", "calm-yak")
     edit(checkout, ("seed: 1", "seed: 2"))
     (checkout / "mlflow.db").write_bytes(empty_database.read_bytes())
