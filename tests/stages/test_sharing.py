@@ -30,7 +30,9 @@ def project(remote: str, tmp_path: Path) -> Project:
     profile = project.profile("own")
     profile["data"]["source"]["own"] = OWN
     project.use_profile("mine", profile)
-    for out in sorted({out for stage in stages("mine").values() for out in outs_of(stage)}):
+    project.run("python", "-m", "stages.source")
+    made = outs_of(stages("mine")["source"])
+    for out in sorted({out for stage in stages("mine").values() for out in outs_of(stage)} - made):
         path = project.folder / out
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".json":
