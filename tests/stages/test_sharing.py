@@ -14,7 +14,7 @@ from tests.test_structure import outs_of, stages
 OWN = "../my-photos"  # beside the first project, and not beside the colleague's
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def remote(request, tmp_path: Path) -> Iterator[str]:
     if request.param == "folder":
         yield str(tmp_path / "shelf")
