@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("net", choices=config.CHAIN)
     net = parser.parse_args().net
     profile_name, profile = config.load()
-    done = evaluate(profile_name, profile, net)
+    done = evaluate(profile_name, profile, net, Path.cwd())
 
     metrics, counts = paths.metrics(profile_name, net), paths.per_image(profile_name, net)
     per_image.write(counts, done.images)

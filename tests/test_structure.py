@@ -21,7 +21,7 @@ FLOORS = (
     {"loading", "download", "cluster", "tracking", "inspection", "export"},
     {"datasets", "monitoring", "evaluation"},
     {"training", "report", "prediction", "importing"},
-    {"serving", "planning", "stages"},
+    {"serving", "planning", "experiments", "stages"},
     {"cli"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,5 +1,6 @@
 """Runs functions on Ray workers, on this machine or on the cluster that RAY_ADDRESS names."""
 
+import math
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else each worker gets its own environment
 os.environ.setdefault("RAY_enable_metrics_collection", "0")  # else metrics are served on every interface
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines that differ in their numbers alone are dropped
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line of a worker is shown twice
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # delay at the end of a run; default 2
 os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # to start on a busy machine; default 20
@@ -88,41 +90,44 @@ def run_workers(
         None: wait until there is room for all.
     batch_size: samples that the workers share; extra workers stand by if the batch does not divide evenly. None: all
         work.
-    on_sigterm: called on SIGTERM, which then does not end this process.
+    on_sigterm: called on SIGTERM, which then does not end this process; not in a `session` of the caller.
 
     Raises UserError if a worker raised one, or the workers failed too often.
     """
     least = min(min_workers or num_workers, num_workers)
     if use_gpu:
         _require_gpus(least)
-    _connect(num_workers * cpus_per_worker)
     error_file = storage / name / "user-error.txt"
     error_file.unlink(missing_ok=True)
-    trainer = _Trainer(
-        _run_worker,
-        train_loop_config={"worker": worker, "job": job, "batch_size": batch_size, "error_file": error_file},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers if least == num_workers else (least, num_workers),
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=max_failures)
-        ),
-    )
-    try:
-        with _sigterm_calls(on_sigterm) if on_sigterm else nullcontext():
-            trainer.fit()
-    except TrainingFailedError as error:
-        if not error_file.exists():
-            raise UserError(
-                f"{name}: the workers failed too often; their output is above: {shorten(str(error), 400)}"
-            ) from error
-    except SystemExit as stop:  # Ray raises it after Ctrl-C
-        raise KeyboardInterrupt from stop
-    finally:
-        ray.shutdown()
+    with session(num_workers * cpus_per_worker) as is_own:
+        trainer = _Trainer(
+            _run_worker,
+            train_loop_config={
+                "worker": worker,
+                "job": job,
+                "batch_size": batch_size,
+                "error_file": error_file,
+            },
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            scaling_config=ScalingConfig(
+                num_workers=num_workers if least == num_workers else (least, num_workers),
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if use_gpu else {}),
+            ),
+            run_config=RunConfig(
+                name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=max_failures)
+            ),
+        )
+        try:
+            with _sigterm_calls(on_sigterm) if on_sigterm and is_own else nullcontext():
+                trainer.fit()
+        except TrainingFailedError as error:
+            if not error_file.exists():
+                raise UserError(
+                    f"{name}: the workers failed too often; their output is above: {shorten(str(error), 400)}"
+                ) from error
+        except SystemExit as stop:  # Ray raises it after Ctrl-C
+            raise KeyboardInterrupt from stop
     if error_file.exists():
         raise UserError(error_file.read_text(encoding="utf-8"))
 
@@ -161,21 +166,53 @@ def _make_rank(number: int, num_processes: int, batch_size: int | None) -> Rank 
 
 
 @contextmanager
-def tasks(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]]:
-    """Yield a function like `map` that makes up to num_workers calls at once, each in its own process.
+def session(num_cpus: int) -> Iterator[bool]:
+    """Connect this process to Ray during the block, unless it is connected. Yield whether the block connected it.
 
-    Results come in the order in which the calls end. A UserError of a call is raised here.
+    Calls in the block share the connection, whose start takes seconds. A process of Ray is always connected.
+
+    num_cpus: that the cluster has at least, where one is started on this machine.
     """
-    _connect(num_workers)
+    if ray.is_initialized():
+        yield False
+        return
+    _connect(num_cpus)
     try:
-        yield partial(_map, num_workers)
+        yield True
     finally:
         ray.shutdown()
 
 
-def _map(num_workers: int, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+def capacity(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> int:
+    """Return how many calls of `run_workers` the cluster of this session has room for at once, at least 1."""
+    num_fitting = 0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        num_fitting += int(
+            min(has.get("CPU", 0) / cpus_per_worker, has.get("GPU", 0) if use_gpu else math.inf)
+        )
+    return max(1, num_fitting // num_workers)
+
+
+@contextmanager
+def tasks(
+    num_workers: int, cpus_per_call: int = 1
+) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]]:
+    """Yield a function like `map` that makes up to num_workers calls at once, each in its own process.
+
+    Results come in the order in which the calls end. A UserError of a call is raised here.
+
+    cpus_per_call: CPUs that each call reserves; 0 for calls that wait for workers of their own.
+    """
+    with session(num_workers * cpus_per_call):
+        yield partial(_map, num_workers, cpus_per_call)
+
+
+def _map(
+    num_workers: int, cpus_per_call: int, function: Callable[[Any], Any], items: Iterable[Any]
+) -> Iterator[Any]:
     @ray.remote(
-        num_cpus=1
+        num_cpus=cpus_per_call
     )  # a local function, so that workers do not import this module with Ray Train and torch
     def call(function: Callable[[Any], Any], item: Any) -> Any:
         try:

@@ -27,6 +27,7 @@ class Job:
     git: the commit of the code; {} outside a checkout. It is not part of the identity.
     inherited: records (training/provenance.py) of the images that the parent was trained on.
     start: the profile's backbone.pt if it holds layers of the net that train.start names; else None.
+    variant: the name of the profile's variant that is trained; "": the profile itself.
     """
 
     identity: str
@@ -45,6 +46,12 @@ class Job:
     git: dict[str, str] = field(default_factory=dict)
     inherited: list[dict[str, Any]] = field(default_factory=list)
     start: Path | None = None
+    variant: str = ""
+
+    @property
+    def title(self) -> str:
+        """The net's name on the terminal, where several may be trained at once: "seed 1338 fcn8s"."""
+        return f"{self.variant} {self.net}".strip()
 
     @property
     def inner_batch_size(self) -> int:

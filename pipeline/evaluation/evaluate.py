@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fcn.averaging import Averaging
 from pipeline import paths
 from pipeline.config import Profile
+from pipeline.config.variant import Variant, results_folder, shards_folder
 from pipeline.distributed.rank import Rank
 from pipeline.evaluation import scoring
 from pipeline.evaluation.bootstrap import Bootstrap
@@ -42,16 +43,23 @@ class Evaluation:
     probability: Callable[[torch.Tensor], torch.Tensor]
 
 
-def evaluate(profile_name: str, profile: Profile, net: str) -> Evaluation:
-    """Score a net's model file. Raises LeakError if it was trained on images of val and the profile allows no leak."""
+def evaluate(
+    profile_name: str, profile: Profile, net: str, root: Path, variant: Variant | None = None
+) -> Evaluation:
+    """Score a net's model file. Raises LeakError if it was trained on images of val and the profile allows no leak.
+
+    root: the project's folder, absolute.
+    variant: scores the net in a folder of its own; None: that of the profile's own results.
+    """
     settings = profile.evaluate
     averaging = Averaging(tuple(settings.scales), settings.flip)
     # The head of a cluster may have no GPU though its workers do; the head only draws figures
     has_gpu = settings.use_gpu and torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
-    folder, model_file = paths.shards(profile_name, "val"), paths.model(profile_name, net)
+    results, folder = results_folder(root, variant), shards_folder(root, variant, profile_name, "val")
+    model_file = results / paths.model(profile_name, net)
     verify_all = profile.run.verify_shards == "full"
-    shards = open_shards(folder, split="val", cache=paths.VERIFIED, verify_all=verify_all)
+    shards = open_shards(folder, split="val", cache=root / paths.VERIFIED, verify_all=verify_all)
     model, about, digest = load_model(model_file, device)
     predictor = Predictor(model, about["classes"], device, averaging)
     val = leaks.Images.of_shards("val", shards)
@@ -60,11 +68,10 @@ def evaluate(profile_name: str, profile: Profile, net: str) -> Evaluation:
     if settings.num_workers == 1 and has_gpu == settings.use_gpu:
         counts = scoring.score_split(predictor, shards, Rank(0, 1, device), settings.border_width)
     else:
-        root = Path.cwd()
         counts = scoring.score_on_workers(
-            root / model_file,
-            root / folder,
-            root / paths.RUNS / profile_name / f"evaluate-{net}",
+            model_file,
+            folder,
+            results / paths.RUNS / profile_name / f"evaluate-{net}",
             settings.border_width,
             averaging,
             num_workers=settings.num_workers,

@@ -108,7 +108,7 @@ class Meter:
         for step, (loss_sum, _) in enumerate(losses, start=self._collected):
             if not math.isfinite(loss_sum):
                 raise UserError(
-                    f"{self.job.net}: the loss is {loss_sum} in step {step + 1}, images "
+                    f"{self.job.title}: the loss is {loss_sum} in step {step + 1}, images "
                     f"{', '.join(self.keys_at(step))}; lower nets.{self.job.net}.lr (now {self.job.recipe.lr}) or "
                     f"look at these images; the last good checkpoint is kept in {self.job.folder}"
                 )
@@ -142,7 +142,7 @@ class Meter:
         elapsed_s, num_steps = self.line.elapsed_s, self.line.num_steps
         iterations = self.job.recipe.iterations
         return (
-            f"{self.job.net}  {done}/{iterations}  loss {self.line.loss:.4f}  "
+            f"{self.job.title}  {done}/{iterations}  loss {self.line.loss:.4f}  "
             f"{num_steps * self.job.train.batch_size / elapsed_s:.1f} images/s  "
             f"{self.line.waited_s / elapsed_s:.0%} data wait  "
             f"{_clock((iterations - done) * elapsed_s / num_steps)} left"

@@ -17,5 +17,7 @@ from pipeline.tracking.follow import Follower as Follower
 from pipeline.tracking.lookup import download_metrics as download_metrics
 from pipeline.tracking.lookup import register as register
 from pipeline.tracking.replay import replay as replay
+from pipeline.tracking.tracker import GROUP as GROUP
+from pipeline.tracking.tracker import MEMBER as MEMBER
 from pipeline.tracking.tracker import Tracker as Tracker
 from pipeline.tracking.ui import serve as serve

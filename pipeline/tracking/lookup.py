@@ -109,7 +109,7 @@ def _net_run(tracker: Tracker, net: str) -> Run:
         raise ResultError(
             f"{path} has no readable model_sha256 ({error}); run `dvc repro evaluate`"
         ) from error
-    if runs := tracker.search_runs(f"tags.model_sha256 = '{digest}'"):
+    if runs := tracker.runs_of_model(digest):
         return runs[0]
     raise ResultError(
         f"MLflow has no run of {tracker.profile}/{net}'s model, sha256 {digest}; run `fcn tracking replay`, which "

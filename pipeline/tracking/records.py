@@ -22,7 +22,8 @@ from typing import Any
 from pipeline import files, paths
 from pipeline.errors import ResultError
 
-KINDS = ("inspection", "training", "evaluation")  # in the order of sending: training creates a net's run
+# In the order of sending: a group's run is the parent of its members', and training creates a net's run
+KINDS = ("inspection", "group", "training", "evaluation")
 
 
 def now_ms() -> int:
@@ -45,7 +46,7 @@ class RecordedFile:
 
 @dataclass(frozen=True)
 class Record:
-    """One part of an MLflow run: a net's training, its evaluation, or the inspection of the data.
+    """One part of an MLflow run: a net's training, its evaluation, the inspection of the data, or a group of runs.
 
     kind: one of KINDS.
     name: of the net, or "data".
@@ -57,6 +58,7 @@ class Record:
     curves: path of the training curve, relative to the root.
     title: the run's name when it is created; "": the same as `name`.
     begun_ms, ended_ms: milliseconds since the epoch; None while the record has not ended.
+    group: the tag fcn.group of the run that is this one's parent in MLflow; None: it has none.
     """
 
     kind: str
@@ -74,6 +76,7 @@ class Record:
     title: str = ""
     begun_ms: int = field(default_factory=now_ms)
     ended_ms: int | None = None
+    group: str | None = None
 
     @property
     def digest(self) -> str:

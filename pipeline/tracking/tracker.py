@@ -28,6 +28,7 @@ from pipeline.tracking.send import (
     send_scores,
 )
 
+GROUP, MEMBER = "fcn.group", "fcn.member"  # tags that identify a group's run, and that of a member's net
 MAX_LENGTH = 6000  # MLflow's limit of a param; a tag may be longer
 
 
@@ -92,6 +93,7 @@ class Tracker:
         params: Mapping[str, Any],
         datasets: Mapping[str, str],
         curves: Path | None = None,
+        group: str | None = None,
     ) -> Record:
         """Return a record that begins now; see Record for its fields.
 
@@ -109,7 +111,18 @@ class Tracker:
             datasets=datasets,
             curves=None if curves is None else str(curves.relative_to(self.root)),
             title=title,
+            group=group,
         )
+
+    def begin(self, record: Record) -> Record:
+        """Return the record as it is on disk, and show its run in MLflow from now on. An outage is only a warning."""
+        record = self.records.begin(record)
+        try:
+            with self.records.lock(record):
+                self.open_run(record)
+        except OUTAGE as error:
+            self._warn_of(error)
+        return record
 
     def log(
         self,
@@ -217,7 +230,7 @@ class Tracker:
 
         If the record has ended and all of it was sent, they include `sent_tag`.
         """
-        tags = dict(record.tags) | self._parent_tags(record)
+        tags = dict(record.tags) | self._parent_tags(record) | self._group_tags(record)
         if record.ended_ms is not None:
             # The run's end time is that of its training, even if its evaluation was sent before
             if run.info.status != "FINISHED" or record.kind == "training":
@@ -229,8 +242,9 @@ class Tracker:
 
     def _parent_tags(self, record: Record) -> dict[str, str]:
         """Return tags that lead to the run of the net this one was started from, if MLflow has that run."""
-        digest = record.tags.get("parent_sha256")
-        runs = self.search_runs(f"tags.model_sha256 = '{digest}'") if digest else []
+        if not (digest := record.tags.get("parent_sha256")):
+            return {}
+        runs = self.runs_of_model(digest, record.group)
         if not runs:
             return {}
         info = runs[0].info
@@ -241,7 +255,7 @@ class Tracker:
         """Return the record's run; create it if it is missing. It may be a deleted one unless `replaces_deleted`."""
         run = self._find_run(record)
         if run is None or (is_deleted(run) and replaces_deleted):
-            tags = dict(record.origin) | {record.key: record.value}
+            tags = dict(record.origin) | {record.key: record.value} | self._group_tags(record)
             run = self.client.create_run(
                 self.experiment_id(), record.begun_ms, tags, record.title or record.name
             )
@@ -252,13 +266,26 @@ class Tracker:
         return run
 
     def _find_run(self, record: Record) -> Run | None:
+        if record.key == "model_sha256":
+            return next(iter(self.runs_of_model(record.value)), None)
         if runs := self.search_runs(f"tags.`{record.key}` = '{record.value}'"):
             return runs[0]
         # An evaluation of the model on another machine may have created the run
-        if digest := record.tags.get("model_sha256"):
-            runs = self.search_runs(f"tags.model_sha256 = '{digest}'")
+        if (digest := record.tags.get("model_sha256")) and not record.group:
+            runs = self.runs_of_model(digest)
             return next((run for run in runs if record.key not in run.data.tags), None)
         return None
+
+    def _group_tags(self, record: Record) -> dict[str, str]:
+        """Return the tag by which MLflow's pages list a run below its group's, if MLflow has that run."""
+        runs = self.search_runs(f"tags.`{GROUP}` = '{record.group}'") if record.group else []
+        return {"mlflow.parentRunId": runs[0].info.run_id} if runs else {}
+
+    def runs_of_model(self, digest: str, group: str | None = None) -> list[Run]:
+        """Return the runs of a model, newest first, in a group, or outside of all groups. Both may have that model."""
+        runs = self.search_runs(f"tags.model_sha256 = '{digest}'")
+        groups = [run.data.tags.get(MEMBER, "").partition("/")[0] for run in runs]
+        return [run for run, of_run in zip(runs, groups, strict=True) if of_run == (group or "")]
 
     def search_runs(self, filter_string: str) -> list[Run]:
         """Return the runs of this experiment, and of others, as people rename it: newest first, deleted ones last."""

@@ -55,7 +55,7 @@ class Choice:
                 self.state["weights"] = copied(net.state_dict())
         if not self.goes_on(done) and done < self.job.recipe.iterations and self.rank.is_first:
             print(
-                f"{self.job.net}  ends after step {done} of {self.job.recipe.iterations}: {train.patience} validations "
+                f"{self.job.title}  ends after step {done} of {self.job.recipe.iterations}: {train.patience} validations "
                 f"without a better {train.best_by} than that of step {self.state['step']}",
                 flush=True,
             )
@@ -70,7 +70,7 @@ class Choice:
         is_best = train.keep == "best"
         if is_best and state["weights"] is None:
             raise UserError(
-                f"{self.job.net}: no validation gave a finite {train.best_by}; set train.keep to last"
+                f"{self.job.title}: no validation gave a finite {train.best_by}; set train.keep to last"
             )
         kept = {
             "keep": train.keep,

@@ -13,6 +13,7 @@ from pipeline import paths, tracking
 from pipeline.cluster import ray_workers
 from pipeline.config import Profile
 from pipeline.config.job import Job
+from pipeline.config.variant import Variant, results_folder
 from pipeline.curves import read_points, write_curve
 from pipeline.errors import CheckpointError
 from pipeline.files import lock, whole, write_json
@@ -29,19 +30,23 @@ FINISHED = (
 )
 
 
-def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path:
+def train_net(
+    profile_name: str, profile: Profile, net: str, root: Path, variant: Variant | None = None
+) -> Path:
     """Train one net of the chain, or resume it; write models/<profile>/<net>.pt and its curve. Return the model's path.
 
     On SIGTERM, or when the `dvc repro` that started this process dies, the workers write a checkpoint and stop; this
     function then raises KeyboardInterrupt.
 
     root: the project's folder, absolute.
+    variant: trains the net in a folder of its own; None: for the profile's own results.
     """
-    job = make_job(profile_name, profile, net, root)
+    job = make_job(profile_name, profile, net, root, variant)
+    results = results_folder(root, variant)
     if job.start:
         matched, new, dropped = (job.lineage[f"start_{key}"] for key in ("matched", "new", "dropped"))
         print(
-            f"{net}  starts from {profile.train.start}: classes {matched}; new: {new}; dropped: {dropped}",
+            f"{job.title}  starts from {profile.train.start}: classes {matched}; new: {new}; dropped: {dropped}",
             flush=True,
         )
     with lock(job.folder.with_suffix(".driver.lock"), f"trains {net} already") as has_waited:
@@ -62,28 +67,34 @@ def train_net(profile_name: str, profile: Profile, net: str, root: Path) -> Path
         )
         record = tracker.record(
             "training",
-            net,
-            "fcn.attempt",
-            _attempt(job.folder),
+            variant.run_name(net) if variant else net,
+            tracking.MEMBER if variant else "fcn.attempt",
+            variant.member(job.identity) if variant else _attempt(job.folder),
             params=params,
             datasets={"train": job.lineage["data_digest"]},
             curves=job.folder / CURVES,
+            group=variant.group if variant else None,
         )
         follower = tracking.Follower(tracker, record)
         if not _is_trained(job.folder / FINAL):
             with follower:
                 _run_on_workers(job)
-        model = root / paths.model(profile_name, net)
+        model = results / paths.model(profile_name, net)
         lineage, model_digest = _hand_over(job.folder / FINAL, model)
         kept = lineage["kept"]
         points = read_points(job.folder / CURVES)
-        write_curve(root / paths.curve(profile_name, net), net, lineage["parent"], points, kept)
+        write_curve(results / paths.curve(profile_name, net), net, lineage["parent"], points, kept)
         tags = {"model_sha256": model_digest, **{key: str(value) for key, value in job.lineage.items()}}
         tags |= {f"kept.{key}": str(value) for key, value in kept.items()}
         if profile.data.allow_leak:
             tags["allow_leak"] = "; ".join(profile.data.allow_leak)
-        tracker.log(follower.record, {}, tags, model=job.folder / FINAL)
-        (job.folder / FINISHED).touch()
+        if variant:  # its model stays out of MLflow, and its checkpoints go: there may be dozens of variants
+            tracker.log(follower.record, {}, tags)
+            tracker.records.keep_curves(job.folder)
+            shutil.rmtree(job.folder)
+        else:
+            tracker.log(follower.record, {}, tags, model=job.folder / FINAL)
+            (job.folder / FINISHED).touch()
     return model
 
 

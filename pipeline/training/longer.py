@@ -38,4 +38,4 @@ def keep_shared_steps(job: Job) -> None:
         return
     curves.remove_points(job.folder / CURVES, after_step=step)
     (job.folder / FINAL).unlink(missing_ok=True)
-    print(f"{job.net}  goes on from step {step} of a run of {before['iterations']} steps", flush=True)
+    print(f"{job.title}  goes on from step {step} of a run of {before['iterations']} steps", flush=True)

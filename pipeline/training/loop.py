@@ -168,7 +168,7 @@ def resume(
     average.load_state_dict(content["average"])
     choice.resume(content["choice"])
     if rank.is_first:
-        print(f"{job.net}  resumed from step {step}{_differences(content, job, rank)}", flush=True)
+        print(f"{job.title}  resumed from step {step}{_differences(content, job, rank)}", flush=True)
     return content
 
 
@@ -197,7 +197,7 @@ def refuse_broken_weights(job: Job, model: nn.Module, done: int) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(
-                f"{job.net}: {name} is not finite after step {done}; lower nets.{job.net}.lr "
+                f"{job.title}: {name} is not finite after step {done}; lower nets.{job.net}.lr "
                 f"(now {job.recipe.lr}); the last good checkpoint is kept in {job.folder}"
             )
 

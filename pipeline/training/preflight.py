@@ -59,13 +59,13 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
     chance = math.log(model.num_classes)
     if scores_are_zero(model) and math.isfinite(loss) and abs(loss / chance - 1) > CHANCE_TOLERANCE:
         raise UserError(
-            f"{job.net}: the first loss is {loss:.4f} a pixel; scores that start at zero must give "
+            f"{job.title}: the first loss is {loss:.4f} a pixel; scores that start at zero must give "
             f"ln {model.num_classes} = {chance:.4f}"
         )
     if rank.is_first:
         num_images, _, height, width = image.shape
         print(
-            f"{job.net}  check: {num_images} x {height}x{width} a worker in {job.train.precision}, loss {loss:.4f} "
+            f"{job.title}  check: {num_images} x {height}x{width} a worker in {job.train.precision}, loss {loss:.4f} "
             f"(chance {chance:.4f}), memory {peak_memory_gb(rank.device):.2f} GB, checkpoints {NUM_KEPT} x "
             f"{checkpoint_bytes / 1e6:.0f} MB",
             flush=True,
@@ -100,7 +100,7 @@ def impossible(job: Job, image: Tensor, error: Exception) -> UserError:
     """Return the error of a pass that fails for every batch of the image's shape."""
     train, (num_images, _, height, width) = job.train, image.shape
     return UserError(
-        f"{job.net}: a step of {num_images} x {height}x{width} a worker cannot be computed "
+        f"{job.title}: a step of {num_images} x {height}x{width} a worker cannot be computed "
         f"({str(error).splitlines()[0].rstrip('.')}); use larger images or a larger train.transforms.crop (now "
         f"{train.transforms.crop}), more images a worker (train.batch_size {train.batch_size}, num_workers "
         f"{train.num_workers}, accumulation {train.accumulation}), train.batch_norm frozen (now {train.batch_norm}), "
@@ -149,7 +149,7 @@ def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, rank: Rank) -
         if not is_out_of_memory(error):
             raise impossible(job, image, error) from error
         raise UserError(
-            f"{job.net}: {tuple(image.shape)} images at a time do not fit into {rank.device}'s memory; raise "
+            f"{job.title}: {tuple(image.shape)} images at a time do not fit into {rank.device}'s memory; raise "
             f"train.accumulation (now {job.train.accumulation}) or lower train.batch_size "
             f"(now {job.train.batch_size})"
         ) from error
@@ -169,11 +169,11 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def refuse_not_finite(job: Job, model: nn.Module, loss: Tensor) -> None:
     if not loss.isfinite():
-        raise UserError(f"{job.net}: the first loss is {loss.item()}; check the weights in {job.parent}")
+        raise UserError(f"{job.title}: the first loss is {loss.item()}; check the weights in {job.parent}")
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             raise UserError(
-                f"{job.net}: the first gradient of {name} is not finite; check the weights in {job.parent}"
+                f"{job.title}: the first gradient of {name} is not finite; check the weights in {job.parent}"
             )
 
 
@@ -181,7 +181,7 @@ def check_disk(job: Job, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(job.folder).free
     if free_bytes < needed_bytes:
         raise UserError(
-            f"{job.net}: checkpoints need {needed_bytes / 1e9:.1f} GB in {job.folder}, "
+            f"{job.title}: checkpoints need {needed_bytes / 1e9:.1f} GB in {job.folder}, "
             f"{free_bytes / 1e9:.1f} GB are free there"
         )
 
@@ -200,7 +200,7 @@ def check_memory(job: Job, device_bytes: int, copied_bytes: int, rank: Rank) -> 
         where = "the machine's memory"
     if needed_bytes > free_bytes:
         raise UserError(
-            f"{job.net}: {needed_bytes / 1e9:.1f} GB more are needed in {where} after the first batch, "
+            f"{job.title}: {needed_bytes / 1e9:.1f} GB more are needed in {where} after the first batch, "
             f"{free_bytes / 1e9:.1f} GB are free; lower train.batch_size (now {job.train.batch_size}) or raise "
             "train.accumulation"
         )

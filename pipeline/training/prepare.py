@@ -14,6 +14,7 @@ from fcn.optim import batch_rule
 from pipeline import git, paths
 from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.config.job import Job
+from pipeline.config.variant import Variant, results_folder, shards_folder
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.files import code_digest
 from pipeline.inspection import leaks
@@ -32,13 +33,16 @@ DECIDES_END = {"schedule", "cooldown", "iterations"}
 RECORDS_ORIGIN = {"lineage", "origin", "source"}
 
 
-def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
+def make_job(
+    profile_name: str, profile: Profile, net: str, root: Path, variant: Variant | None = None
+) -> Job:
     """Return the net's job. Its identity is a hash of recipe, code, training images and parent.
 
     Validation images are part of it where their scores decide which net is kept, or when it stops. With the schedules
     fixed and cooldown, runs that differ in their end alone have one identity, because they share their first steps.
 
     root: the project's folder, absolute.
+    variant: trains the net in a folder of its own; None: for the profile's own results.
 
     Raises CheckpointError if the parent is missing or damaged, or the shards have other classes than the profile;
     ShardError if the shards are damaged; DatasetError if a class is in no training image, or `train.best_by` cannot be
@@ -47,11 +51,12 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
     """
     starts_chain = net == CHAIN[0] or profile.model.at_once
     parent_name = "backbone" if starts_chain else CHAIN[CHAIN.index(net) - 1]
-    parent = root / paths.model(profile_name, parent_name)
+    results = results_folder(root, variant)
+    parent = results / paths.model(profile_name, parent_name)
     kind = "backbone" if starts_chain else "model"
     content, parent_digest = checkpoint.load(parent, kind)
     first = content if starts_chain else None  # the backbone, if it affects this net
-    start = root / paths.model(profile_name, "backbone") if profile.train.start else None
+    start = results / paths.model(profile_name, "backbone") if profile.train.start else None
     if start and not starts_chain:
         first, _ = checkpoint.load(start, "backbone")
     if first and first.get("lineage", {}).get("start") != profile.train.start:
@@ -61,7 +66,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         )
     cache = root / paths.VERIFIED
     shards = open_shards(
-        root / paths.shards(profile_name, "train"),
+        shards_folder(root, variant, profile_name, "train"),
         split="train",
         cache=cache,
         verify_all=profile.run.verify_shards == "full",
@@ -72,7 +77,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
             f"data.classes is {', '.join(profile.data.classes)}; run `dvc repro shard`"
         )
     refuse_missing_classes(shards, allow_partial=profile.data.allow_partial)
-    validation = root / paths.shards(profile_name, "val")
+    validation = shards_folder(root, variant, profile_name, "val")
     inherited, chosen_on = provenance.inherited(kind, content, parent_digest, shards), []
     val = open_shards(validation, split="val", cache=cache) if profile.train.chooses or start else None
     if val and profile.train.chooses:
@@ -111,7 +116,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         parent=parent,
         shards=shards.folder,
         validation=validation,
-        folder=paths.project(root) / paths.RUNS / profile_name / identity,
+        folder=results_folder(paths.project(root), variant) / paths.RUNS / profile_name / identity,
         lineage={
             "net": net,
             "parent": parent_name,
@@ -125,6 +130,7 @@ def make_job(profile_name: str, profile: Profile, net: str, root: Path) -> Job:
         git=commit.tags() if commit else {},
         inherited=inherited,
         start=start,
+        variant=variant.name if variant else "",
     )
     check_shapes(job, shards.sizes)
     return job

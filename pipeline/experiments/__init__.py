@@ -1,0 +1,1 @@
+"""Many runs of a profile: its variants, and groups of them."""

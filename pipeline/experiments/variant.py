@@ -1,0 +1,137 @@
+"""Trains and scores a variant of a profile in a folder of its own, and logs it to MLflow as a child of its group."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcn.averaging import Averaging
+from pipeline import files, paths, tracking
+from pipeline.config import CHAIN, Profile
+from pipeline.config.variant import Variant, shards_folder
+from pipeline.download.fetch import fetch_published
+from pipeline.errors import CheckpointError, ResultError
+from pipeline.evaluation import compare, per_image, scoring
+from pipeline.evaluation.bootstrap import with_interval
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.models import backbone, checkpoint
+from pipeline.monitoring.meter import CURVES
+from pipeline.shards.read import open_shards
+from pipeline.training.driver import train_net
+from pipeline.training.loop import FINAL
+from pipeline.training.prepare import make_job
+
+
+def run_variant(
+    profile_name: str, profile: Profile, root: Path, variant: Variant, last_net: str = CHAIN[-1]
+) -> dict[str, dict[str, Any]]:
+    """Train and score the nets of the chain up to `last_net`; return by net the content of its metrics JSON.
+
+    It can be killed and called again: finished nets are not trained again, and an unfinished one resumes. It may run in
+    a process of Ray, beside other variants. The variant's folder then holds models/, metrics/ and curves/.
+
+    profile: the variant's own values, under the name of the profile whose data it uses.
+    root: the project's folder, absolute.
+
+    Raises UserError if a net cannot be trained or scored.
+    """
+    # Scoring uses the CPUs of its workers, which then have ended. Ray would give it one
+    torch.set_num_threads(profile.train.num_workers * profile.run.cpus_per_worker)
+    _write_backbone(profile_name, profile, root, variant)
+    values = {}
+    for net in CHAIN[: CHAIN.index(last_net) + 1]:
+        if not _is_trained(profile_name, profile, net, root, variant):
+            train_net(profile_name, profile, net, root, variant)
+        values[net] = _score(profile_name, profile, net, root, variant)
+        score = with_interval(values[net], "mean_iu")
+        print(f"{variant.name} {net}: mean IU {score}", flush=True)
+    return values
+
+
+def _write_backbone(profile_name: str, profile: Profile, root: Path, variant: Variant) -> None:
+    dest = variant.folder / paths.model(profile_name, "backbone")
+    if dest.exists():
+        return
+    weights, model = profile.backbone.weights, profile.model.arguments()
+    if weights is None:
+        backbone.write_random(dest, model, profile.backbone.seed)
+    else:
+        backbone.write_pretrained(
+            dest, model, fetch_published(root / paths.DOWNLOADS, **weights.model_dump())
+        )
+
+
+def _is_trained(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> bool:
+    """Return whether the variant's folder has this very net.
+
+    If `dvc repro` made an equal one, take over its files, so that training only has to hand them over.
+    """
+    job = make_job(profile_name, profile, net, root, variant)
+    if job.folder.exists():  # a run that was not handed over, or not logged
+        return False
+    if _identity(variant.folder / paths.model(profile_name, net)) == job.identity:
+        return True
+    own_model, own_curves = (
+        root / paths.model(profile_name, net),
+        root / paths.RUNS / profile_name / job.identity / CURVES,
+    )
+    if own_curves.exists() and _identity(own_model) == job.identity:
+        files.copy_file(own_curves, job.folder / CURVES)
+        files.copy_file(own_model, job.folder / FINAL)
+    return False
+
+
+def _identity(model: Path) -> str | None:
+    """Return the identity of the run that wrote a model file; None if there is no such file, or it is damaged."""
+    try:
+        return checkpoint.load(model, "model")[0]["lineage"]["identity"]
+    except CheckpointError:
+        return None
+
+
+def _score(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> dict[str, Any]:
+    """Return the scores of a trained net; from its files, if they are of this model, these images and settings."""
+    metrics = variant.folder / paths.metrics(profile_name, net)
+    counts = variant.folder / paths.per_image(profile_name, net)
+    if _is_scored(profile_name, profile, net, root, variant):
+        return json.loads(metrics.read_text(encoding="utf-8"))
+    done = evaluate(profile_name, profile, net, root, variant)
+    per_image.write(counts, done.images)
+    files.write_json(metrics, done.values, indent=2)
+    tracker = tracking.Tracker(profile_name, root)
+    record = tracker.record(
+        "evaluation",
+        variant.run_name(net),
+        tracking.MEMBER,
+        variant.member(done.lineage["identity"]),
+        params=done.lineage,
+        datasets={"val": done.values["val_digest"]},
+        group=variant.group,
+    )
+    tags = {name: done.values[name] for name in ("model_sha256", "val_digest")}
+    tracker.log(record, scoring.as_metrics(done.values), tags, files=[metrics, counts])
+    return done.values
+
+
+def _is_scored(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> bool:
+    counts = variant.folder / paths.per_image(profile_name, net)
+    try:
+        result = compare.read(variant.folder / paths.metrics(profile_name, net), net)
+    except ResultError:
+        return False
+    shards = open_shards(
+        shards_folder(root, variant, profile_name, "val"), split="val", cache=root / paths.VERIFIED
+    )
+    _, digest = checkpoint.load(variant.folder / paths.model(profile_name, net), "model")
+    settings = profile.evaluate
+    averaging = Averaging(tuple(settings.scales), settings.flip)
+    expected = {
+        "model_sha256": digest,
+        "val_digest": shards.digest,
+        "averaging": None if averaging.is_none else json.loads(json.dumps(asdict(averaging))),
+        "border_width": settings.border_width,
+        "level": settings.level,
+    }
+    return counts.exists() and all(result.values.get(name) == value for name, value in expected.items())
