@@ -90,3 +90,8 @@ def figures(profile: str, net: str) -> Path:
 
 def report(profile: str) -> Path:
     return Path("reports", profile)
+
+
+def group(profile: str, name: str) -> Path:
+    """The folder of a group of variants: a folder for each, with models, metrics and curves as here, and a page."""
+    return RUNS / profile / name

@@ -1,9 +1,16 @@
 """`fcn inspect`, `fcn compare` and `fcn explain`: the content of shards, the scores of runs, and their origin."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.bootstrap import Bootstrap
+    from pipeline.evaluation.compare import Result
 
 
 def add_inspect(commands) -> None:
@@ -40,9 +47,18 @@ def add_compare(commands) -> None:
     command = commands.add_parser("compare", help=text, description=text)
     command.add_argument(
         "runs",
-        nargs="+",
+        nargs="*",
         metavar="RUN",
-        help="metrics/sample/fcn8s.json, or sample/fcn8s for short, or the id or name of an MLflow run",
+        help="metrics/sample/fcn8s.json, or sample/fcn8s for short; sample/seeds/fcn8s for all seeds of the newest "
+        "group of `fcn seeds`, or sample/seeds-1a2b3c4d/fcn8s for those of another; or the id or name of an MLflow run",
+    )
+    command.add_argument(
+        "--parent",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="the id or name of an MLflow run with children, such as seeds-1a2b3c4d: compares them, the seeds of each "
+        "net as one group. May be given several times",
     )
     command.add_argument(
         "--classes", action="store_true", help="also IU, F1, precision and recall of each class"
@@ -52,18 +68,56 @@ def add_compare(commands) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
+    from pipeline.errors import ResultError
     from pipeline.evaluation import compare
     from pipeline.evaluation.bootstrap import Bootstrap
     from pipeline.tables import render
 
-    results = []
-    for run in arguments.runs:
-        with metrics_file(run) as path:
-            results.append(compare.read(path, run))
-    tables = [compare.score_table(results), compare.difference_table(results, Bootstrap())]
+    bootstrap = Bootstrap()
+    results = [_result(run, bootstrap) for run in arguments.runs]
+    for parent in arguments.parent:
+        results += _children(parent, bootstrap)
+    if not results:
+        raise ResultError("no run to compare; give a RUN or --parent RUN")
+    tables = [compare.score_table(results), compare.difference_table(results, bootstrap)]
     if arguments.classes:
         tables.append(compare.class_table(results))
     print(render([table for table in tables if table.rows], arguments.format))
+
+
+def _result(run: str, bootstrap: Bootstrap) -> Result:
+    """Return the scores of a run, or of a group of seeds: profile/group/net."""
+    from pipeline.evaluation import compare
+    from pipeline.experiments import group
+
+    profile, _, rest = run.partition("/")
+    name, _, net = rest.partition("/")
+    if name == "seeds" and net:
+        name = group.newest_group(profile, Path.cwd())
+    elif not (name.startswith(group.PREFIX) and net):
+        with metrics_file(run) as path:
+            return compare.read(path, run)
+    return group.read_net(profile, name, net, Path.cwd(), bootstrap, run)
+
+
+def _children(parent: str, bootstrap: Bootstrap) -> list[Result]:
+    """Return the scores of an MLflow run's children; those of one net and several seeds as one group."""
+    from tempfile import TemporaryDirectory
+
+    from pipeline import tracking
+    from pipeline.evaluation import compare
+
+    with TemporaryDirectory() as folder:
+        children = [
+            (child, compare.read(child.metrics, child.name))
+            for child in tracking.download_children(parent, Path.cwd(), Path(folder))
+        ]
+    by_net: dict[str, dict[str, Result]] = {}
+    for child, result in children:
+        by_net.setdefault(child.net, {})[child.variant] = result
+    if not children[0][0].are_seeds:
+        return [result for _, result in children]
+    return [compare.group(f"{parent}/{net}", parent, runs, bootstrap) for net, runs in by_net.items()]
 
 
 def add_explain(commands) -> None:

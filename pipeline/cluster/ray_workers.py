@@ -95,7 +95,7 @@ def run_workers(
     Raises UserError if a worker raised one, or the workers failed too often.
     """
     least = min(min_workers or num_workers, num_workers)
-    if use_gpu:
+    if use_gpu and not ray.is_initialized():
         _require_gpus(least)
     error_file = storage / name / "user-error.txt"
     error_file.unlink(missing_ok=True)
@@ -184,7 +184,12 @@ def session(num_cpus: int) -> Iterator[bool]:
 
 
 def capacity(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> int:
-    """Return how many calls of `run_workers` the cluster of this session has room for at once, at least 1."""
+    """Return how many calls of `run_workers` the cluster of this session has room for at once, at least 1.
+
+    Raises UserError if this machine has too few GPUs for one.
+    """
+    if use_gpu:
+        _require_gpus(num_workers)
     num_fitting = 0
     for node in ray.nodes():
         has = node["Resources"] if node["Alive"] else {}

@@ -2,7 +2,7 @@
 
 A split is a sample of images. Each resample draws as many images from it, with replacement, and scores their summed
 counts. This measures how much the score depends on which images are in the split. It needs no network, only the counts
-of each image. It does not measure what another seed of the training would change.
+of each image. It does not measure what another seed of the training would change: see seeds.py.
 """
 
 import math
@@ -93,7 +93,7 @@ def intervals(
     def stacked(sums: Floats) -> Floats:
         return np.stack([statistic(sums) for statistic in statistics.values()], -1)
 
-    resamples = _resample(stacked, counts, bootstrap)
+    resamples = resample(stacked, counts, bootstrap)
     return {
         name: _interval(values, bootstrap.level) for name, values in zip(statistics, resamples.T, strict=True)
     }
@@ -116,7 +116,7 @@ def paired_difference(
         return scores[..., 0] - scores[..., 1]
 
     both = np.stack((first, second), 1)
-    resamples = _resample(difference, both, bootstrap)
+    resamples = resample(difference, both, bootstrap)
     resamples = resamples[~np.isnan(resamples)]
     within = _interval(resamples, bootstrap.level)
     num_opposite = int(min((resamples <= 0).sum(), (resamples >= 0).sum()))
@@ -128,20 +128,26 @@ def with_interval(values: Mapping[str, Any], name: str) -> str:
     """Return a score of a metrics JSON as text, with its interval if it has one: 0.654 [0.640, 0.668].
 
     A mean over fewer classes than there are is marked as such: 1.000 (1 of 2 classes). A score that a file of an
-    earlier version does not have is "-".
+    earlier version does not have is "-". A mean over seeds has their standard deviation: 0.654 [0.640, 0.668], sd
+    0.005.
     """
     score, low, high = (values.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if score is None:
         return "nan" if name in values else "-"
     text = f"{score:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
+    if (spread := values.get(f"{name}_sd")) is not None:
+        text += f", sd {spread:.3f}"
     by_class = values.get(MEAN_OF.get(name, ""), {})
     if num_missing := sum(value is None for value in by_class.values()):
         text += f" ({len(by_class) - num_missing} of {len(by_class)} classes)"
     return text
 
 
-def _resample(statistic: Statistic, counts: NDArray[np.int64], bootstrap: Bootstrap) -> Floats:
-    """Return the statistic of each resample of the images' counts: (N, ..., 3, C) -> (num_resamples, ...)."""
+def resample(statistic: Statistic, counts: NDArray[np.int64], bootstrap: Bootstrap) -> Floats:
+    """Return the statistic of each resample of the images' counts: (N, ..., 3, C) -> (num_resamples, ...).
+
+    Each resample has the same images for all of "...".
+    """
     flat = counts.reshape(len(counts), -1).astype(np.float64)  # exact: far fewer than 2 ** 53 pixels
     sums = (times @ flat for times in _draw(len(counts), bootstrap))
     return np.concatenate([statistic(chunk.reshape(-1, *counts.shape[1:])) for chunk in sums])

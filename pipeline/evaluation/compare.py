@@ -1,6 +1,7 @@
 """Compare runs with each other and with published scores: a table of scores and a table of paired differences.
 
-Runs that are not comparable stay in the tables, with the reason.
+A row is a run, or a group of runs that differ in their seeds alone. Runs that are not comparable stay in the tables,
+with the reason.
 """
 
 import json
@@ -9,33 +10,46 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from pipeline.errors import ResultError
 from pipeline.evaluation import per_image
-from pipeline.evaluation.bootstrap import Bootstrap, mean_iu, paired_difference, pixel_acc, with_interval
+from pipeline.evaluation.bootstrap import (
+    Bootstrap,
+    mean_f1,
+    mean_iu,
+    paired_difference,
+    pixel_acc,
+    with_interval,
+)
 from pipeline.evaluation.per_image import PerImage
 from pipeline.evaluation.published_scores import NAMES, PUBLISHED, Published
+from pipeline.evaluation.seeds import POWER, Estimate, group_difference, group_score
 from pipeline.tables import Table
 
 SCORES = ("mean_iu", "pixel_acc", "mean_acc", "fw_iu")  # of the paper
 ADDED = ("mean_f1", "mean_precision")  # which files of earlier versions do not have
 CLASS_SCORES = {"class_iu": "IU", "class_f1": "F1", "class_precision": "precision", "class_recall": "recall"}
 DIFFERENCES = {"mean_iu": mean_iu, "pixel_acc": pixel_acc}
+BLIND = "blind to seeds"  # a difference of two single runs
+MIN_P = 0.0001  # a t distribution with few degrees of freedom is no better known in its tails
 
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of one run.
+    """The scores of one run, or of a group.
 
     name: of the run, in the tables.
-    values: the content of its metrics JSON.
-    images: the counts of each image; None if there is no Parquet file beside the JSON.
+    values: the content of its metrics JSON; of a group, see `group`.
+    images: the counts of each image; None if there is no Parquet file beside the JSON, or for a group.
+    runs: of a group, the counts of each run in the order of its seeds.
     """
 
     name: str
     values: dict[str, Any]
     images: PerImage | None
+    runs: tuple[PerImage, ...] = ()
 
 
 def read(path: Path, name: str) -> Result:
@@ -56,6 +70,58 @@ def read(path: Path, name: str) -> Result:
     if images and images.about.get("model_sha256") != values.get("model_sha256"):
         raise ResultError(f"{counts} is of another model than {path}; run `dvc repro evaluate`")
     return Result(name, values, images)
+
+
+def group(name: str, chains: str, runs: Mapping[str, Result], bootstrap: Bootstrap) -> Result:
+    """Return the scores of several seeds as one result.
+
+    Its values are those of a metrics JSON, where each score is the mean over seeds: NAME_sd is the standard deviation
+    between seeds, NAME_low and NAME_high bound the mean over seeds and images, `seeds` names the runs, and `chains` is
+    the argument.
+
+    chains: equal for two groups whose runs of one seed belong to one chain.
+    runs: by seed, at least two.
+
+    Raises ResultError if two runs are not comparable, or lack the counts of each image.
+    """
+    first, *others = runs.values()
+    for seed, run in runs.items():
+        if run.images is None:
+            raise ResultError(f"{name}: no file of each image's counts for {seed}; run `fcn seeds` again")
+    for run in others:
+        if reason := incomparable_reason(first, run):
+            raise ResultError(f"{name}: {first.name} and {run.name} are no group: {reason}")
+    images = tuple(run.images for run in runs.values() if run.images)
+    values = {key: value for key, value in first.values.items() if not key.endswith(("_low", "_high"))}
+    values |= {"level": bootstrap.level, "seeds": list(runs), "chains": chains, "model_sha256": None}
+    values["num_leaked"] = max(run.values.get("num_leaked", 0) for run in runs.values())
+    for key in CLASS_SCORES:
+        if key in values:
+            by_class = {label: [run.values[key][label] for run in runs.values()] for label in values[key]}
+            values[key] = {label: _mean(scores) for label, scores in by_class.items()}
+    for score in (*SCORES, *ADDED, "border_mean_iu"):
+        if score in values:
+            scores = [run.values[score] for run in runs.values()]
+            known = [value for value in scores if value is not None]
+            values[score] = _mean(known)
+            values[f"{score}_sd"] = stdev(known) if len(known) == len(scores) else None
+    for score, statistic, part in (
+        ("mean_iu", mean_iu, "whole"),
+        ("mean_f1", mean_f1, "whole"),
+        ("pixel_acc", pixel_acc, "whole"),
+        ("border_mean_iu", mean_iu, "border"),
+    ):
+        if score in values:
+            estimate = group_score(statistic, [getattr(run, part) for run in images], bootstrap)
+            is_known = not math.isnan(estimate.low)
+            values[f"{score}_low"] = max(0.0, estimate.low) if is_known else None
+            values[f"{score}_high"] = min(1.0, estimate.high) if is_known else None
+    return Result(name, values, None, images)
+
+
+def _mean(scores: Iterable[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return fmean(known) if known else None
 
 
 def _fault(values: Any) -> str:
@@ -134,37 +200,39 @@ def leak_warning(name: str, values: Mapping[str, Any]) -> str:
     return f"LEAK: {name} was trained on {values['num_leaked']} of the {values['num_images']} images it is scored on"
 
 
-def score_table(results: Sequence[Result], published: Iterable[Published] = PUBLISHED) -> Table:
+def score_table(results: Sequence[Result], published: Sequence[Published] = PUBLISHED) -> Table:
     """Return the scores of runs, then published scores. The last column shows which are comparable to the first run."""
     first, rows = results[0], []
     for result in results:
         reasons = [incomparable_reason(first, result) if result is not first else ""]
         reasons.append(leak_warning(result.name, result.values))
         scores = [with_interval(result.values, name) for name in (*SCORES, *ADDED)]
-        rows.append((result.name, *scores, split_of(result), _comparable(reasons)))
+        num_seeds = max(1, len(result.runs))
+        rows.append((result.name, *scores, split_of(result), num_seeds, _comparable(reasons)))
     for row in published:
         percents = [getattr(row, name) for name in SCORES]
         scores = ["-" if percent is None else f"{percent / 100:.3f}" for percent in percents]
-        rows.append(
-            (
-                row.name,
-                *scores,
-                *("-" for _ in ADDED),
-                row.split,
-                _comparable([_unpublished_reason(row, first)]),
-            )
-        )
+        scores += ["-" for _ in ADDED]
+        rows.append((row.name, *scores, row.split, "-", _comparable([_unpublished_reason(row, first)])))
     levels = sorted({result.values["level"] for result in results if "level" in result.values})
-    brackets = (
-        f"In brackets: the {' or '.join(map('{:.0%}'.format, levels))} interval by a bootstrap over images."
-    )
+    brackets = f"In brackets: the {' or '.join(map('{:.0%}'.format, levels))} interval"
+    has_groups = [bool(result.runs) for result in results]
+    if not all(has_groups):
+        brackets += ", of a run by a bootstrap over images; another seed may end outside it"
+    if any(has_groups):
+        brackets += ", of a mean over seeds by variance components over seeds and images; sd: between seeds"
     notes = (
-        brackets if levels else "The runs have no intervals; evaluate them again.",
+        f"{brackets}." if levels else "The runs have no intervals; evaluate them again.",
         "All scores are of one confusion matrix over all pixels; a class in neither truth nor prediction is left out "
         "of mean IU (the reference's score.py) and mean F1. mean_acc is the mean recall.",
-        "Published: " + "; ".join(dict.fromkeys(row.source for row in published)) + ".",
+        *(
+            ["Published: " + "; ".join(dict.fromkeys(row.source for row in published)) + "."]
+            if published
+            else []
+        ),
     )
-    return Table(("run", *SCORES, *ADDED, "scored on", "comparable to the first run"), rows, notes)
+    head = ("run", *SCORES, *ADDED, "scored on", "seeds", "comparable to the first run")
+    return Table(head, rows, notes)
 
 
 def class_table(results: Sequence[Result]) -> Table:
@@ -185,31 +253,65 @@ def _comparable(reasons: Sequence[str]) -> str:
 def difference_table(results: Sequence[Result], bootstrap: Bootstrap) -> Table:
     """Return the paired difference of every two runs, the later less the earlier, or the reason why there is none."""
     rows = [row for pair in combinations(results, 2) for row in _differences(*pair, bootstrap)]
-    note = (
+    notes = [
         f"Each of {bootstrap.num_resamples} resamples draws the same images for both runs; in brackets: the "
         f"{bootstrap.level:.0%} interval. p: the probability of a difference at least as large between runs that do "
-        "not differ. Neither includes the effect of another training seed."
-    )
-    return Table(("difference", "score", "value", "p", "why not"), rows, (note,) if rows else ())
+        "not differ."
+    ]
+    if any(BLIND in row for row in rows):
+        notes.append(
+            f"{BLIND.capitalize()}: both runs are single ones. Interval and p leave out what other seeds would change, "
+            "which may be more than the difference; `fcn seeds` measures it."
+        )
+    if any(first.runs and second.runs for first, second in combinations(results, 2)):
+        notes.append(
+            "A difference of means over seeds has an interval over seeds and images, by variance components (docs/"
+            f"comparing.md). It is settled if 0 is outside; else: how many seeds, of each, settle a difference of this "
+            f"size with a chance of {POWER:.0%}."
+        )
+    return Table(("difference", "score", "value", "p", "seeds", "why not"), rows, notes if rows else ())
 
 
 def _differences(first: Result, second: Result, bootstrap: Bootstrap) -> Iterator[tuple[str, ...]]:
     name = f"{second.name} - {first.name}"
-    if reason := incomparable_reason(first, second):
-        yield name, "-", "-", "-", reason
-        return
-    if first.images is None or second.images is None:
-        result = first if first.images is None else second
-        yield name, "-", "-", "-", f"no file of each image's counts for {result.name}; evaluate it again"
+    if reason := incomparable_reason(first, second) or _uncountable_reason(first, second):
+        yield name, "-", "-", "-", "-", reason
         return
     for score, statistic in DIFFERENCES.items():
-        difference = paired_difference(statistic, second.images.whole, first.images.whole, bootstrap)
+        if first.images and second.images:
+            difference = paired_difference(statistic, second.images.whole, first.images.whole, bootstrap)
+            minimum, seeds = 2 / (bootstrap.num_resamples + 1), BLIND
+        else:
+            difference = group_difference(
+                statistic,
+                [run.whole for run in second.runs],
+                [run.whole for run in first.runs],
+                bootstrap,
+                is_paired=all(first.values[key] == second.values[key] for key in ("chains", "seeds")),
+            )
+            minimum, seeds = MIN_P, _settled(difference)
         value = f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-        yield name, score, value, _p_value(difference.p_value, bootstrap), ""
+        yield name, score, value, _p_value(difference.p_value, minimum), seeds, ""
 
 
-def _p_value(value: float, bootstrap: Bootstrap) -> str:
+def _uncountable_reason(first: Result, second: Result) -> str:
+    for result, other in ((first, second), (second, first)):
+        if not (result.images or result.runs):
+            return f"no file of each image's counts for {result.name}; evaluate it again"
+        if result.images and other.runs:
+            return f"{result.name} is a single run, {other.name} has {len(other.runs)} seeds; use `fcn seeds` for both"
+    return ""
+
+
+def _settled(difference: Estimate) -> str:
+    numbers = " and ".join(str(group.num_seeds) for group in difference.between)
+    if math.isnan(difference.low) or difference.is_settled:
+        return f"{numbers}: settled" if difference.is_settled else numbers
+    needed = difference.seeds_to_settle()
+    return f"{numbers}: {f'{needed} would settle it' if needed else 'too few images to settle it'}"
+
+
+def _p_value(value: float, minimum: float) -> str:
     if math.isnan(value):
         return "nan"
-    minimum = 2 / (bootstrap.num_resamples + 1)
     return f"<{math.ceil(minimum * 10_000) / 10_000:.4f}" if value <= minimum else f"{value:.4f}"

@@ -44,7 +44,7 @@ def build(content: Content) -> str:
     confusions = zip(results, content.confusions, strict=True)
     pairs = content.inspection / near_duplicates.PICTURE
     pairs_uri = viewer.data_uri(pairs.read_bytes(), "image/png") if pairs.exists() else ""
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     return template.render(
         profile=content.profile,
         summary=f"{last.name}: mean IU {with_interval(last.values, 'mean_iu')} on {split_of(last)}",
@@ -79,7 +79,8 @@ def build(content: Content) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the environment of all pages' templates."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -187,16 +188,30 @@ def training_curves(curves: Sequence[Curve], title: str) -> Figure:
 
     curves: of one net, or of several; each then begins at the step where its parent ended.
     """
+    return curve_bands([[curve] for curve in curves], title)
+
+
+def curve_bands(groups: Sequence[Sequence[Curve]], title: str) -> Figure:
+    """Draw the same of several seeds: a line is their mean, and its band reaches from the least to the greatest.
+
+    groups: of each net, its curve with each seed.
+    """
+    curves = [group[0] for group in groups]
     names = [name for name in CURVES if any(curve.of(name)[0] for curve in curves)]
     figure = _figure(6.5, 1 + 1.7 * len(names))
     axes = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
     starts = first_steps(curves)
     for axis, name in zip(axes, names, strict=False):
-        lines = [(curve.net, *curve.of(name)) for curve in curves]
-        for net, steps, values in lines:
-            x, y = thinned([step + starts[net] for step in steps]), thinned(values)
+        lines = []
+        for group in groups:
+            net, (steps, values) = group[0].net, _of_all(group, name)
+            mean = values.mean(0).tolist()
+            x, y = thinned([step + starts[net] for step in steps]), thinned(mean)
             axis.plot(x, y, linewidth=1.2, marker="." if len(x) < 60 else None, label=_plain(net))
-        for curve in curves if name.startswith(VALIDATION) else ():
+            if len(group) > 1:
+                axis.fill_between(x, thinned(values.min(0)), thinned(values.max(0)), alpha=0.25, linewidth=0)
+            lines.append((net, steps, mean))
+        for curve in chain.from_iterable(groups) if name.startswith(VALIDATION) else ():
             if "best_by" in curve.kept:
                 axis.axvline(starts[curve.net] + curve.kept["step"], color="grey", linestyle=":", linewidth=1)
         tops = [max(values) for _, _, values in lines if values]
@@ -215,6 +230,34 @@ def training_curves(curves: Sequence[Curve], title: str) -> Figure:
     return figure
 
 
+def _of_all(curves: Sequence[Curve], name: str) -> tuple[list[float], NDArray[np.float64]]:
+    """Return the steps at which all curves have this value, and the values: (number of curves, number of steps)."""
+    points = [dict(zip(*curve.of(name), strict=True)) for curve in curves]
+    steps = sorted(set(points[0]).intersection(*points[1:]))
+    return steps, np.array([[values[step] for step in steps] for values in points])
+
+
+def seed_scores(
+    scores: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple[float, float]]
+) -> Figure:
+    """Draw the mean IU of every seed as a point, by net, beside the mean with its interval over seeds and images.
+
+    scores: by net, one for each seed.
+    intervals: by net, lower and upper end.
+    """
+    figure = _figure(1.5 + 1.6 * len(scores), 3)
+    axis = figure.subplots()
+    for i, (net, values) in enumerate(scores.items()):
+        colour, mean, (low, high) = f"C{i}", float(np.mean(values)), intervals[net]
+        axis.plot([i] * len(values), values, "o", color=colour, alpha=0.6)
+        axis.errorbar(i + 0.2, mean, [[mean - low], [high - mean]], fmt="_", color=colour, capsize=4)
+    axis.set_xticks(range(len(scores)), [_plain(net) for net in scores])
+    axis.set_xlim(-0.5, len(scores) - 0.3)
+    axis.set_ylabel("mean IU")
+    axis.grid(axis="y", alpha=0.3)
+    return figure
+
+
 def first_steps(curves: Sequence[Curve]) -> dict[str, float]:
     """Return by net the step at which its curve begins: the end of its parent's curve, 0 without a parent here."""
     starts: dict[str, float] = {}
@@ -225,7 +268,7 @@ def first_steps(curves: Sequence[Curve]) -> dict[str, float]:
     return starts
 
 
-def thinned(values: Sequence[float]) -> list[float]:
+def thinned(values: Sequence[float] | NDArray[np.float64]) -> list[float]:
     """Return at most MAX_POINTS values, each the mean of its neighbours."""
     if len(values) <= MAX_POINTS:
         return list(values)

@@ -14,8 +14,10 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # print
 os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # PostgreSQL's client waits for minutes by default
 
 from pipeline.tracking.follow import Follower as Follower
+from pipeline.tracking.lookup import download_children as download_children
 from pipeline.tracking.lookup import download_metrics as download_metrics
 from pipeline.tracking.lookup import register as register
+from pipeline.tracking.records import Record as Record
 from pipeline.tracking.replay import replay as replay
 from pipeline.tracking.tracker import GROUP as GROUP
 from pipeline.tracking.tracker import MEMBER as MEMBER

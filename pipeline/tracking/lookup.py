@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from mlflow.entities import LoggedModel, Run
 
@@ -11,7 +12,7 @@ from pipeline.errors import ResultError
 from pipeline.tracking.models import find_model, log_model, register_version
 from pipeline.tracking.moved import DATABASE
 from pipeline.tracking.outage import OUTAGE, one_line
-from pipeline.tracking.tracker import Tracker, is_deleted
+from pipeline.tracking.tracker import MEMBER, Tracker, is_deleted
 
 RUN_HELP = "give a metrics JSON, profile/net, or the id or name of a run"
 
@@ -25,17 +26,67 @@ def download_metrics(run: str, root: Path, folder: Path) -> Path:
     """
     tracker = _open_tracker("any", root, run)
     try:
-        run_id = _present(tracker, run, _named_run(tracker, run)).info.run_id
-        names = [file.path for file in tracker.client.list_artifacts(run_id)]
-        names = [name for name in names if name.endswith((".json", ".parquet"))]
-        for name in names:
-            tracker.client.download_artifacts(run_id, name, str(folder))
+        metrics = _download(tracker, _present(tracker, run, _named_run(tracker, run)).info.run_id, folder)
     except OUTAGE as error:
         raise ResultError(f"run {run!r} cannot be read from MLflow: {one_line(error)}") from error
-    for name in names:
-        if name.endswith(".json"):
-            return folder / name
+    if metrics:
+        return metrics
     raise ResultError(f"MLflow's run {run!r} has no scores; evaluate that model again, or name another run")
+
+
+class Child(NamedTuple):
+    """A scored child of a run.
+
+    name: of the child's run: "fcn8s seed 1338".
+    variant: of the profile: "seed 1338".
+    are_seeds: whether the parent's children differ in their seeds alone.
+    metrics: its metrics JSON, beside its Parquet file of each image.
+    """
+
+    name: str
+    net: str
+    variant: str
+    are_seeds: bool
+    metrics: Path
+
+
+def download_children(parent: str, root: Path, folder: Path) -> list[Child]:
+    """Download the scores of a run's children into `folder`; return the children in the order of chain and name.
+
+    parent: id or name of an MLflow run; of several runs with that name, the newest is used.
+
+    Raises ResultError if there is no such run, or it has no scored children.
+    """
+    tracker = _open_tracker("any", root, parent)
+    try:
+        run = _present(tracker, parent, _named_run(tracker, parent))
+        found = tracker.client.search_runs(
+            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'", max_results=10_000
+        )
+        children = []
+        for child in found:
+            tags, dest = child.data.tags, folder / child.info.run_id
+            dest.mkdir()
+            if (metrics := _download(tracker, child.info.run_id, dest)) and MEMBER in tags and "net" in tags:
+                variant = tags[MEMBER].split("/")[1]
+                name = child.info.run_name or child.info.run_id
+                children.append(Child(name, tags["net"], variant, "seeds" in run.data.tags, metrics))
+    except OUTAGE as error:
+        raise ResultError(
+            f"children of run {parent!r} cannot be read from MLflow: {one_line(error)}"
+        ) from error
+    if not children:
+        raise ResultError(f"MLflow's run {parent!r} has no children with scores; name a run of `fcn seeds`")
+    return sorted(children, key=lambda child: (paths.CHAIN.index(child.net), child.variant))
+
+
+def _download(tracker: Tracker, run_id: str, folder: Path) -> Path | None:
+    """Download a run's files of scores; return the path of the JSON, or None if it has none."""
+    names = [file.path for file in tracker.client.list_artifacts(run_id)]
+    names = [name for name in names if name.endswith((".json", ".parquet"))]
+    for name in names:
+        tracker.client.download_artifacts(run_id, name, str(folder))
+    return next((folder / name for name in names if name.endswith(".json")), None)
 
 
 def register(run: str, name: str, alias: str | None, root: Path) -> str:

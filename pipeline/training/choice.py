@@ -55,8 +55,8 @@ class Choice:
                 self.state["weights"] = copied(net.state_dict())
         if not self.goes_on(done) and done < self.job.recipe.iterations and self.rank.is_first:
             print(
-                f"{self.job.title}  ends after step {done} of {self.job.recipe.iterations}: {train.patience} validations "
-                f"without a better {train.best_by} than that of step {self.state['step']}",
+                f"{self.job.title}  ends after step {done} of {self.job.recipe.iterations}: {train.patience} "
+                f"validations without a better {train.best_by} than that of step {self.state['step']}",
                 flush=True,
             )
 
