@@ -60,9 +60,9 @@ def draw_counts(
     return np.stack((right, label, predicted), -2)
 
 
-def true_score(world: World, random: np.random.Generator) -> float:
+def true_score(world: World, random: np.random.Generator, num_draws: int = 20_000) -> float:
     """Return the mean of many seeds' scores, each on a split of its own."""
-    scores = [mean_iu(draw_counts(world, random, 1, NUM_IMAGES)[0, 0].sum(0)) for _ in range(20_000)]
+    scores = [mean_iu(draw_counts(world, random, 1, NUM_IMAGES)[0, 0].sum(0)) for _ in range(num_draws)]
     return float(np.mean(scores))
 
 

@@ -1,7 +1,5 @@
 """`fcn inspect`, `fcn compare` and `fcn explain`: the content of shards, the scores of runs, and their origin."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +83,7 @@ def compare(arguments: argparse.Namespace) -> None:
     print(render([table for table in tables if table.rows], arguments.format))
 
 
-def _result(run: str, bootstrap: Bootstrap) -> Result:
+def _result(run: str, bootstrap: "Bootstrap") -> "Result":
     """Return the scores of a run, or of a group of seeds: profile/group/net."""
     from pipeline.evaluation import compare
     from pipeline.experiments import group
@@ -100,7 +98,7 @@ def _result(run: str, bootstrap: Bootstrap) -> Result:
     return group.read_net(profile, name, net, Path.cwd(), bootstrap, run)
 
 
-def _children(parent: str, bootstrap: Bootstrap) -> list[Result]:
+def _children(parent: str, bootstrap: "Bootstrap") -> "list[Result]":
     """Return the scores of an MLflow run's children; those of one net and several seeds as one group."""
     from tempfile import TemporaryDirectory
 
@@ -114,7 +112,7 @@ def _children(parent: str, bootstrap: Bootstrap) -> list[Result]:
         ]
     by_net: dict[str, dict[str, Result]] = {}
     for child, result in children:
-        by_net.setdefault(child.net, {})[child.variant] = result
+        by_net.setdefault(child.net, {}).setdefault(child.variant, result)  # the newest is first
     if not children[0][0].are_seeds:
         return [result for _, result in children]
     return [compare.group(f"{parent}/{net}", parent, runs, bootstrap) for net, runs in by_net.items()]

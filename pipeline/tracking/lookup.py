@@ -77,7 +77,9 @@ def download_children(parent: str, root: Path, folder: Path) -> list[Child]:
         ) from error
     if not children:
         raise ResultError(f"MLflow's run {parent!r} has no children with scores; name a run of `fcn seeds`")
-    return sorted(children, key=lambda child: (paths.CHAIN.index(child.net), child.variant))
+    return sorted(
+        children, key=lambda child: (paths.CHAIN.index(child.net), len(child.variant), child.variant)
+    )
 
 
 def _download(tracker: Tracker, run_id: str, folder: Path) -> Path | None:

@@ -1,0 +1,212 @@
+"""A group of seeds: its scores on disk and in MLflow, its page, and `fcn compare` of groups."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import paths
+from pipeline.cli.main import main
+from pipeline.config import Profile
+from pipeline.errors import ConfigError, UserError
+from pipeline.experiments import group
+from pipeline.experiments.seeds import first_seeds, group_name, variant_of, with_seed
+from pipeline.experiments.variant import run_variant
+from pipeline.report import group_page
+from tests.experiments.conftest import NAME
+
+SEEDS = (7, 8, 9)
+pytestmark = pytest.mark.usefixtures("started")  # this process trains, not workers of Ray
+
+
+def train(root: Path, profile: Profile, last_net: str = "fcn16s", seeds=SEEDS) -> str:
+    """What `fcn seeds` does, without Ray. Return the group's name."""
+    name = group_name(NAME, profile, root)
+    run = group.begin_run(NAME, profile, name, root)
+    for seed in seeds:
+        run_variant(NAME, with_seed(profile, seed), root, variant_of(NAME, name, seed, root), last_net)
+    scored = group.read_group(NAME, profile, name, root)
+    group.end_run(*run, scored, group.write_page(scored, root))
+    return name
+
+
+def fcn(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["fcn", *arguments])
+    capsys.readouterr()
+    code = 0
+    try:
+        main()
+    except SystemExit as exit_:
+        code = exit_.code
+    return code, *capsys.readouterr()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The lines of plain tables by their first cells; cells are two spaces or more apart."""
+    import re
+
+    cells = [re.split(r" {2,}", line.strip()) for line in text.splitlines() if "  " in line]
+    return {f"{line[0]} {line[1]}" if " - " in line[0] else line[0]: line for line in cells}
+
+
+def test_the_first_seed_is_the_profiles_own_and_each_moves_a_random_backbone(profile):
+    assert list(first_seeds(profile, 3)) == [7, 8, 9]
+    assert with_seed(profile, 7) == profile
+    moved = with_seed(profile, 9)
+    assert (moved.train.seed, moved.backbone.seed) == (9, profile.backbone.seed + 2)
+    assert (moved.data, moved.shards, moved.nets) == (profile.data, profile.shards, profile.nets)
+    at_the_end = profile.model_copy(update={"train": profile.train.model_copy(update={"seed": 2**63 - 1})})
+    with pytest.raises(ConfigError, match=r"train\.seed"):
+        first_seeds(at_the_end, 2)
+
+
+def test_a_group_is_of_one_recipe_and_one_data_set_and_may_grow(root, values, profile):
+    name = group_name(NAME, profile, root)
+
+    def name_with(section: str, key: str, value) -> str:
+        changed = values | {section: values[section] | {key: value}}
+        return group_name(NAME, Profile.model_validate(changed), root)
+
+    assert name_with("run", "log_every", 3) == name_with("train", "num_workers", 2) == name
+    assert name_with("evaluate", "flip", True) == name
+    names = {name, name_with("train", "loss", "sum"), name_with("train", "seed", 8)}
+    names.add(name_with("nets", "fcn8s", {"lr": 1.0, "iterations": 1}))
+    assert len(names) == 4
+    (root / paths.inspection(NAME) / "verdict.json").unlink()
+    with pytest.raises(UserError, match=f"dvc repro inspect.*profile: {NAME}"):
+        group_name(NAME, profile, root)
+
+
+def test_the_scores_of_a_group_are_means_with_an_interval(root, profile):
+    name = train(root, profile)
+    scored = group.read_group(NAME, profile, name, root)
+    assert [result.name for result in scored.results] == ["fcn32s", "fcn16s"]
+    for result in scored.results:
+        each = [
+            json.loads(
+                (
+                    root / paths.group(NAME, name) / f"seed {seed}" / paths.metrics(NAME, result.name)
+                ).read_text()
+            )
+            for seed in SEEDS
+        ]
+        scores = [values["mean_iu"] for values in each]
+        assert result.values["mean_iu"] == pytest.approx(np.mean(scores))
+        assert result.values["mean_iu_sd"] == pytest.approx(np.std(scores, ddof=1))
+        assert result.values["mean_iu_low"] <= np.mean(scores) <= result.values["mean_iu_high"]
+        assert result.values["seeds"] == [f"seed {seed}" for seed in SEEDS]
+        for label, iu in result.values["class_iu"].items():
+            known = [values["class_iu"][label] for values in each if values["class_iu"][label] is not None]
+            assert iu == (pytest.approx(np.mean(known)) if known else None)
+
+
+def test_a_group_is_one_run_in_mlflow_with_its_scores_its_page_and_its_children(root, profile):
+    name = train(root, profile)
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(f"fcn-{NAME}")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.seeds = '3'")
+    scored = group.read_group(NAME, profile, name, root)
+    for result in scored.results:
+        for key in ("mean_iu", "mean_iu_sd", "mean_iu_low", "pixel_acc_high"):
+            assert parent.data.metrics[f"{result.name}/{key}"] == pytest.approx(result.values[key])
+    assert parent.data.metrics["mean_iu"] == parent.data.metrics["fcn16s/mean_iu"]
+    assert (parent.info.run_name, parent.info.status) == (name, "FINISHED")
+    assert "seed 7" in parent.data.tags["mlflow.note.content"]
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == [group_page.PAGE]
+    children = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert len(children) == 6
+    # One more seed: the same group and the same run
+    assert train(root, profile, seeds=(*SEEDS, 10)) == name
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.seeds = '4'")
+    assert len(client.search_runs([experiment.experiment_id])) == 1 + 8
+
+
+def test_the_page_has_every_seed_and_needs_no_network(root, profile):
+    name = train(root, profile)
+    scored = group.read_group(NAME, profile, name, root)
+    page = (root / paths.group(NAME, name) / group_page.PAGE).read_text("utf-8")
+    assert page == group_page.build(scored)
+    assert page.startswith("<!doctype html>")
+    for seed in SEEDS:
+        assert f"<td>seed {seed}</td>" in page
+    for result in scored.results:
+        assert f"{result.values['mean_iu']:.3f} [{result.values['mean_iu_low']:.3f}" in page
+    assert page.count("data:image/svg+xml") == 2
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "default-src 'none'" in page
+
+
+def test_groups_are_compared_by_seeds_and_images_and_single_runs_are_called_blind(
+    root,
+    profile,
+    values,
+    monkeypatch,
+    capsys,
+):
+    first = train(root, profile)
+    other = Profile.model_validate(values | {"train": values["train"] | {"loss": "sum"}})
+    second = train(root, other, "fcn32s")
+    assert first != second
+    code, out, _ = fcn(
+        monkeypatch,
+        capsys,
+        "compare",
+        f"{NAME}/{first}/fcn32s",
+        f"{NAME}/{first}/fcn16s",
+        f"{NAME}/seeds/fcn32s",
+    )
+    assert code == 0
+    cells = rows(out)
+    assert cells[f"{NAME}/{first}/fcn32s"][6] == "3"
+    nets = cells[f"{NAME}/{first}/fcn16s - {NAME}/{first}/fcn32s mean_iu"]
+    assert nets[4].startswith("3: ")  # pairs: each FCN-16s with its own FCN-32s
+    recipes = cells[f"{NAME}/seeds/fcn32s - {NAME}/{first}/fcn32s mean_iu"]
+    assert recipes[4].startswith("3 and 3: ")
+    newest = group.read_net(NAME, second, "fcn32s", root, group.Bootstrap(), "newest")
+    assert cells[f"{NAME}/seeds/fcn32s"][1].startswith(f"{newest.values['mean_iu']:.3f}")
+
+    single = [
+        str(root / paths.group(NAME, first) / f"seed {seed}" / paths.metrics(NAME, "fcn32s"))
+        for seed in (7, 8)
+    ]
+    code, out, _ = fcn(monkeypatch, capsys, "compare", *single)
+    assert rows(out)[f"{single[1]} - {single[0]} mean_iu"][4] == "blind to seeds"
+    code, out, _ = fcn(monkeypatch, capsys, "compare", single[0], f"{NAME}/{first}/fcn32s")
+    assert code == 0
+    assert "single run" in rows(out)[f"{NAME}/{first}/fcn32s - {single[0]} -"][-1]
+
+
+def test_a_parent_of_mlflow_is_compared_as_the_group_on_disk(root, profile, monkeypatch, capsys):
+    name = train(root, profile)
+    code, out, _ = fcn(monkeypatch, capsys, "compare", "--parent", name)
+    assert code == 0
+    there = rows(out)
+    _, out, _ = fcn(monkeypatch, capsys, "compare", f"{NAME}/{name}/fcn32s", f"{NAME}/{name}/fcn16s")
+    here = rows(out)
+    for net in ("fcn32s", "fcn16s"):
+        assert there[f"{name}/{net}"][1:] == here[f"{NAME}/{name}/{net}"][1:]
+    difference = f"{name}/fcn16s - {name}/fcn32s mean_iu"
+    assert there[difference][1:] == here[f"{NAME}/{name}/fcn16s - {NAME}/{name}/fcn32s mean_iu"][1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("compare", f"{NAME}/seeds/fcn8s"), "fcn seeds"),
+        (("compare", f"{NAME}/seeds-00000000/fcn8s"), "0 seeds"),
+        (("compare", "--parent", "nothing"), "'nothing'"),
+        (("compare",), "--parent"),
+        (("seeds", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_is_not_there_ends_in_one_line_and_exit_code_2(root, monkeypatch, capsys, arguments, why):
+    (root / "profiles").mkdir()
+    code, _, err = fcn(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert why in err
+    assert len(err.splitlines()) == 1
