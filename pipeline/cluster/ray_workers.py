@@ -33,7 +33,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline import files
@@ -115,7 +115,11 @@ def run_workers(
                 resources_per_worker={"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if use_gpu else {}),
             ),
             run_config=RunConfig(
-                name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=max_failures)
+                name=name,
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=max_failures),
+                # Of several runs in one session, Ray's lines would not say which they are about
+                logging_config=LoggingConfig(log_level="INFO" if is_own else "ERROR"),
             ),
         )
         try:

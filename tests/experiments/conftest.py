@@ -83,6 +83,10 @@ def one_thread():
 @pytest.fixture
 def started(monkeypatch) -> list[str]:
     """The titles of the nets whose training was started."""
+    return train_here(monkeypatch)
+
+
+def train_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     titles = []
 
     def run_workers(worker, job, **_):

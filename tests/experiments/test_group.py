@@ -1,6 +1,8 @@
 """A group of seeds: its scores on disk and in MLflow, its page, and `fcn compare` of groups."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,10 @@ from pipeline.experiments import group
 from pipeline.experiments.seeds import first_seeds, group_name, variant_of, with_seed
 from pipeline.experiments.variant import run_variant
 from pipeline.report import group_page
-from tests.experiments.conftest import NAME
+from pipeline.tracking import follow
+from tests.experiments.conftest import NAME, train_here
 
 SEEDS = (7, 8, 9)
-pytestmark = pytest.mark.usefixtures("started")  # this process trains, not workers of Ray
 
 
 def train(root: Path, profile: Profile, last_net: str = "fcn16s", seeds=SEEDS) -> str:
@@ -30,6 +32,36 @@ def train(root: Path, profile: Profile, last_net: str = "fcn16s", seeds=SEEDS) -
     scored = group.read_group(NAME, profile, name, root)
     group.end_run(*run, scored, group.write_page(scored, root))
     return name
+
+
+@pytest.fixture(scope="module")
+def group_root(tmp_path_factory, template, values) -> Path:
+    """A project with a group of FCN-32s and FCN-16s, trained in this process."""
+    root = Path(shutil.copytree(template, tmp_path_factory.mktemp("group") / "project"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(follow, "POLL_S", 0.05)
+        train_here(patch)
+        train(root, Profile.model_validate(values))
+    return root
+
+
+@pytest.fixture
+def grouped(group_root, monkeypatch) -> Path:
+    """That project as this process's folder; tests only read it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(group_root)
+    return group_root
+
+
+@pytest.fixture
+def copied(group_root, started, monkeypatch, tmp_path) -> Path:  # noqa: ARG001
+    """A copy of that project as this process's folder, to train more in."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(follow, "POLL_S", 0.05)
+    root = Path(shutil.copytree(group_root, tmp_path / "project"))
+    monkeypatch.chdir(root)
+    return root
 
 
 def fcn(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
@@ -45,8 +77,6 @@ def fcn(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
 
 def rows(text: str) -> dict[str, list[str]]:
     """The lines of plain tables by their first cells; cells are two spaces or more apart."""
-    import re
-
     cells = [re.split(r" {2,}", line.strip()) for line in text.splitlines() if "  " in line]
     return {f"{line[0]} {line[1]}" if " - " in line[0] else line[0]: line for line in cells}
 
@@ -79,8 +109,8 @@ def test_a_group_is_of_one_recipe_and_one_data_set_and_may_grow(root, values, pr
         group_name(NAME, profile, root)
 
 
-def test_the_scores_of_a_group_are_means_with_an_interval(root, profile):
-    name = train(root, profile)
+def test_the_scores_of_a_group_are_means_with_an_interval(grouped, profile):
+    root, name = grouped, group_name(NAME, profile, grouped)
     scored = group.read_group(NAME, profile, name, root)
     assert [result.name for result in scored.results] == ["fcn32s", "fcn16s"]
     for result in scored.results:
@@ -102,8 +132,8 @@ def test_the_scores_of_a_group_are_means_with_an_interval(root, profile):
             assert iu == (pytest.approx(np.mean(known)) if known else None)
 
 
-def test_a_group_is_one_run_in_mlflow_with_its_scores_its_page_and_its_children(root, profile):
-    name = train(root, profile)
+def test_a_group_is_one_run_in_mlflow_with_its_scores_its_page_and_its_children(copied, profile):
+    root, name = copied, group_name(NAME, profile, copied)
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(f"fcn-{NAME}")
     (parent,) = client.search_runs([experiment.experiment_id], "tags.seeds = '3'")
@@ -125,8 +155,8 @@ def test_a_group_is_one_run_in_mlflow_with_its_scores_its_page_and_its_children(
     assert len(client.search_runs([experiment.experiment_id])) == 1 + 8
 
 
-def test_the_page_has_every_seed_and_needs_no_network(root, profile):
-    name = train(root, profile)
+def test_the_page_has_every_seed_and_needs_no_network(grouped, profile):
+    root, name = grouped, group_name(NAME, profile, grouped)
     scored = group.read_group(NAME, profile, name, root)
     page = (root / paths.group(NAME, name) / group_page.PAGE).read_text("utf-8")
     assert page == group_page.build(scored)
@@ -141,13 +171,9 @@ def test_the_page_has_every_seed_and_needs_no_network(root, profile):
 
 
 def test_groups_are_compared_by_seeds_and_images_and_single_runs_are_called_blind(
-    root,
-    profile,
-    values,
-    monkeypatch,
-    capsys,
+    copied, profile, values, monkeypatch, capsys
 ):
-    first = train(root, profile)
+    root, first = copied, group_name(NAME, profile, copied)
     other = Profile.model_validate(values | {"train": values["train"] | {"loss": "sum"}})
     second = train(root, other, "fcn32s")
     assert first != second
@@ -180,8 +206,8 @@ def test_groups_are_compared_by_seeds_and_images_and_single_runs_are_called_blin
     assert "single run" in rows(out)[f"{NAME}/{first}/fcn32s - {single[0]} -"][-1]
 
 
-def test_a_parent_of_mlflow_is_compared_as_the_group_on_disk(root, profile, monkeypatch, capsys):
-    name = train(root, profile)
+def test_a_parent_of_mlflow_is_compared_as_the_group_on_disk(grouped, profile, monkeypatch, capsys):
+    name = group_name(NAME, profile, grouped)
     code, out, _ = fcn(monkeypatch, capsys, "compare", "--parent", name)
     assert code == 0
     there = rows(out)
