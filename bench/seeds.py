@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.bootstrap import Bootstrap, mean_iu
+from pipeline.evaluation.bootstrap import Bootstrap, mean_iu, resample
 from pipeline.evaluation.seeds import Estimate, group_difference, group_score
 from pipeline.tables import Table, render
 
@@ -72,15 +72,10 @@ def naive_interval(groups: NDArray[np.int64], bootstrap: Bootstrap) -> tuple[flo
     groups: (1 or 2, seeds, images, 3, C); the score of the first group, less that of the second.
     """
     random = np.random.default_rng(bootstrap.seed)
-    num_groups, num_seeds, num_images = groups.shape[:3]
-    values = []
-    for _ in range(bootstrap.num_resamples):
-        images = random.integers(0, num_images, num_images)
-        times = np.bincount(images, minlength=num_images)
-        scores = mean_iu(np.einsum("n,gsnkc->gskc", times, groups))
-        seeds = random.integers(0, num_seeds, (num_groups, num_seeds))
-        means = np.take_along_axis(scores, seeds, 1).mean(1)
-        values.append(means[0] - (means[1] if num_groups == 2 else 0))
+    num_groups, num_seeds, *_ = groups.shape
+    scores = resample(mean_iu, np.moveaxis(groups, 2, 0), bootstrap)  # (resamples, groups, seeds)
+    means = np.take_along_axis(scores, random.integers(0, num_seeds, scores.shape), 2).mean(2)
+    values = means[:, 0] - (means[:, 1] if num_groups == 2 else 0)
     outside = (1 - bootstrap.level) / 2
     low, high = np.quantile(values, [outside, 1 - outside])
     return float(low), float(high)

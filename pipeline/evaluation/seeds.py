@@ -8,25 +8,31 @@ between: the variance of the k runs' scores, which has k - 1 degrees of freedom.
 images: what other images would change in all runs alike, by the bootstrap over images: each resample draws the same
     images for all runs. What they change in single runs is in `between` already, and is subtracted.
 
-The interval is the mean +- t * sqrt(variance), with Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946).
+The interval is the mean +- t * sqrt(variance), where t is the mean of both parts' t quantiles, weighted with the parts'
+variances (Cochran and Cox, Experimental Designs, 1950). A difference of two groups has the degrees of
+freedom of Welch (Biometrika 34, 1947) in its part between seeds. So where images do not matter the interval is that of
+Student's t-test, or of Welch's.
+
 A bootstrap that draws seeds as well is too narrow for the three or five that anyone can afford: k seeds drawn with
 replacement vary by (k - 1) / k of the right variance, and its ends are those of a normal distribution, not of t with
 k - 1 degrees. bench/seeds.py measures the coverage of both.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import brentq
 
 from pipeline.evaluation.bootstrap import Bootstrap, Floats, Statistic, resample
 
 POWER = 0.8  # the chance to settle a difference with the number of seeds that is named
 MAX_SEEDS = 1000
+LEAST_P = 1e-9
 
 Runs = Sequence[NDArray[np.int64]]  # (N, 3, C) counts of each run, of the same images in the same order
 
@@ -75,10 +81,14 @@ class Estimate:
     @property
     def p_value(self) -> float:
         """Two-sided, of the hypothesis that the value is 0."""
-        error, degrees = self._error()
-        if error == 0:
-            return float(self.value == 0)
-        return float(2 * stats.t.sf(abs(self.value) / error, degrees))
+        error, quantile = self._spread_of_mean()
+        if error == 0 or math.isnan(error):
+            return float(self.value == 0) if error == 0 else math.nan
+
+        def excess(p_value: float) -> float:
+            return quantile(1 - p_value / 2) * error - abs(self.value)
+
+        return brentq(excess, LEAST_P, 1.0) if excess(LEAST_P) > 0 else LEAST_P
 
     @property
     def is_settled(self) -> bool:
@@ -92,29 +102,38 @@ class Estimate:
         """
 
         def is_enough(num_seeds: int) -> bool:
-            error, degrees = self._error(num_seeds)
-            quantiles = stats.t.ppf([(1 + self.level) / 2, POWER], degrees)
-            return quantiles.sum() * error <= abs(self.value)
+            error, quantile = self._spread_of_mean(num_seeds)
+            return (quantile((1 + self.level) / 2) + quantile(POWER)) * error <= abs(self.value)
 
         if not is_enough(MAX_SEEDS):
             return None
         return next(number for number in range(2, MAX_SEEDS + 1) if is_enough(number))
 
     def _margin(self) -> float:
-        error, degrees = self._error()
-        return error * float(stats.t.ppf((1 + self.level) / 2, degrees)) if error else error
+        error, quantile = self._spread_of_mean()
+        return error * quantile((1 + self.level) / 2)
 
-    def _error(self, num_seeds: int | None = None) -> tuple[float, float]:
-        """Return the standard error and its degrees of freedom, for another number of seeds if it is given."""
-        parts = [(self.images, self.num_images - 1)]
-        for variance, number in self.between:
-            parts.append((variance / (num_seeds or number), (num_seeds or number) - 1))
-        total = sum(variance for variance, _ in parts)
-        if total == 0 or math.isnan(total):
-            return total, math.inf
-        return math.sqrt(total), total**2 / sum(
-            variance**2 / degrees for variance, degrees in parts if degrees
-        )
+    def _spread_of_mean(self, num_seeds: int | None = None) -> tuple[float, Callable[[float], float]]:
+        """Return the standard error, and its quantiles as a function of their probability.
+
+        num_seeds: of each group, in place of the number that there is.
+        """
+        parts = [
+            (variance / (num_seeds or number), (num_seeds or number) - 1) for variance, number in self.between
+        ]
+        seeds = sum(variance for variance, _ in parts)
+        total = seeds + self.images
+        if not total > 0:
+            return total, lambda _: 0.0
+        # Welch's, for two groups
+        degrees = seeds**2 / sum(variance**2 / number for variance, number in parts) if seeds else 1.0
+
+        def quantile(probability: float) -> float:
+            between = stats.t.ppf(probability, degrees)
+            images = stats.t.ppf(probability, max(1, self.num_images - 1))
+            return float(seeds * between + self.images * images) / total
+
+        return math.sqrt(total), quantile
 
 
 def group_score(statistic: Statistic, runs: Runs, bootstrap: Bootstrap) -> Estimate:

@@ -108,7 +108,7 @@ def test_void_images_alone_have_no_interval():
 def test_the_interval_of_few_seeds_covers_what_it_should_and_a_bootstrap_of_seeds_does_not(num_seeds):
     """bench/seeds.py has all worlds, with more draws."""
     world = WORLDS["seeds differ most"]
-    truth = true_score(world, np.random.default_rng(0), 4000)
-    share, naive, _ = coverage(world, truth, 1, num_seeds, num_draws=300, num_resamples=60)
+    truth = true_score(world, np.random.default_rng(0), 2000)
+    share, naive, _ = coverage(world, truth, 1, num_seeds, num_draws=300, num_resamples=100)
     assert 0.90 <= share <= 0.99
     assert naive < 0.90
