@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -173,7 +174,8 @@ def _make_rank(number: int, num_processes: int, batch_size: int | None) -> Rank 
 def session(num_cpus: int) -> Iterator[bool]:
     """Connect this process to Ray during the block, unless it is connected. Yield whether the block connected it.
 
-    Calls in the block share the connection, whose start takes seconds. A process of Ray is always connected.
+    Calls in the block share the connection, whose start takes seconds. A process of Ray is always connected. SIGTERM is
+    like Ctrl-C in the block; Ray would print stacks of C++.
 
     num_cpus: that the cluster has at least, where one is started on this machine.
     """
@@ -181,10 +183,16 @@ def session(num_cpus: int) -> Iterator[bool]:
         yield False
         return
     _connect(num_cpus)
+    is_main = threading.current_thread() is threading.main_thread()
     try:
-        yield True
+        with _sigterm_calls(_interrupt) if is_main else nullcontext():
+            yield True
     finally:
         ray.shutdown()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def capacity(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> int:
