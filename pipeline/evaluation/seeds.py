@@ -88,7 +88,7 @@ class Estimate:
         def excess(p_value: float) -> float:
             return quantile(1 - p_value / 2) * error - abs(self.value)
 
-        return brentq(excess, LEAST_P, 1.0) if excess(LEAST_P) > 0 else LEAST_P
+        return float(brentq(excess, LEAST_P, 1.0)) if excess(LEAST_P) > 0 else LEAST_P  # pyright: ignore[reportArgumentType]
 
     @property
     def is_settled(self) -> bool:
@@ -169,7 +169,7 @@ def _estimate(
     resamples: (num_resamples, k) of the same runs; each row has the same images for all.
     """
     signs = (1, -1)[: len(scores)]
-    means = sum(sign * group.mean(1) for sign, group in zip(signs, resamples, strict=True))
+    means = np.sum([sign * group.mean(1) for sign, group in zip(signs, resamples, strict=True)], 0)
     # Each resample repeats some images, so its variance is (n - 1) / n of the right one
     correction = num_images / max(1, num_images - 1)
     images = correction * _variance(means)
