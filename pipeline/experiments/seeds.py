@@ -16,7 +16,7 @@ from pipeline import paths
 from pipeline.config import CHAIN, Profile
 from pipeline.config.variant import Variant
 from pipeline.errors import ConfigError, DatasetError, UserError
-from pipeline.files import code_digest
+from pipeline.files import code_digest, sha256_file
 from pipeline.progress import bar
 from pipeline.shards.read import open_shards
 from pipeline.training.prepare import CODE, SPLITS_WORK, code_that_decides
@@ -66,13 +66,17 @@ def group_name(profile_name: str, profile: Profile, root: Path) -> str:
             f"{verdict} is missing: the data of profile {profile_name!r} are not prepared; run "
             f"`dvc repro inspect` with `profile: {profile_name}` in params.yaml"
         )
-    shards = open_shards(
-        root / paths.shards(profile_name, "train"), split="train", cache=root / paths.VERIFIED
-    )
+    digests = [
+        open_shards(root / paths.shards(profile_name, split), split=split, cache=root / paths.VERIFIED).digest
+        for split in (["train", "val"] if profile.train.chooses else ["train"])
+    ]
+    if profile.train.start:
+        start = root / Path(profile.train.start).expanduser()
+        digests.append(sha256_file(start) if start.exists() else "")
     recipe = profile.model_dump(
         mode="json", include={"model", "backbone", "train", "nets"}, exclude={"train": SPLITS_WORK}
     )
-    decisive = [recipe, shards.digest, code_digest(CODE, code_that_decides())]
+    decisive = [recipe, digests, code_digest(CODE, code_that_decides())]
     return PREFIX + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -116,6 +120,7 @@ def _run_seed(
 ) -> Outcome:
     """Train and score one seed's chain in this process and its workers."""
     os.environ.update(environment)
+    os.chdir(root)  # a profile may name files relative to it
     from pipeline.experiments.variant import run_variant  # imports MLflow, which reads its environment then
 
     variant = variant_of(profile_name, group, seed, root)

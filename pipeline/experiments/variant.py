@@ -1,7 +1,7 @@
 """Trains and scores a variant of a profile in a folder of its own, and logs it to MLflow as a child of its group."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from fcn.averaging import Averaging
 from pipeline import files, paths, tracking
 from pipeline.config import CHAIN, Profile
+from pipeline.config.job import Job
 from pipeline.config.variant import Variant, shards_folder
-from pipeline.download.fetch import fetch_published
+from pipeline.download.weights import fetch_weights
 from pipeline.errors import CheckpointError, ResultError
 from pipeline.evaluation import compare, per_image, scoring
 from pipeline.evaluation.bootstrap import with_interval
@@ -19,9 +20,11 @@ from pipeline.evaluation.evaluate import evaluate
 from pipeline.models import backbone, checkpoint
 from pipeline.monitoring.meter import CURVES
 from pipeline.shards.read import open_shards
-from pipeline.training.driver import train_net
+from pipeline.training import loop
+from pipeline.training.driver import FINISHED, train_net
+from pipeline.training.longer import is_of_another_end
 from pipeline.training.loop import FINAL
-from pipeline.training.prepare import make_job
+from pipeline.training.prepare import DECIDES_END, make_job
 
 
 def run_variant(
@@ -55,12 +58,12 @@ def _write_backbone(profile_name: str, profile: Profile, root: Path, variant: Va
     if dest.exists():
         return
     weights, model = profile.backbone.weights, profile.model.arguments()
-    if weights is None:
+    if profile.train.start:
+        backbone.write_from_net(dest, model, profile.train.start)
+    elif weights is None:
         backbone.write_random(dest, model, profile.backbone.seed)
     else:
-        backbone.write_pretrained(
-            dest, model, fetch_published(root / paths.DOWNLOADS, **weights.model_dump())
-        )
+        backbone.write_pretrained(dest, model, fetch_weights(weights, root / paths.DOWNLOADS))
 
 
 def _is_trained(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> bool:
@@ -71,24 +74,26 @@ def _is_trained(profile_name: str, profile: Profile, net: str, root: Path, varia
     job = make_job(profile_name, profile, net, root, variant)
     if job.folder.exists():  # a run that was not handed over, or not logged
         return False
-    if _identity(variant.folder / paths.model(profile_name, net)) == job.identity:
+    if _is_of(job, variant.folder / paths.model(profile_name, net)):
         return True
-    own_model, own_curves = (
-        root / paths.model(profile_name, net),
-        root / paths.RUNS / profile_name / job.identity / CURVES,
-    )
-    if own_curves.exists() and _identity(own_model) == job.identity:
-        files.copy_file(own_curves, job.folder / CURVES)
+    own_model = root / paths.model(profile_name, net)
+    own = replace(job, folder=root / paths.RUNS / profile_name / job.identity)
+    if (own.folder / FINISHED).exists() and not is_of_another_end(own) and _is_of(job, own_model):
+        files.copy_file(own.folder / CURVES, job.folder / CURVES)
         files.copy_file(own_model, job.folder / FINAL)
     return False
 
 
-def _identity(model: Path) -> str | None:
-    """Return the identity of the run that wrote a model file; None if there is no such file, or it is damaged."""
+def _is_of(job: Job, model: Path) -> bool:
+    """Return whether a model file is what the job trains. Jobs that differ in their end alone have one identity."""
     try:
-        return checkpoint.load(model, "model")[0]["lineage"]["identity"]
+        content, _ = checkpoint.load(model, "model")
     except CheckpointError:
-        return None
+        return False
+    before, now = content.get("origin", {}).get("recipe", {}), loop.recipe(job)
+    return content["lineage"]["identity"] == job.identity and all(
+        before.get(key) == now.get(key) for key in DECIDES_END
+    )
 
 
 def _score(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> dict[str, Any]:

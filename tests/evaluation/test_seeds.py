@@ -8,7 +8,7 @@ from scipy import stats
 
 from bench.seeds import NUM_IMAGES, WORLDS, coverage, draw_counts, true_score
 from pipeline.evaluation import seeds
-from pipeline.evaluation.bootstrap import Bootstrap, interval, mean_iu, pixel_acc
+from pipeline.evaluation.bootstrap import Bootstrap, intervals, mean_iu, pixel_acc
 from pipeline.evaluation.seeds import group_difference, group_score
 
 FEW = Bootstrap(200, 0.95, 1)
@@ -37,7 +37,8 @@ def test_where_seeds_do_not_matter_the_interval_is_that_of_the_images():
     """Three equal runs are no more than one: the images' interval stays as wide."""
     run = draw_counts(WORLDS["images differ most"], np.random.default_rng(0), 1, NUM_IMAGES)[0, 0]
     settings = Bootstrap(4000, 0.95, 1)
-    result, images = group_score(mean_iu, [run] * 3, settings), interval(mean_iu, run, settings)
+    result = group_score(mean_iu, [run] * 3, settings)
+    images = intervals({"mean_iu": mean_iu}, run, settings)["mean_iu"]
     assert result.spread == 0
     assert result.high - result.low == pytest.approx(images.high - images.low, rel=0.08)
 
