@@ -187,7 +187,7 @@ def test_groups_are_compared_by_seeds_and_images_and_single_runs_are_called_blin
     )
     assert code == 0
     cells = rows(out)
-    assert cells[f"{NAME}/{first}/fcn32s"][6] == "3"
+    assert cells[f"{NAME}/{first}/fcn32s"][-2:] == ["3", "yes"]
     nets = cells[f"{NAME}/{first}/fcn16s - {NAME}/{first}/fcn32s mean_iu"]
     assert nets[4].startswith("3: ")  # pairs: each FCN-16s with its own FCN-32s
     recipes = cells[f"{NAME}/seeds/fcn32s - {NAME}/{first}/fcn32s mean_iu"]
