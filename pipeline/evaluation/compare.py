@@ -307,6 +307,8 @@ def _settled(difference: Estimate) -> str:
     numbers = " and ".join(str(group.num_seeds) for group in difference.between)
     if math.isnan(difference.low) or difference.is_settled:
         return f"{numbers}: settled" if difference.is_settled else numbers
+    if difference.value == 0:
+        return f"{numbers}: equal"
     needed = difference.seeds_to_settle()
     return f"{numbers}: {f'{needed} would settle it' if needed else 'too few images to settle it'}"
 
