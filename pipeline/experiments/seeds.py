@@ -76,7 +76,7 @@ def group_name(profile_name: str, profile: Profile, root: Path) -> str:
     recipe = profile.model_dump(
         mode="json", include={"model", "backbone", "train", "nets"}, exclude={"train": SPLITS_WORK}
     )
-    decisive = [recipe, digests, code_digest(CODE, code_that_decides())]
+    decisive = [profile_name, recipe, digests, code_digest(CODE, code_that_decides())]
     return PREFIX + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
 
 
