@@ -4,8 +4,8 @@ That is so if an image is both trained and evaluated on, or if a class is in no 
 also if an image of val is a near duplicate of one of train.
 
 Writes inspection.json, .md and .png, leaks.json and .md, near_duplicates.png if there are any, and verdict.json, the
-only file that training depends on. It holds the digest of val if scores on val decide what training keeps; otherwise
-another validation split retrains nothing.
+only file that training depends on. It holds the digest of the images whose scores decide what training keeps, and of
+those that settings are chosen on; otherwise another validation split retrains nothing.
 """
 
 from pathlib import Path
@@ -24,15 +24,23 @@ def main() -> None:
     train_lists, val_lists = profile.data.splits.train, profile.data.splits.val
     shards = {
         split: open_shards(paths.shards(profile_name, split), split=split, cache=paths.VERIFIED)
-        for split in ("train", "val")
+        for split in profile.data.split_names
     }
-    train, val = (leaks.Images.of_shards(split, opened) for split, opened in shards.items())
+    images = {split: leaks.Images.of_shards(split, opened) for split, opened in shards.items()}
+    train, val = images["train"], images["val"]
     names = [name for lists in (train_lists, val_lists) for name in (*lists.include, *lists.exclude)]
     listed = splits.listed(raw.ensure(profile_name, profile.data), names)
     shared = leaks.survey(train, val, listed, train_lists.include, val_lists.include)
     leak, reasons = shared["leak"]["id_in_train"], profile.data.allow_leak
-    verdict = leaks.verdict(leak, reasons)
-    chosen_on = {"chosen_on": shards["val"].digest} if profile.train.chooses else {}
+    tuned: dict[str, str] = {}
+    if "tuning" in images:
+        shared["tuning"] = leaks.survey_tuning(images["tuning"], train, val)
+        tuned = shared["tuning"]["id_in_tuning"]
+    verdict = {"leak": leaks.verdict(leak | tuned, reasons)}
+    if "tuning" in shards:  # models record these images, see training/provenance.py
+        verdict["tuning"] = shards["tuning"].digest
+    if profile.train.chooses:
+        verdict["chosen_on"] = shards[profile.data.validation_split].digest
 
     duplicates = near_duplicates.survey(shards["val"], shards["train"], profile.data.near_duplicates)
     described = {split: describe.describe(opened) for split, opened in shards.items()}
@@ -44,7 +52,7 @@ def main() -> None:
         files.write_json(
             folder / "leaks.json", shared | {"allow_leak": reasons, "near_duplicates": duplicates}
         )
-        files.write_json(folder / "verdict.json", {"leak": verdict} | chosen_on)
+        files.write_json(folder / "verdict.json", verdict)
         files.write_text(folder / "inspection.md", tables + "\n")
         files.write_text(folder / "leaks.md", survey + "\n")
         plots.save(plots.inspection(described), folder / "inspection.png")
@@ -56,16 +64,17 @@ def main() -> None:
     digests = {split: opened.digest for split, opened in shards.items()}
     key = "+".join(digests.values())
     record = tracker.record("inspection", "data", "inspected", key, params=digests, datasets=digests)
-    metrics = describe.as_metrics(described) | {"num_leaked": float(len(leak))}
+    metrics = describe.as_metrics(described) | {"num_leaked": float(len(leak | tuned))}
     if profile.data.near_duplicates != "ignore":
         metrics["num_near_duplicates"] = float(duplicates["num_images"])
-    tags = {"leak": verdict, "allow_leak": "; ".join(reasons)}
+    tags = {"leak": verdict["leak"], "allow_leak": "; ".join(reasons)}
     figures = sorted(dest.glob("*.png"))
     texts = sorted({*dest.iterdir()} - {*figures})
     tracker.log(record, metrics, tags, figures, texts)
     remedy = f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} lists the shared images)"
     shown = {shards["val"].name_of(key): shards["train"].name_of(other) for key, other in leak.items()}
     leaks.refuse(shown, "val", "train", reasons, remedy)
+    leaks.refuse(tuned, "val", "tuning", reasons, "leave them out of data.tuning")
     near_duplicates.refuse(duplicates, dest)
     describe.refuse_missing_classes(shards["train"], allow_partial=profile.data.allow_partial)
 

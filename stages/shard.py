@@ -19,8 +19,8 @@ def main() -> None:
     own_folder, folder = profile.data.source.own, raw.ensure(profile_name, profile.data)
     try:
         with workers(profile.run.shard_workers) as run:
-            for name in config.Splits.model_fields:
-                write_split(profile_name, profile, name, folder, run)
+            for name, split in resolve(folder, profile.data).items():
+                write_split(profile_name, profile, name, split, run)
     except DatasetError as error:
         if own_folder:
             message = own.in_the_users_words(str(error), folder, own_folder)
@@ -28,24 +28,44 @@ def main() -> None:
         raise
 
 
+def resolve(images: Path, data: config.Data) -> dict[str, splits.Split]:
+    """Return the splits by name; the images of data.tuning are a split of their own, and not in train.
+
+    images: the raw folder.
+    """
+
+    def listed(lists: config.Split) -> splits.Split:
+        return splits.resolve(
+            images.absolute(),
+            lists.include,
+            lists.exclude,
+            num_classes=len(data.classes),
+            count=lists.count,
+            checks_published=data.source.sample is None and not data.allow_partial,
+            allow_partial=data.allow_partial,
+        )
+
+    train, val = listed(data.splits.train), listed(data.splits.val)
+    if not data.tuning:
+        return {"train": train, "val": val}
+    if isinstance(data.tuning, list):
+        tuning = listed(config.Split(include=data.tuning, exclude=data.splits.train.exclude))
+        splits.refuse_shared(tuning, val, train)
+    else:
+        tuning = splits.hold_out(train, data.tuning, val.sources)
+    print(f"data.tuning: {len(tuning.sources)} images are left out of train", flush=True)
+    return {"train": train.without(tuning.sources), "tuning": tuning, "val": val}
+
+
 def write_split(
-    profile_name: str, profile: config.Profile, name: str, images: Path, run: MapFunction
+    profile_name: str, profile: config.Profile, name: str, split: splits.Split, run: MapFunction
 ) -> None:
-    data, lists, root = profile.data, getattr(profile.data.splits, name), Path.cwd()
-    split = splits.resolve(
-        images.absolute(),
-        lists.include,
-        lists.exclude,
-        num_classes=len(data.classes),
-        count=lists.count,
-        checks_published=data.source.sample is None and not data.allow_partial,
-        allow_partial=data.allow_partial,
-    )
+    data, root = profile.data, Path.cwd()
     if data.map:
-        values = own.class_values(images, data.classes, data.map)
+        values = own.class_values(split.raw, data.classes, data.map)
         split = replace(split, values=values)
     folder, destination = root / paths.shards(profile_name, name), profile.shards.location(profile_name, name)
-    about = {"sources": own.sources(images), "map": data.map}
+    about = {"sources": own.sources(split.raw), "map": data.map}
     write_shards(
         list(split.sources),
         split.load,

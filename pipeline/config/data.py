@@ -2,18 +2,20 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, model_validator
 
 from pipeline import paths
 from pipeline.config.section import PositiveInt, Section, Seed
 
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
-SplitName = Annotated[str, StringConstraints(pattern=r"^((voc20(07|11|12)|sbd)/[A-Za-z0-9_-]+|own/[^/\\]+)$")]
+SPLIT_NAME = r"^((voc20(07|11|12)|sbd)/[A-Za-z0-9_-]+|own/[^/\\]+)$"
+SplitName = Annotated[str, StringConstraints(pattern=SPLIT_NAME)]
 
 VOID = "void"  # the target in data.map of a class that is neither trained nor scored
+MAX_TUNING = 0.5  # the largest share of train that data.tuning may hold out
 URL_KINDS = ("https", "http", "file", "s3", "gs", "az", "hdfs")
 _SECRET = re.compile(r"[?&][^=&]*(token|sig|secret|passw|credential|key)[^=&]*=", re.IGNORECASE)
 
@@ -128,6 +130,22 @@ def _checked_reason(text: str) -> str:
 Reason = Annotated[str, AfterValidator(_checked_reason)]
 
 
+def _checked_tuning(value: Any) -> float | list[str]:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_TUNING:
+        return float(value)
+    if isinstance(value, list) and all(
+        isinstance(name, str) and re.fullmatch(SPLIT_NAME, name) for name in value
+    ):
+        return value
+    raise ValueError(
+        f"must be a share of train from 0 to {MAX_TUNING}, or lists such as [sbd/val], got {value!r}"
+    )
+
+
+# One validator for both kinds, because pydantic's union gives a message for each
+Tuning = Annotated[float | list[str], PlainValidator(_checked_tuning)]
+
+
 class Data(Section):
     """The data set.
 
@@ -137,6 +155,8 @@ class Data(Section):
     allow_leak: sentences that say why an image may be both trained and evaluated on; empty: it may not.
     near_duplicates: what follows from images of val that show the same picture as an image of train, turned, mirrored,
         rescaled or recompressed: "warn", "refuse", or "ignore", which does not look for them.
+    tuning: images to choose settings on, which are not trained on: a share of train, or lists as in `splits`. Periodic
+        validation and sweeps score them. 0 or []: none; periodic validation then scores val.
     classes: names in the order of the label values, background first.
     splits: the images of the training and of the validation split.
     """
@@ -146,13 +166,34 @@ class Data(Section):
     map: dict[str, str] = {}
     allow_leak: list[Reason] = []
     near_duplicates: Literal["warn", "refuse", "ignore"] = "warn"
+    tuning: Tuning = 0.0
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
     splits: Splits
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that have shards."""
+        return ("train", "val", "tuning") if self.tuning else ("train", "val")
+
+    @property
+    def validation_split(self) -> Literal["tuning", "val"]:
+        """The split that is scored while a net trains."""
+        return "tuning" if self.tuning else "val"
 
     @model_validator(mode="after")
     def _has_distinct_classes(self) -> "Data":
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
+        return self
+
+    @model_validator(mode="after")
+    def _tunes_on_other_lists_than_val(self) -> "Data":
+        lists = self.tuning if isinstance(self.tuning, list) else []
+        if both := sorted({*lists} & {*self.splits.val.include}):
+            raise ValueError(
+                f"tuning and splits.val both have {', '.join(both)}; settings chosen on the images of a score make it "
+                "too good: choose them on a part of train"
+            )
         return self
 
     @model_validator(mode="after")

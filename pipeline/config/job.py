@@ -25,7 +25,9 @@ class Job:
     lineage: where the final model comes from; written to its file.
     cache: a folder that records which shards were verified; None to verify at every start.
     git: the commit of the code; {} outside a checkout. It is not part of the identity.
-    inherited: records (training/provenance.py) of the images that the parent was trained on.
+    inherited: records (training/provenance.py) of the images that the parent was trained on, and of those in
+        data.tuning.
+    validation_split: the split that `validation` holds: "val" or "tuning".
     start: the profile's backbone.pt if it holds layers of the net that train.start names; else None.
     variant: the name of the profile's variant that is trained; "": the profile itself.
     """
@@ -46,6 +48,7 @@ class Job:
     git: dict[str, str] = field(default_factory=dict)
     inherited: list[dict[str, Any]] = field(default_factory=list)
     start: Path | None = None
+    validation_split: str = "val"
     variant: str = ""
 
     @property

@@ -1,6 +1,7 @@
 """Training and validation splits, combined from the lists of data sets."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import NamedTuple
 
 from pipeline.datasets import own, sbd, voc
 from pipeline.datasets.layout import Layout
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, LeakError
+from pipeline.files import and_more
 from pipeline.shards.images import REMEDY
 from pipeline.shards.sample import Sample, digest_of_keys
 
@@ -72,6 +74,11 @@ class Split:
     num_classes: int
     values: tuple[int, ...] = ()
 
+    def without(self, keys: Collection[str]) -> "Split":
+        """Return the split without some ids."""
+        kept = {key: source for key, source in self.sources.items() if key not in keys}
+        return replace(self, sources=kept)
+
     def load(self, key: str) -> Sample:
         """Return the sample of an id; DatasetError names the file that is missing or unusable."""
         layout, root = _located(self.raw, self.sources[key])
@@ -127,6 +134,40 @@ def resolve(
             "run `dvc repro -f download`, correct data.splits in the profile, or set data.allow_partial"
         )
     return Split(raw, sources, num_classes)
+
+
+def hold_out(train: Split, share: float, evaluated: Collection[str]) -> Split:
+    """Return a share of a training split, at least one image.
+
+    The images with the smallest hashes of their ids are chosen, so the choice is the same on every machine, and an
+    image that is added or removed changes at most one other.
+
+    share: of the training split's images, above 0.
+    evaluated: ids that are never chosen.
+
+    Raises DatasetError if no other image can be chosen, or none would be left to train on.
+    """
+    keys = sorted(
+        train.sources.keys() - set(evaluated), key=lambda key: hashlib.sha256(key.encode()).digest()
+    )
+    number = max(1, round(share * len(train.sources)))
+    if number > len(keys) or number == len(train.sources):
+        raise DatasetError(
+            f"data.tuning {share} of {len(train.sources)} images of train: {number} must be held out, {len(keys)} "
+            "are not in val, and at least one must be left; add images to train or set data.tuning: 0"
+        )
+    return train.without(set(train.sources) - set(keys[:number]))
+
+
+def refuse_shared(tuning: Split, val: Split, train: Split) -> None:
+    """Refuse a list of data.tuning that holds images of val, or every image of train."""
+    if shared := sorted(tuning.sources.keys() & val.sources.keys()):
+        raise LeakError(
+            f"data.tuning holds {len(shared)} images of val: {and_more(shared)}; settings chosen on the images of a "
+            "score make it too good: list other images"
+        )
+    if not train.sources.keys() - tuning.sources.keys():
+        raise DatasetError("data.tuning holds every image of train; list fewer")
 
 
 def listed(raw: Path, names: Sequence[str]) -> dict[str, list[str]]:

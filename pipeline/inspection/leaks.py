@@ -95,6 +95,19 @@ def survey(
     }
 
 
+def survey_tuning(tuning: Images, train: Images, val: Images) -> dict[str, Any]:
+    """Return the value of "tuning" in leaks.json: how many images data.tuning holds out, and those that others share.
+
+    id_in_tuning: val's images that settings would be chosen on.
+    id_in_train: images of tuning that are trained on under another id; their scores favour settings that overfit.
+    """
+    return {
+        "num_images": len(tuning.pixels),
+        "id_in_tuning": shared_images(val, tuning),
+        "id_in_train": shared_images(tuning, train),
+    }
+
+
 def _compare(
     a: Images, b: Images, uses: Mapping[str, set[str]], train: Images, val: Images, leak: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -141,6 +154,13 @@ def as_blocks(shared: Mapping[str, Any], reasons: Sequence[str]) -> list[Table |
             "The scores on val are not valid.",
             *(allowed or ["Not allowed: training is refused."]),
         ]
+    if tuning := shared.get("tuning"):
+        tuned, trained = tuning["id_in_tuning"], tuning["id_in_train"]
+        blocks.append(
+            f"data.tuning leaves {tuning['num_images']} images out of train to choose settings on. "
+            f"Of these are in val: {named(tuned, 'tuning') or 'none'}; "
+            f"trained on under another id: {named(trained, 'train') or 'none'}."
+        )
     rows = [[name, split["num_images"], split["num_pixels_known"]] for name, split in splits.items()]
     blocks.append(Table(["split", "images", "pixels known"], rows))
     sides = ["split", "split", "same id", "same pixels", "under another id", "of these in train", "in val"]
@@ -184,7 +204,8 @@ def refuse(
     leaked = f"{len(leak)} images of {evaluated} are in {trained}: {named(leak, trained)}"
     if not reasons:
         raise LeakError(
-            f"{leaked}; a score on training images is not valid: {remedy}, or give the reason in data.allow_leak"
+            f"{leaked}; a score on images that were trained or tuned on is not valid: {remedy}, or give the reason "
+            "in data.allow_leak"
         )
     _warn(f"LEAK: {leaked}; allowed by data.allow_leak: {'; '.join(reasons)}")
 
@@ -204,7 +225,7 @@ def check_model(
     known = [record for record in records or [] if record["keys"] is not None]
     for record in known:
         leak |= shared_images(evaluated, Images.of_record(record["split"], record))
-    trained = f"what {model} was trained on"
+    trained = f"what {model} was trained or tuned on"
     refuse(dict(sorted(leak.items())), evaluated.name, trained, reasons, "evaluate it on other images")
     if leak or (records is not None and len(known) == len(records)):
         return len(leak)

@@ -96,6 +96,7 @@ def make(
                 "warn",
                 "of photos turned, mirrored, rescaled or recompressed on both sides; or refuse, or ignore",
             ),
+            "tuning": Choice(0, "or a share of train, such as 0.1, to choose settings on: docs/sweeps.md"),
             "map": Choice({}, "or {truck: vehicle, other: void}, to merge, rename or leave out classes"),
             "classes": Choice(
                 data.classes,

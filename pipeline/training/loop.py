@@ -51,7 +51,11 @@ def train_worker(job: Job, rank: Rank) -> None:
     train, iterations = job.train, job.recipe.iterations
     with only_writer(job, rank), Saver(job.folder, job.shared_steps) as saver:
         shards = open_shards(job.shards, split="train", cache=job.cache)
-        held_out = open_shards(job.validation, split="val", cache=job.cache) if job.validate_every else None
+        held_out = (
+            open_shards(job.validation, split=job.validation_split, cache=job.cache)
+            if job.validate_every
+            else None
+        )
         model = across_workers(start_model(job), train.batch_norm, rank).to(rank.device)
         set_training(model, train.batch_norm)
         check_start(job, model, shards, rank)

@@ -77,17 +77,22 @@ def make_job(
             f"data.classes is {', '.join(profile.data.classes)}; run `dvc repro shard`"
         )
     refuse_missing_classes(shards, allow_partial=profile.data.allow_partial)
-    validation = shards_folder(root, variant, profile_name, "val")
+    validation_split = profile.data.validation_split
+    validation = shards_folder(root, variant, profile_name, validation_split)
     inherited, chosen_on = provenance.inherited(kind, content, parent_digest, shards), []
-    val = open_shards(validation, split="val", cache=cache) if profile.train.chooses or start else None
-    if val and profile.train.chooses:
-        refuse_unscored(profile.train, val)
-        chosen_on = [val.digest]
-    if val and start:
+    if profile.train.chooses:
+        held_out = open_shards(validation, split=validation_split, cache=cache)
+        refuse_unscored(profile.train, held_out)
+        chosen_on = [held_out.digest]
+    if start:
+        val = open_shards(shards_folder(root, variant, profile_name, "val"), split="val", cache=cache)
         images = leaks.Images.of_shards("val", val)
         leaks.check_model(
             inherited, images, f"the net of train.start, {profile.train.start},", profile.data.allow_leak
         )
+    if profile.data.tuning:
+        tuning = open_shards(validation, split="tuning", cache=cache)
+        inherited = provenance.with_tuning(tuning, inherited)
     model = profile.model.arguments() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
     has_shared_steps = profile.train.schedule in ("fixed", "cooldown")
     left_out = DECIDES_END if has_shared_steps else set()
@@ -131,6 +136,7 @@ def make_job(
         inherited=inherited,
         start=start,
         variant=variant.name if variant else "",
+        validation_split=validation_split,
     )
     check_shapes(job, shards.sizes)
     return job

@@ -1,7 +1,7 @@
-"""Provenance: which images a model was trained on, as its own file records it.
+"""Provenance: which images a model was trained or tuned on, as its own file records it.
 
 A record is a plain dict, so that a checkpoint and JSON can hold it:
-split: name of the shards' split.
+split: name of the shards' split; "tuning" for images that settings were chosen on.
 digest: of the shards.
 keys: sorted ids; None if they are not known.
 pixel_sha256: the images' pixel digests in the order of `keys`, 64 hex digits each, joined; None with unknown keys.
@@ -42,3 +42,12 @@ def inherited(kind: str, content: Mapping[str, Any], sha256: str, shards: Shards
     if parent_records is None:
         parent_records = [{"split": "unknown", "digest": sha256, "keys": None, "pixel_sha256": None}]
     return [record for record in parent_records if record["digest"] != shards.digest]
+
+
+def with_tuning(tuning: Shards, inherited: Sequence[Record]) -> list[Record]:
+    """Return a parent's records and one of the images that settings are chosen on.
+
+    A score on these is as biased as one on training images, so the leak guard refuses both.
+    """
+    others = [record for record in inherited if record["digest"] != tuning.digest]
+    return records(tuning, others)
