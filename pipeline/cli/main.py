@@ -11,6 +11,7 @@ from pipeline.cli.init import add_init
 from pipeline.cli.predict import add_predict, add_serve, add_submit
 from pipeline.cli.results import add_compare, add_explain, add_inspect
 from pipeline.cli.seeds import add_seeds
+from pipeline.cli.sweep import add_sweep
 from pipeline.cli.tracking import add_register, add_tracking
 from pipeline.errors import exit_cleanly
 
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add_submit(commands)
     add_cluster(commands)
     add_seeds(commands)
+    add_sweep(commands)
     add_compare(commands)
     add_explain(commands)
     add_tracking(commands)

@@ -101,6 +101,9 @@ def run_workers(
     error_file = storage / name / "user-error.txt"
     error_file.unlink(missing_ok=True)
     with session(num_workers * cpus_per_worker) as is_own:
+        if num_workers == 1 and not is_own and _has_reserved(cpus_per_worker, use_gpu):
+            worker(job, Rank(0, 1, torch.device("cuda", 0) if use_gpu else torch.device("cpu")))
+            return
         trainer = _Trainer(
             _run_worker,
             train_loop_config={
@@ -193,6 +196,18 @@ def session(num_cpus: int) -> Iterator[bool]:
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def _has_reserved(num_cpus: int, use_gpu: bool) -> bool:
+    """Return whether this process is an actor of Ray that has reserved what one worker needs, and so can be it.
+
+    The start of another process would take longer than many a trial of a sweep.
+    """
+    context = ray.get_runtime_context()
+    if context.get_actor_id() is None:
+        return False
+    reserved = context.get_assigned_resources()
+    return reserved.get("CPU", 0) >= num_cpus and reserved.get("GPU", 0) >= int(use_gpu)
 
 
 def capacity(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> int:

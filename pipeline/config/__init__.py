@@ -1,7 +1,7 @@
 """The profile: params.yaml names it, profiles/<name>.yaml holds its values. Read once, validated, frozen."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -10,6 +10,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.config.data import Data as Data
 from pipeline.config.data import Shards
 from pipeline.config.data import Source as Source
+from pipeline.config.data import Split as Split
 from pipeline.config.data import Splits as Splits
 from pipeline.config.messages import value_message, yaml_message
 from pipeline.config.section import Section
@@ -82,20 +83,38 @@ def load(root: Path = Path()) -> tuple[str, Profile]:
 
     Raises ConfigError with a line for each mistake: file, key, the values it may have and the value it has.
     """
-    params = _validated(Params, root / PARAMS)
+    params = validated(Params, root / PARAMS)
     return params.profile, read(params.profile, root)
 
 
 def read(name: str, root: Path = Path()) -> Profile:
     """Return the values of a profile by name; ConfigError as `load` raises it."""
+    return validated(Profile, path_of(name, root))
+
+
+def read_values(name: str, root: Path = Path()) -> dict[str, Any]:
+    """Return the values of a profile by name as its file has them; ConfigError if the profile has a mistake."""
+    path = path_of(name, root)
+    values = _values(Profile, path)
+    validate(Profile, values, path)
+    return values
+
+
+def path_of(name: str, root: Path = Path()) -> Path:
+    """Return the file of a profile; ConfigError names those that exist if there is none."""
     path = root / PROFILES / f"{name}.yaml"
     if not path.exists():
         known = sorted(file.stem for file in (root / PROFILES).glob("*.yaml"))
         raise ConfigError(f"{PARAMS}: unknown profile {name!r}; known: {', '.join(known) or 'none'}")
-    return _validated(Profile, path)
+    return path
 
 
-def _validated(section: type[S], path: Path) -> S:
+def validated(section: type[S], path: Path) -> S:
+    """Return the content of a YAML file; ConfigError with a line for each mistake."""
+    return validate(section, _values(section, path), path)
+
+
+def _values(section: type[S], path: Path) -> Any:
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -106,6 +125,14 @@ def _validated(section: type[S], path: Path) -> S:
         raise ConfigError(f"{path} is not YAML: {yaml_message(error)}") from None
     if values is None:
         raise ConfigError(f"{path} is empty; it must give {', '.join(section.model_fields)}")
+    return values
+
+
+def validate(section: type[S], values: Any, path: Path) -> S:
+    """Return values as a section; ConfigError with a line for each mistake.
+
+    path: the file that the values are from, for the messages.
+    """
     try:
         return section.model_validate(values)
     except ValidationError as error:

@@ -1,7 +1,9 @@
 """A variant of a profile: the same profile with other values, trained and scored beside the profile's own results."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline import paths
 
@@ -14,12 +16,14 @@ class Variant:
     group: the tag fcn.group of the run in MLflow that has the variant's runs as its children.
     folder: of its nets, curves and scores, in the layout of the project's root; absolute.
     data: the folder of its shards, `train` and `val`, absolute; None: the profile's own.
+    values: what differs from the profile, by dotted key; MLflow has them as params `variant.<key>`.
     """
 
     name: str
     group: str
     folder: Path
     data: Path | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     def run_name(self, net: str) -> str:
         """Return the name of the run of one of its nets: "fcn8s seed 1338"."""

@@ -42,15 +42,21 @@ def run_variant(
     """
     # Scoring uses the CPUs of its workers, which then have ended. Ray would give it one
     torch.set_num_threads(profile.train.num_workers * profile.run.cpus_per_worker)
-    _write_backbone(profile_name, profile, root, variant)
     values = {}
     for net in CHAIN[: CHAIN.index(last_net) + 1]:
-        if not _is_trained(profile_name, profile, net, root, variant):
-            train_net(profile_name, profile, net, root, variant)
+        train_variant(profile_name, profile, root, variant, net)
         values[net] = _score(profile_name, profile, net, root, variant)
         score = with_interval(values[net], "mean_iu")
         print(f"{variant.name} {net}: mean IU {score}", flush=True)
     return values
+
+
+def train_variant(profile_name: str, profile: Profile, root: Path, variant: Variant, net: str) -> None:
+    """Train one net in the variant's folder, unless it is trained; see `run_variant`."""
+    _write_backbone(profile_name, profile, root, variant)
+    if not _is_trained(profile_name, profile, net, root, variant):
+        (variant.folder / paths.curve(profile_name, net)).unlink(missing_ok=True)  # of another run
+        train_net(profile_name, profile, net, root, variant)
 
 
 def _write_backbone(profile_name: str, profile: Profile, root: Path, variant: Variant) -> None:

@@ -65,6 +65,8 @@ def train_net(
         params = (
             {"net": net} | profile.model_dump(mode="json", exclude={"nets"}) | profile.net(net).model_dump()
         )
+        if variant:
+            params["variant"] = variant.values
         record = tracker.record(
             "training",
             variant.run_name(net) if variant else net,

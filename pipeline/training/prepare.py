@@ -108,7 +108,7 @@ def make_job(
     ]
     digest = hashlib.sha256(json.dumps(digest_inputs, sort_keys=True).encode()).hexdigest()
     identity = f"{net}-{digest[:12]}"
-    train, recipe = _apply_batch_rule(profile.train, profile.net(net))
+    train, recipe = apply_batch_rule(profile.train, profile.net(net))
     commit = git.find_commit(root)
     job = Job(
         identity=identity,
@@ -180,7 +180,7 @@ def _content_digest(content: Mapping[str, Any]) -> str:
     return checkpoint.content_digest({key: content[key] for key in content if key not in RECORDS_ORIGIN})
 
 
-def _apply_batch_rule(train: Train, recipe: Net) -> tuple[Train, Net]:
+def apply_batch_rule(train: Train, recipe: Net) -> tuple[Train, Net]:
     """Return both with lr, momentum, warmup and iterations for `train.batch_size`, if `train.batch_rule` is set."""
     if not train.batch_rule:
         return train, recipe
