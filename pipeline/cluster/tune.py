@@ -6,7 +6,7 @@ again, and each trial goes on from there.
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, NamedTuple, Protocol
@@ -65,7 +65,7 @@ class End(NamedTuple):
 
 def run_trials(
     start: Callable[[int], Running],
-    resources: Sequence[dict[str, float]],
+    resources: Sequence[Mapping[str, float]],
     on_end: Callable[[int, End], None],
     *,
     metric: str,
@@ -91,7 +91,7 @@ def run_trials(
     observer = _Observer(metric, scheduler.stopped if isinstance(scheduler, _Asha) else set(), on_end)
     trainable = tune.with_resources(
         tune.with_parameters(_Trial, start=start),
-        lambda config: tune.PlacementGroupFactory([resources[config["number"]]]),
+        lambda config: tune.PlacementGroupFactory([dict(resources[config["number"]])]),
     )
     tuner = tune.Tuner(
         trainable,
@@ -127,7 +127,9 @@ def run_trials(
 class _Trial(tune.Trainable):
     """One trial after the other in one process."""
 
-    def setup(self, config: dict[str, Any], start: Callable[[int], Running]) -> None:
+    def setup(  # pyright: ignore[reportIncompatibleMethodOverride]  # tune.with_parameters adds `start`
+        self, config: dict[str, Any], start: Callable[[int], Running]
+    ) -> None:
         self.start = start
         self.running = start(config["number"])
 

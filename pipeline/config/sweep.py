@@ -1,12 +1,13 @@
 """The content of a sweep's file: which keys of a profile are tried with which values, and when a trial ends early."""
 
+import copy
 import itertools
 import math
 import random
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from pipeline import config
 from pipeline.config.section import PositiveFloat, PositiveInt, Section, Seed
@@ -53,13 +54,20 @@ class Range(Section):
     def draw(self, generator: random.Random) -> float | int:
         is_whole = isinstance(self.low, int) and isinstance(self.high, int)
         low, high = (self.low, self.high + 1) if is_whole else (self.low, self.high)
+        value = generator.uniform(low, high)
         if self.log:
             value = math.exp(generator.uniform(math.log(low), math.log(high)))
-        else:
-            value = generator.uniform(low, high)
         if is_whole:
             return min(math.floor(value), int(self.high))
         return float(f"{value:.4g}")  # a name and a profile show all of its digits
+
+
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, list) else "range"
+
+
+# Its kind decides which one is validated, or a mistake would have a message for each
+Domain = Annotated[Annotated[list[Any], Tag("list")] | Annotated[Range, Tag("range")], Discriminator(_kind)]
 
 
 class Asha(Section):
@@ -98,7 +106,7 @@ class Sweep(Section):
     hours: PositiveFloat | None = None
     seed: Seed = 0
     fixed: Values = {}
-    space: Annotated[dict[str, list[Any] | Range], Field(min_length=1)]
+    space: Annotated[dict[str, Domain], Field(min_length=1)]
     asha: Asha | None = None
     at_once: PositiveInt | None = None
 
@@ -171,16 +179,15 @@ def read(path: Path, root: Path) -> tuple[Sweep, list[config.Profile]]:
 
 def with_values(values: Values, changes: Values, path: Path) -> Values:
     """Return the nested values of a profile with others, which are given by dotted key."""
-    changed = dict(values)
+    changed = copy.deepcopy(values)
     for key, value in changes.items():
-        section, _, rest = key.partition(".")
-        if rest:
-            inner = changed.get(section, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"{path}: {key}: {section} is not a section of keys and values")
-            changed[section] = with_values(inner, {rest: value}, path)
-        else:
-            changed[section] = value
+        *sections, last = key.split(".")
+        section = changed
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"{path}: {key}: {name} is not a section of keys and values")
+        section[last] = value
     return changed
 
 

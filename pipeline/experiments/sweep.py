@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 from pipeline import config, files, paths, tracking
 from pipeline.cluster import ray_workers
 from pipeline.cluster.tune import End, Running, run_trials
-from pipeline.config import CHAIN, Profile, sweep
-from pipeline.config.sweep import Sweep, describe
+from pipeline.config import CHAIN, Profile
+from pipeline.config.sweep import Sweep, Values, describe, read, with_values
 from pipeline.config.variant import Variant
 from pipeline.errors import ConfigError, LeakError, UserError
 from pipeline.experiments.trial import Result, Trial
@@ -34,6 +34,7 @@ from pipeline.training.prepare import CODE, code_that_decides
 HEADER = "# The winner of the sweep "
 SPLITS = ("train", "val", "tuning")
 MAX_NAME = 120  # of a trial in MLflow, which allows 250 for a run
+MODELS = paths.model("", "").parts[0]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Plan:
     root: Path
     sweep: Sweep
     profiles: list[Profile]
-    values: list[sweep.Values]
+    values: list[Values]
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ def run_sweep(path: Path, root: Path) -> Path:
 
 def make_plan(path: Path, root: Path) -> Plan:
     """Read a sweep and check whatever can be checked before a trial runs."""
-    settings, profiles = sweep.read(path, root)
+    settings, profiles = read(path, root)
     plan = Plan(path, root, settings, profiles, settings.trials())
     if not plan.name.replace("-", "").replace("_", "").isalnum():
         raise ConfigError(f"{path}: the file's name becomes a profile's: use letters, digits, - and _")
@@ -258,7 +259,7 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
         if previous is not None and previous.state != "failed":  # it ended in an earlier call
             return
         result = Result(end.state, end.points, round(end.seconds, 1), end.message)
-        _remove_what_is_not_needed(trial, result, trials)
+        _remove_what_is_not_needed(number, result, trials)
         _close_runs(trial, result, tracker)
         result.write(trial.variant.folder)
         score = "no score" if result.score is None else f"{plan.sweep.metric} {result.score:.4f}"
@@ -309,19 +310,17 @@ class _Elapsed:
         files.write_text(self.path, f"{self.before + time.monotonic() - self.begun:.1f}")
 
 
-def _remove_what_is_not_needed(trial: Trial, result: Result, trials: Sequence[Trial]) -> None:
-    """Remove the nets of all ended trials but the best, and checkpoints of trials that will not go on."""
+def _remove_what_is_not_needed(number: int, result: Result, trials: Sequence[Trial]) -> None:
+    """Remove the nets of all ended trials but the best, and checkpoints of a trial that will not go on."""
     if result.state == "failed":
-        return  # its checkpoints: another call goes on from there
-    shutil.rmtree(trial.variant.folder / paths.RUNS, ignore_errors=True)
-    candidates = [(trial, result)]
-    for other in trials:
-        if other is not trial and (known := Result.read(other.variant.folder)):
-            candidates.append((other, known))
-    best = _best([known for _, known in candidates])
-    for number, (other, known) in enumerate(candidates):
-        if number != best and known.state != "failed":
-            shutil.rmtree(other.variant.folder / paths.model("", "").parts[0], ignore_errors=True)
+        return  # another call goes on from its checkpoints
+    shutil.rmtree(trials[number].variant.folder / paths.RUNS, ignore_errors=True)
+    results = [Result.read(trial.variant.folder) for trial in trials]
+    results[number] = result
+    best = _best(results)
+    for i, known in enumerate(results):
+        if i != best and known is not None and known.state != "failed":
+            shutil.rmtree(trials[i].variant.folder / MODELS, ignore_errors=True)
 
 
 def _close_runs(trial: Trial, result: Result, tracker: tracking.Tracker) -> None:
@@ -388,12 +387,7 @@ def _write_winner(plan: Plan, best: int, trial: Trial, results: Sequence[Result 
     yaml.width = 4096  # a line stays a line
     yaml.preserve_quotes = True
     values = yaml.load(config.path_of(plan.sweep.profile, plan.root).read_text(encoding="utf-8"))
-    for key, value in (plan.sweep.fixed | plan.values[best]).items():
-        section = values
-        *sections, last = key.split(".")
-        for name in sections:
-            section = section.setdefault(name, {})
-        section[last] = value
+    values = with_values(values, plan.sweep.fixed | plan.values[best], plan.path)
     result = results[best]
     assert result is not None
     assert result.score is not None
@@ -454,7 +448,7 @@ def _end_group(
     assert result is not None
     assert result.score is not None
     states = [result.state if result else "not ended" for result in results]
-    metrics = {plan.sweep.metric: result.score} | {
+    metrics: dict[str, float] = {plan.sweep.metric: result.score} | {
         f"num_{state}": float(states.count(state)) for state in ("finished", "stopped", "failed")
     }
     tags = {"winner": winner.variant.name, "winner_profile": plan.winner.stem}

@@ -1,0 +1,158 @@
+"""ASHA against the full grid, and a trial against the same run alone: python -m bench.sweep [--iterations 400].
+
+Both sweeps run sweeps/sample-lr.yaml: 16 trials of the sample's FCN-32s. The grid's trials all run to the end. Each trial
+has a process and a CPU, as many at once as there are CPUs. Their time is the wall time of `fcn sweep` after the data are
+there, and the steps of all trials, which do not depend on what else the machine does. A trial is compared with
+`python -m stages.train fcn32s` by the median time of a step.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.curves import read_points
+from pipeline.tables import Table, render
+
+ROOT = Path(__file__).parents[1]
+FCN = [sys.executable, "-m", "pipeline.cli.main"]
+yaml = YAML(typ="safe", pure=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=400, help="of a trial")
+    parser.add_argument("--folder", type=Path, help="for the runs; an interrupted bench goes on there")
+    arguments = parser.parse_args()
+    if arguments.folder:
+        measure(arguments.folder.absolute(), arguments.iterations)
+    else:
+        with TemporaryDirectory() as folder:
+            measure(Path(folder), arguments.iterations)
+
+
+def measure(folder: Path, iterations: int) -> None:
+    settings = write_project(folder, iterations)
+    times = {}
+    for name, changes in (("asha", {}), ("grid", {"asha": None})):
+        with (folder / f"{name}.yaml").open("w") as file:
+            yaml.dump({key: value for key, value in (settings | changes).items() if value is not None}, file)
+        times[name] = run(folder, [*FCN, "sweep", f"{name}.yaml"])
+    steps = {name: sweep_steps(folder, name, iterations) for name in times}
+    best = {name: json.loads(found.read_text("utf-8")) for name, found in reports(folder).items()}
+    rows = [
+        [
+            name,
+            f"{best_score(best[name]):.4f}",
+            best[name]["trials"][best[name]["best"]]["name"],
+            steps[name],
+            f"{steps[name] / steps['grid']:.2f}",
+            f"{times[name]:.0f}",
+            f"{times[name] / times['grid']:.2f}",
+        ]
+        for name in times
+    ]
+    head = ["sweep", "best mean IU", "settings", "steps", "of the grid's", "seconds", "of the grid's"]
+    print(render([Table(head, rows)], "markdown"))
+    print(f"difference of the best: {best_score(best['grid']) - best_score(best['asha']):.4f}")
+    print(render([overhead(folder)], "markdown"))
+
+
+def write_project(folder: Path, iterations: int) -> dict[str, Any]:
+    """Write the sample's profile with so many iterations and draw its images; return the sweep's settings."""
+    profile = yaml.load((ROOT / "profiles" / "sample.yaml").read_text("utf-8"))
+    profile["nets"]["fcn32s"]["iterations"] = iterations
+    profile["run"] |= {"validate_every": iterations // 8, "log_every": max(1, iterations // 40)}
+    (folder / "profiles").mkdir(parents=True, exist_ok=True)
+    for name, changes in (("sample", {}), ("alone", {"num_workers": 1})):
+        values = profile | {"train": profile["train"] | changes, "data": profile["data"] | {"tuning": 0.1}}
+        with (folder / "profiles" / f"{name}.yaml").open("w") as file:
+            yaml.dump(values, file)
+        (folder / "params.yaml").write_text(f"profile: {name}\n")
+        if not (folder / "models" / name / "backbone.pt").exists():
+            for stage in ("download", "shard", "backbone"):
+                run(folder, [sys.executable, "-m", f"stages.{stage}"])
+    settings = yaml.load((ROOT / "sweeps" / "sample-lr.yaml").read_text("utf-8"))
+    settings["fixed"].pop("data.tuning")
+    return settings | {"hours": None}
+
+
+def run(folder: Path, command: Sequence[str]) -> float:
+    """Run a command in the folder, and return its seconds."""
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True)
+    return time.perf_counter() - start
+
+
+def reports(folder: Path) -> dict[str, Path]:
+    return {path.parent.name: path for path in folder.glob("runs/sample/sweeps/*/sweep.json")}
+
+
+def best_score(report: dict[str, Any]) -> float:
+    return report["trials"][report["best"]]["result"]["points"][-1][1]
+
+
+def sweep_steps(folder: Path, name: str, iterations: int) -> int:
+    """Return the steps of all trials of a sweep."""
+    trials = json.loads(reports(folder)[name].read_text("utf-8"))["trials"]
+    return sum(round(trial["result"]["points"][-1][0] / 100 * iterations) for trial in trials)
+
+
+def overhead(folder: Path) -> Table:
+    """Compare a run alone with the trials of a sweep, one at a time: `stages.train`, the sweep, `stages.train`."""
+    settings = {
+        "profile": "alone",
+        "search": "grid",
+        "space": {"train.seed": [1, 2]},
+        "at_once": 1,
+        "asha": None,
+    }
+    with (folder / "overhead.yaml").open("w") as file:
+        yaml.dump({key: value for key, value in settings.items() if value is not None}, file)
+    alone, startups = [], []
+    for i in range(3):
+        if i == 1:
+            begun = time.time()
+            run(folder, [*FCN, "sweep", "overhead.yaml"])
+            continue
+        begun_alone = time.time()
+        run(folder, [sys.executable, "-m", "stages.train", "fcn32s"])
+        (curves,) = folder.glob("runs/alone/fcn32s-*/curves.jsonl")
+        points = read_points(curves)
+        alone += step_seconds(points)
+        startups.append(points[0].time_ms / 1000 - begun_alone)
+    trials = sorted(folder.glob("runs/alone/.tracking/*seed=*/curves.jsonl"))
+    starts = sorted(read_points(path)[0].time_ms / 1000 for path in trials)
+    in_sweep = [seconds for path in trials for seconds in step_seconds(read_points(path))]
+    ends = sorted(read_points(path)[-1].time_ms / 1000 for path in trials)
+    rows = [
+        ["run alone", f"{statistics.median(alone):.3f}", f"{statistics.median(startups):.1f}"],
+        [
+            "trial",
+            f"{statistics.median(in_sweep):.3f}",
+            f"{starts[0] - begun:.1f} the first, {starts[1] - ends[0]:.1f} the next",
+        ],
+    ]
+    ratio = statistics.median(in_sweep) / statistics.median(alone)
+    head = ["", "median seconds of a step", "seconds from the start to the first point"]
+    return Table(head, rows, [f"A trial's step takes {ratio:.3f} of the time of the run alone."])
+
+
+def step_seconds(points: Sequence[Any]) -> list[float]:
+    return [
+        (after.time_ms - before.time_ms) / 1000 / (after.step - before.step)
+        for before, after in zip(points, points[1:], strict=False)
+        if "val_mean_iu" not in after.values
+    ]
+
+
+if __name__ == "__main__":
+    main()
