@@ -1,9 +1,9 @@
 """ASHA against the full grid, and a trial against the same run alone: python -m bench.sweep [--iterations 400].
 
-Both sweeps run sweeps/sample-lr.yaml: 16 trials of the sample's FCN-32s. The grid's trials all run to the end. Each trial
-has a process and a CPU, as many at once as there are CPUs. Their time is the wall time of `fcn sweep` after the data are
-there, and the steps of all trials, which do not depend on what else the machine does. A trial is compared with
-`python -m stages.train fcn32s` by the median time of a step.
+Both sweeps run sweeps/sample-lr.yaml: 16 trials of the sample's FCN-32s, as many at once as there are CPUs. The grid's
+trials all run to the end. A sweep's time is the wall time of `fcn sweep` after the data are there, and the steps of all
+trials, which do not depend on what else the machine does. A trial is compared with `stages.train fcn32s` by the median
+time of a step.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -149,7 +150,7 @@ def overhead(folder: Path) -> Table:
 def step_seconds(points: Sequence[Any]) -> list[float]:
     return [
         (after.time_ms - before.time_ms) / 1000 / (after.step - before.step)
-        for before, after in zip(points, points[1:], strict=False)
+        for before, after in pairwise(points)
         if "val_mean_iu" not in after.values
     ]
 

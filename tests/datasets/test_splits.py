@@ -15,7 +15,7 @@ from scipy.io import savemat
 from torchvision.datasets import SBDataset
 
 from pipeline.datasets import sbd, splits
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, LeakError
 from pipeline.shards.labels import encode_label
 from pipeline.shards.sample import digest_of_keys
 
@@ -355,3 +355,41 @@ def test_a_label_with_more_classes_than_the_profile_names_is_refused(shared_raw:
     split = resolve(shared_raw, ["voc2012/val"], num_classes=2)
     with pytest.raises(DatasetError, match=r"label values 2; expected 0\.\.1 or 255"):
         split.load("b")
+
+
+# --- images that are left out of train to choose settings on
+
+
+def of_keys(keys: Sequence[str]) -> splits.Split:
+    return splits.Split(Path(), dict.fromkeys(keys, "own"), NUM_CLASSES)
+
+
+def test_the_held_out_share_follows_from_the_ids_and_an_added_image_moves_at_most_one_other():
+    keys = [f"photo{number}" for number in range(100)]
+    held_out = splits.hold_out(of_keys(keys), 0.2, []).sources
+    by_hash = sorted(keys, key=lambda key: hashlib.sha256(key.encode()).hexdigest())
+    assert held_out.keys() == {*by_hash[:20]}
+    assert splits.hold_out(of_keys(keys[::-1]), 0.2, []).sources.keys() == held_out.keys()
+    for more in ([*keys, "new"], [*keys, "other"]):
+        assert (
+            len(splits.hold_out(of_keys(more), 0.2, []).sources.keys() - held_out.keys() - {*more[100:]}) <= 1
+        )
+    assert len(splits.hold_out(of_keys(keys), 0.001, []).sources) == 1
+
+
+def test_an_image_of_val_is_never_held_out():
+    keys = [f"photo{number}" for number in range(10)]
+    assert splits.hold_out(of_keys(keys), 0.2, keys[2:]).sources.keys() == {*keys[:2]}
+    with pytest.raises(DatasetError, match=r"data\.tuning 0\.3 of 10 images"):
+        splits.hold_out(of_keys(keys), 0.3, keys[2:])
+    with pytest.raises(DatasetError, match="at least one"):
+        splits.hold_out(of_keys(["a"]), 0.5, [])
+
+
+def test_a_list_to_choose_settings_on_must_be_of_other_images_than_val_and_leave_some_to_train_on():
+    train, val = of_keys(["a", "b"]), of_keys(["c"])
+    splits.refuse_shared(of_keys(["b"]), val, train)
+    with pytest.raises(LeakError, match="1 images of val: c"):
+        splits.refuse_shared(of_keys(["b", "c"]), val, train)
+    with pytest.raises(DatasetError, match="every image of train"):
+        splits.refuse_shared(of_keys(["a", "b"]), val, train)

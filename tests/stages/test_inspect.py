@@ -226,3 +226,56 @@ def test_evaluation_reads_the_training_images_from_the_model_file_alone(root: Pa
         evaluate.main()
         assert json.loads(metrics.read_text("utf-8"))["num_leaked"] == number
     assert "warning: fcn32s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tuning", [0.4, ["sbd/mine"]])
+def test_images_to_choose_settings_on_are_in_no_other_split_and_every_model_records_them(root: Path, tuning):
+    (sbd.root(root / "data" / "small" / "raw") / "mine.txt").write_text("sbd_train_000001\n")
+    write_profile(root, tuning=tuning)
+    shard.main()
+    inspect.main()
+    opened = {split: open_shards(root / "data/small/shards" / split) for split in ("train", "tuning", "val")}
+    assert [len(shards) for shards in opened.values()] == [2, 1, 2]
+    keys = [key for shards in opened.values() for key in shards.keys]
+    assert len(set(keys)) == 5
+    assert tuning == 0.4 or opened["tuning"].keys == ["sbd_train_000001"]
+    found = results(root)
+    assert found["verdict"] == {"leak": "none", "tuning": opened["tuning"].digest}
+    assert found["leaks"]["tuning"] == {"num_images": 1, "id_in_tuning": {}, "id_in_train": {}}
+    assert found["inspection"]["tuning"]["num_images"] == 1
+    profile = config.load()[1]
+    backbone.write_random(root / "models" / "small" / "backbone.pt", profile.model.arguments(), seed=0)
+    job = make_job("small", profile, "fcn32s", root)
+    assert (job.validation, job.validation_split) == (root / "data/small/shards/tuning", "tuning")
+    assert [(record["split"], record["keys"]) for record in job.inherited] == [
+        ("tuning", opened["tuning"].keys)
+    ]
+
+
+def test_settings_are_not_chosen_on_an_image_of_val_under_any_name(root: Path):
+    leak(root, "mine")
+    folder = sbd.root(root / "data" / "small" / "raw")
+    (folder / "mine.txt").write_text("mine\n")
+    write_profile(root, tuning=["sbd/mine"])
+    shard.main()
+    with pytest.raises(LeakError, match=rf"1 images of val are in tuning: {LEAKED} \(mine in tuning\)"):
+        inspect.main()
+    assert results(root)["verdict"]["leak"] == "refused"
+    leak(root)
+    (folder / "mine.txt").write_text(f"{LEAKED}\n")
+    with pytest.raises(LeakError, match=rf"data\.tuning holds 1 images of val: {LEAKED}"):
+        shard.main()
+
+
+def test_a_model_is_refused_on_images_that_its_settings_were_chosen_on(root: Path, monkeypatch):
+    shard.main()
+    write_model(root, "train")
+    model = root / "models" / "small" / "fcn32s.pt"
+    content, _ = checkpoint.load(model, "model")
+    content["trained_on"] = provenance.with_tuning(
+        open_shards(root / "data/small/shards/val"), content["trained_on"]
+    )
+    checkpoint.save(model, "model", content)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "fcn32s"])
+    with pytest.raises(LeakError, match=r"2 images of val .* tuned on"):
+        evaluate.main()

@@ -55,3 +55,14 @@ def test_a_models_file_of_either_kind_keeps_the_records(shards, tmp_path: Path, 
     content = {"state_dict": {"weight": torch.ones(2)}, "trained_on": records}
     checkpoint.save(tmp_path / name, "model", content)
     assert checkpoint.load(tmp_path / name, "model")[0]["trained_on"] == records
+
+
+def test_images_that_settings_are_chosen_on_are_recorded_once_in_a_chain(shards, tmp_path: Path):
+    tuning = shards_of(tmp_path / "tuning", {"t": 3}, split="tuning")
+    first = provenance.records(shards, provenance.with_tuning(tuning, []))
+    assert [(record["split"], record["keys"]) for record in first] == [
+        ("train", ["a", "b"]),
+        ("tuning", ["t"]),
+    ]
+    inherited = provenance.inherited("model", {"trained_on": first}, "ab", shards)
+    assert provenance.records(shards, provenance.with_tuning(tuning, inherited)) == first
