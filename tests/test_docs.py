@@ -68,3 +68,8 @@ def test_every_fault_has_a_test():
     rows = [row for row in FAULTS.splitlines() if row.startswith("| ") and "**" not in row][2:]
     assert len(rows) > 40
     assert [row for row in rows if not re.search(r"\.py::test_\w+` \|$", row)] == []
+
+
+def test_the_sweep_to_copy_is_the_one_that_is_shipped():
+    (block,) = blocks((ROOT / "docs" / "sweeps.md").read_text("utf-8"), "yaml")
+    assert yaml.load(block) == yaml.load((ROOT / "sweeps" / "sample-lr.yaml").read_text("utf-8"))
