@@ -85,7 +85,7 @@ def test_a_failed_trial_is_named_with_its_reason_and_the_rest_goes_on(project: P
     results = [trial["result"] for trial in report(project)["trials"]]
     assert [result["state"] for result in results] == ["finished", "failed", "finished"]
     assert "lr=1e+30" in results[1]["message"]
-    assert "loss" in results[1]["message"]
+    assert "nets.fcn32s.lr" in results[1]["message"]
     scores = [[progress for progress, _ in result["points"]] for result in results]
     assert scores[0] == scores[2] == [25.0, 50.0, 75.0, 100.0]
     best = report(project)["best"]
