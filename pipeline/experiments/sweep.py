@@ -122,7 +122,7 @@ def make_plan(path: Path, root: Path) -> Plan:
 
 def _refuse_missing_scores(path: Path, settings: Sweep, profile: Profile) -> None:
     """Refuse a profile in which no score comes, or none before ASHA first looks at it."""
-    every = profile.run.validate_every
+    every = profile.train.validate_every or profile.run.validate_every
     if every == 0:
         raise ConfigError(
             f"{path}: run.validate_every is 0, so {settings.metric} would never come; set it in `fixed`"

@@ -73,6 +73,12 @@ class Trial:
             return []
         return list(zip(*curve.of(self.metric), strict=True))
 
+    def kept_score(self) -> float | None:
+        """Return the score of the net that training kept, the last or the best; None if it was never scored."""
+        curve = read_curve(self.variant.folder / paths.curve(self.profile_name, self.nets[-1]))
+        scores = dict(zip(*curve.of(self.metric), strict=True))
+        return scores.get(curve.kept["step"])
+
     def run_folders(self, net: str = "") -> list[Path]:
         """Return the folders of nets that are being trained."""
         runs = self.variant.folder / paths.RUNS / self.profile_name
@@ -136,8 +142,8 @@ class Training:
             for net in trial.nets:
                 if not self._stopping.is_set():
                     train_variant(trial.profile_name, trial.profile, trial.root, trial.variant, net)
-        except KeyboardInterrupt:  # the STOP file
-            return
+        except KeyboardInterrupt:
+            self.message = f"it was stopped by a file named {STOP}"
         except UserError as error:
             self.message = str(error)
         except Exception as error:  # it must not end the other trials
@@ -156,20 +162,19 @@ class Training:
                 self.num_given += 1
                 return {PROGRESS: self.progress, self.trial.metric: score}
             if has_ended:
-                return self._end(points)
+                return self._end()
             if time.monotonic() > deadline:
                 return {PROGRESS: self.progress}
             self._thread.join(POLL_S)
 
-    def _end(self, points: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    def _end(self) -> dict[str, Any]:
         end: dict[str, Any] = {ENDED: True, "done": True, PROGRESS: MAX_PROGRESS}
         if self.message:
             return end | {FAILED: self.message}
-        if not points or points[-1][0] < MAX_PROGRESS:
-            return end | {
-                FAILED: f"{self.trial.metric} never came after the last step; the labels of data.tuning may all be void"
-            }
-        return end | {self.trial.metric: points[-1][1]}
+        score = self.trial.kept_score()
+        if score is None:
+            return end | {FAILED: f"{self.trial.metric} never came; the labels of data.tuning may all be void"}
+        return end | {self.trial.metric: score}
 
     def stop(self) -> None:
         self._stopping.set()
