@@ -118,18 +118,11 @@ def overhead(folder: Path) -> Table:
     }
     with (folder / "overhead.yaml").open("w") as file:
         yaml.dump({key: value for key, value in settings.items() if value is not None}, file)
-    alone, startups = [], []
-    for i in range(3):
-        if i == 1:
-            begun = time.time()
-            run(folder, [*FCN, "sweep", "overhead.yaml"])
-            continue
-        begun_alone = time.time()
-        run(folder, [sys.executable, "-m", "stages.train", "fcn32s"])
-        (curves,) = folder.glob("runs/alone/fcn32s-*/curves.jsonl")
-        points = read_points(curves)
-        alone += step_seconds(points)
-        startups.append(points[0].time_ms / 1000 - begun_alone)
+    first = run_alone(folder)
+    begun = time.time()
+    run(folder, [*FCN, "sweep", "overhead.yaml"])
+    second = run_alone(folder)
+    alone, startups = first[0] + second[0], [first[1], second[1]]
     trials = sorted(folder.glob("runs/alone/.tracking/*seed=*/curves.jsonl"))
     starts = sorted(read_points(path)[0].time_ms / 1000 for path in trials)
     in_sweep = [seconds for path in trials for seconds in step_seconds(read_points(path))]
@@ -145,6 +138,15 @@ def overhead(folder: Path) -> Table:
     ratio = statistics.median(in_sweep) / statistics.median(alone)
     head = ["", "median seconds of a step", "seconds from the start to the first point"]
     return Table(head, rows, [f"A trial's step takes {ratio:.3f} of the time of the run alone."])
+
+
+def run_alone(folder: Path) -> tuple[list[float], float]:
+    """Train without a sweep; return the seconds of its steps, and those from the start to the first point."""
+    begun = time.time()
+    run(folder, [sys.executable, "-m", "stages.train", "fcn32s"])
+    (curves,) = folder.glob("runs/alone/fcn32s-*/curves.jsonl")
+    points = read_points(curves)
+    return step_seconds(points), points[0].time_ms / 1000 - begun
 
 
 def step_seconds(points: Sequence[Any]) -> list[float]:

@@ -312,7 +312,7 @@ class Run(Section):
     log_every_s: seconds between two lines on the terminal.
     checkpoint_every: iterations between two checkpoints.
     validate_every: iterations between two scores on validation images; 0: never. Replaced by train.validate_every.
-    validate_images: the number of these images, the first of data.tuning, or of val if there are none. Replaced likewise.
+    validate_images: the number of these images, the first of data.tuning, else of val. Replaced likewise.
     max_failures: how often a run restarts from its last checkpoint after a worker died.
     shard_workers: processes that write shards; 1: this process, without Ray, whose start takes seconds.
     verify_shards: before the first step, "full" reads every byte of the shards, "cached" only of shards that changed

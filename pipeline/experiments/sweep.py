@@ -349,6 +349,15 @@ def _best(results: Sequence[Result | None]) -> int | None:
     return max(scores, key=lambda number: (scores[number], -number)) if scores else None
 
 
+def _score(results: Sequence[Result | None], number: int) -> float:
+    """Return the score of a finished trial."""
+    result = results[number]
+    assert result is not None
+    score = result.score
+    assert score is not None
+    return score
+
+
 def _table(plan: Plan, results: Sequence[Result | None]) -> Table:
     def cells(number: int) -> list[object]:
         result = results[number]
@@ -388,15 +397,12 @@ def _write_winner(plan: Plan, best: int, trial: Trial, results: Sequence[Result 
     yaml.preserve_quotes = True
     values = yaml.load(config.path_of(plan.sweep.profile, plan.root).read_text(encoding="utf-8"))
     values = with_values(values, plan.sweep.fixed | plan.values[best], plan.path)
-    result = results[best]
-    assert result is not None
-    assert result.score is not None
     num_finished = sum(other is not None and other.state == "finished" for other in results)
     header = [
         f"{HEADER}{plan.name}: {trial.variant.name}",
         f"# sweep:    {plan.path.name} over profiles/{plan.sweep.profile}.yaml; {len(results)} trials, "
         f"{num_finished} to the end",
-        f"# chosen by: {plan.sweep.metric} {result.score:.4f} of {plan.nets[-1]} on the "
+        f"# chosen by: {plan.sweep.metric} {_score(results, best):.4f} of {plan.nets[-1]} on the "
         f"{trial.profile.run.validate_images} images of data.tuning, which are in neither train nor val",
         f"# MLflow:   experiment fcn-{plan.sweep.profile}, tag fcn.group = {trial.variant.group}",
         f"# git:      {_commit(plan.root)}",
@@ -444,11 +450,8 @@ def _end_group(
     }
     path = plan.folder / "sweep.json"
     files.write_json(path, report)
-    result = results[best]
-    assert result is not None
-    assert result.score is not None
     states = [result.state if result else "not ended" for result in results]
-    metrics: dict[str, float] = {plan.sweep.metric: result.score} | {
+    metrics = {plan.sweep.metric: _score(results, best)} | {
         f"num_{state}": float(states.count(state)) for state in ("finished", "stopped", "failed")
     }
     tags = {"winner": winner.variant.name, "winner_profile": plan.winner.stem}

@@ -173,7 +173,9 @@ class Training:
             return end | {FAILED: self.message}
         score = self.trial.kept_score()
         if score is None:
-            return end | {FAILED: f"{self.trial.metric} never came; the labels of data.tuning may all be void"}
+            return end | {
+                FAILED: f"{self.trial.metric} never came; the labels of data.tuning may all be void"
+            }
         return end | {self.trial.metric: score}
 
     def stop(self) -> None:
