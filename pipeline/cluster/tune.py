@@ -30,6 +30,7 @@ from pipeline.errors import UserError
 
 PROGRESS = "progress"  # percent of a trial's steps, over all of its nets
 MAX_PROGRESS = 100.0
+LEAST = {"memory": 1}  # a byte, because Tune refuses a process that reserves nothing
 ENDED, FAILED = "ended", "failed"  # keys of a trial's last result
 
 
@@ -91,7 +92,7 @@ def run_trials(
     observer = _Observer(metric, scheduler.stopped if isinstance(scheduler, _Asha) else set(), on_end)
     trainable = tune.with_resources(
         tune.with_parameters(_Trial, start=start),
-        lambda config: tune.PlacementGroupFactory([dict(resources[config["number"]])]),
+        lambda config: tune.PlacementGroupFactory([dict(resources[config["number"]]) or LEAST]),
     )
     tuner = tune.Tuner(
         trainable,
