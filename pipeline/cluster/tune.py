@@ -66,6 +66,7 @@ class End(NamedTuple):
 
 def run_trials(
     start: Callable[[int], Running],
+    order: Sequence[int],
     resources: Sequence[Mapping[str, float]],
     on_end: Callable[[int, End], None],
     *,
@@ -79,6 +80,7 @@ def run_trials(
     """Run trials until all have ended or the time is over.
 
     start: starts a trial by its number, in a process of Ray.
+    order: the numbers in the order in which the trials start.
     resources: the CPUs and GPUs that each trial's process reserves, {} if its workers reserve their own.
     on_end: called in this process when a trial has ended, but not if the time was over before.
     metric: the key of the scores in the trials' results; more is better.
@@ -96,7 +98,7 @@ def run_trials(
     )
     tuner = tune.Tuner(
         trainable,
-        param_space={"number": tune.grid_search(list(range(len(resources))))},
+        param_space={"number": tune.grid_search(list(order))},
         tune_config=tune.TuneConfig(
             metric=metric,
             mode="max",

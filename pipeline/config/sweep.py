@@ -91,7 +91,7 @@ class Sweep(Section):
     search: "grid" tries every combination of `space`; "random" draws num_trials.
     num_trials: the number of random trials.
     hours: no trial runs longer than until this time after the start, over all calls; None: no limit.
-    seed: of the random trials.
+    seed: of the random trials, and of the order in which trials start.
     fixed: other values than the profile's for all trials, by dotted key.
     space: by dotted key, a list of values or, for "random", a range.
     asha: when trials end early; None: each runs to its last iteration.

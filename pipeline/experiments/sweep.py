@@ -6,6 +6,7 @@ that decides the result. A sweep that is called again runs the trials that have 
 
 import hashlib
 import json
+import random
 import secrets
 import shutil
 import subprocess
@@ -275,6 +276,8 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
     ]
     num_cpus = max(t.num_workers * r.cpus_per_worker for t, r in zip(train, run, strict=True))
     asha = plan.sweep.asha
+    # ASHA compares a trial with those before it, and would stop none of a grid that begins with the worst values
+    order = random.Random(plan.sweep.seed).sample(range(len(trials)), len(trials))
     with ray_workers.session(num_cpus):
         rooms = [
             ray_workers.capacity(t.num_workers, r.cpus_per_worker, use_gpu=t.use_gpu)
@@ -283,6 +286,7 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
         try:
             run_trials(
                 start,
+                order,
                 resources,
                 on_end,
                 metric=plan.sweep.metric,

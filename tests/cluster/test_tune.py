@@ -60,6 +60,7 @@ def run(folder: Path, scripts: list[Any], **changes: Any) -> dict[int, End]:
     }
     run_trials(
         lambda number: Scripted(scripts[number], folder),
+        range(len(scripts)),
         [{"CPU": 1}] * len(scripts),
         ends.__setitem__,
         **settings | changes,
@@ -100,6 +101,7 @@ def test_a_result_that_cannot_be_recorded_ends_the_sweep_with_its_message(tmp_pa
     with pytest.raises(UserError, match="No space left"):
         run_trials(
             lambda number: Scripted([0.1, "hangs"][number], tmp_path),
+            [0, 1],
             [{"CPU": 1}] * 2,
             refuse,
             metric="score",
