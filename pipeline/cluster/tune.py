@@ -30,7 +30,7 @@ from pipeline.errors import UserError
 
 PROGRESS = "progress"  # percent of a trial's steps, over all of its nets
 MAX_PROGRESS = 100.0
-LEAST = {"memory": 1}  # a byte, because Tune refuses a process that reserves nothing
+LEAST: dict[str, float] = {"memory": 1}  # a byte, because Tune refuses a process that reserves nothing
 ENDED, FAILED = "ended", "failed"  # keys of a trial's last result
 
 
