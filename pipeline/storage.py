@@ -1,9 +1,12 @@
-"""Files of a folder on this machine or in an S3 bucket, behind one interface; no other module distinguishes them.
+"""Files of a folder on this machine or in a store, behind one interface; no other module distinguishes them.
 
-Keys, region and endpoint of S3 come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-AWS_ENDPOINT_URL) or an instance's role, never from a profile.
+Stores: s3://, gs:// and az:// by pyarrow's own clients; hf://, http:// and https://, which are read only, by fsspec.
+Keys, region and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY; HF_TOKEN) or an
+instance's role, never from a profile.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -19,6 +22,7 @@ from pyarrow import fs
 from pipeline.errors import ShardError
 
 S3 = "s3://"
+UNLISTED = ("http", "https")  # servers that cannot list a folder
 BLOCK_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
@@ -28,14 +32,18 @@ REQUEST_TIMEOUT_S = 60.0
 class Folder:
     """A flat folder of files. Errors are ShardErrors that name file and reason.
 
-    where: a path, or s3://bucket/prefix.
+    where: a path, or a URL such as s3://bucket/prefix.
     """
 
     where: str
 
     @property
     def is_remote(self) -> bool:
-        return self.where.startswith(S3)
+        return "://" in self.where
+
+    @property
+    def can_list(self) -> bool:
+        return scheme_of(self.where) not in UNLISTED
 
     def name(self, file: str) -> str:
         """Return the full path or URL of a file in it."""
@@ -45,7 +53,7 @@ class Folder:
         """Return the files directly in it by name, with `size` in bytes and `mtime_ns`; none if it does not exist."""
         with _named(self.where, "listed"):
             selector = fs.FileSelector(_path(self.where), allow_not_found=True)
-            return {file.base_name: file for file in system(self.is_remote).get_file_info(selector)}
+            return {file.base_name: file for file in system(scheme_of(self.where)).get_file_info(selector)}
 
     def read(self, file: str, offset: int = 0, size: int | None = None) -> bytes:
         """Return a file's bytes from an offset on.
@@ -56,8 +64,21 @@ class Folder:
             if size is None:
                 with _open(self.name(file)) as opened:
                     return opened.read_at(opened.size() - offset, offset)
+            if isinstance(
+                system(scheme_of(self.where)), fs.PyFileSystem
+            ):  # one request; opened, it would be several
+                store, path = _fsspec(scheme_of(self.where)), _path(self.name(file))
+                return store.cat_file(path, start=offset, end=offset + size)
             opened = (_open_cached if self.is_remote else _open)(self.name(file))
             return opened.read_at(size, offset)
+
+    @contextmanager
+    def stream(self, file: str) -> Iterator[Any]:
+        """Open a file to read it from the first to the last byte."""
+        with _named(self.name(file), "read"):
+            opened = system(scheme_of(self.where)).open_input_stream(_path(self.name(file)), compression=None)
+        with opened:
+            yield opened
 
     def sha256(self, file: str) -> str:
         """Return the sha256 of a file's bytes, 64 hex digits."""
@@ -73,7 +94,7 @@ class Folder:
             if self.is_remote:
                 with (
                     finished.open("rb") as source,
-                    system(True).open_output_stream(_path(self.name(file))) as dest,
+                    system(scheme_of(self.where)).open_output_stream(_path(self.name(file))) as dest,
                 ):
                     shutil.copyfileobj(source, dest, BLOCK_BYTES)
                 finished.unlink()
@@ -83,7 +104,7 @@ class Folder:
 
     def remove(self, file: str) -> None:
         with _named(self.name(file), "removed"):
-            system(self.is_remote).delete_file(_path(self.name(file)))
+            system(scheme_of(self.where)).delete_file(_path(self.name(file)))
 
     def move_to(self, dest: "Folder", last: str) -> None:
         """Replace `dest` in a bucket by this folder of the same bucket, which is then gone.
@@ -92,7 +113,8 @@ class Folder:
         reader that looks for it first never sees a mixture.
         """
         with _named(dest.where, "written"):
-            store, names = system(True), sorted(self.list(), key=lambda name: (name == last, name))
+            store = system(scheme_of(self.where))
+            names = sorted(self.list(), key=lambda name: (name == last, name))
             for name in sorted(dest.list(), key=lambda name: (name != last, name)):
                 dest.remove(name)
             for name in names:
@@ -100,30 +122,52 @@ class Folder:
             store.delete_dir(_path(self.where))
 
 
-@lru_cache(maxsize=2)
-def system(is_remote: bool) -> fs.FileSystem:
-    """Return pyarrow's file system of this machine or of S3."""
-    if not is_remote:
+@lru_cache(maxsize=8)
+def system(scheme: str) -> fs.FileSystem:
+    """Return pyarrow's file system of a URL's scheme; of this machine if it is empty."""
+    if not scheme:
         return fs.LocalFileSystem()
-    return fs.S3FileSystem(
-        endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=REQUEST_TIMEOUT_S,
-    )
+    if scheme == "s3":
+        return fs.S3FileSystem(
+            endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+            connect_timeout=CONNECT_TIMEOUT_S,
+            request_timeout=REQUEST_TIMEOUT_S,
+        )
+    if scheme == "gs":
+        return fs.GcsFileSystem()
+    if scheme == "az":
+        account = os.environ.get("AZURE_STORAGE_ACCOUNT", "")
+        return fs.AzureFileSystem(account, account_key=os.environ.get("AZURE_STORAGE_KEY"))
+    return fs.PyFileSystem(fs.FSSpecHandler(_fsspec(scheme)))
+
+
+@lru_cache(maxsize=8)
+def _fsspec(scheme: str) -> Any:
+    import fsspec  # takes a tenth of a second
+
+    try:
+        return fsspec.filesystem(scheme)
+    except (ImportError, ValueError) as error:  # fsspec names the package
+        raise ShardError(f"{scheme}:// cannot be read: {error}") from error
+
+
+def scheme_of(where: str) -> str:
+    """Return "s3" of s3://bucket/prefix, and "" of a path."""
+    return where.partition("://")[0] if "://" in where else ""
 
 
 def _path(where: str) -> str:
-    return where.removeprefix(S3)
+    """Return what a store's client calls a file; to fsspec's http client that is the URL."""
+    return where if scheme_of(where) in UNLISTED else where.partition("://")[2] if "://" in where else where
 
 
 def _open(name: str) -> Any:
-    return system(name.startswith(S3)).open_input_file(_path(name))
+    return system(scheme_of(name)).open_input_file(_path(name))
 
 
-# Opening an object costs a request of its own. A shard is read many times and never changes under its manifest. Such a
-# file may be used after a fork
-_open_cached = lru_cache(maxsize=256)(_open)
+# Opening an object costs a request of its own. A shard is read many times and never changes under its manifest
+_open_cached = lru_cache(maxsize=4096)(_open)
 
 
 @contextmanager
@@ -133,7 +177,13 @@ def _named(name: str, action: str) -> Iterator[None]:
         yield
     except ShardError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except FileNotFoundError as error:
+        raise ShardError(f"{name} cannot be {action}: {os.strerror(errno.ENOENT)}") from error
+    except Exception as error:  # ValueError: a name that no file can have
+        if (
+            not isinstance(error, OSError | ValueError) and "://" not in name
+        ):  # fsspec's clients have their own
+            raise
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else " ".join(str(error).split())
         raise ShardError(f"{name} cannot be {action}: {reason}") from error

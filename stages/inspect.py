@@ -11,6 +11,7 @@ those that settings are chosen on; otherwise another validation split retrains n
 from pathlib import Path
 
 from pipeline import config, files, paths, tracking
+from pipeline.cache.client import NodeCache
 from pipeline.datasets import raw, splits
 from pipeline.errors import exit_cleanly
 from pipeline.inspection import describe, leaks, near_duplicates
@@ -22,8 +23,11 @@ from pipeline.tables import render
 def main() -> None:
     profile_name, profile = config.load()
     train_lists, val_lists = profile.data.splits.train, profile.data.splits.val
+    node_cache = NodeCache(**profile.run.cache.model_dump())
     shards = {
-        split: open_shards(paths.shards(profile_name, split), split=split, cache=paths.VERIFIED)
+        split: open_shards(
+            paths.shards(profile_name, split), split=split, cache=paths.VERIFIED, node_cache=node_cache
+        )
         for split in profile.data.split_names
     }
     images = {split: leaks.Images.of_shards(split, opened) for split, opened in shards.items()}

@@ -17,6 +17,7 @@ from tests.project_copy import yaml
 # Rooms from the ground floor up. A room imports those below it, and itself.
 FLOORS = (
     {"fcn", "pipeline"},  # pipeline: the files directly in it
+    {"cache"},
     {"config", "shards", "models", "distributed"},
     {"loading", "download", "cluster", "tracking", "inspection", "export"},
     {"datasets", "monitoring", "evaluation"},
@@ -31,7 +32,7 @@ ROOMS_OF = {  # third-party frameworks, and the rooms that may import them
     "pydantic": {"config"},
     "pyarrow": {"shards", "evaluation", "pipeline"},
     "webdataset": {"shards"},
-    "fsspec": {"download"},
+    "fsspec": {"download", "pipeline"},
     "httpx": {"download"},
     "matplotlib": {"report"},
     "jinja2": {"report", "pipeline"},

@@ -1,7 +1,8 @@
-"""`fcn verify` and `fcn shards verify`: checks of this code and of shards."""
+"""`fcn verify`, a check of this code, and `fcn shards`: check, fetch and index shards."""
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def add_verify(commands) -> None:
@@ -22,7 +23,8 @@ def verify(_: argparse.Namespace) -> None:
 
 
 def add_shards(commands) -> None:
-    shards = commands.add_parser("shards", help="check shards", description="check shards")
+    text = "check shards, fetch them from a store, and index anyone's WebDataset tars"
+    shards = commands.add_parser("shards", help=text, description=text)
     actions = shards.add_subparsers(title="actions", required=True, metavar="ACTION")
 
     text = "read every byte of a folder of shards and list all damage; exit code 1 if there is any"
@@ -31,6 +33,29 @@ def add_shards(commands) -> None:
         "path", help="a split's folder, such as data/sample/shards/train, or s3://bucket/prefix"
     )
     command.set_defaults(run=verify_shards)
+
+    text = "fill this node's cache with a split from a store, ahead of a run; run.cache of the profile sets the cache"
+    command = actions.add_parser("fetch", help=text, description=text)
+    command.add_argument(
+        "path", help="a split's folder, such as data/voc/shards/train, or s3://bucket/prefix"
+    )
+    command.set_defaults(run=fetch_shards)
+
+    text = "write the manifest of WebDataset tars that are there already; they are read once and checked"
+    command = actions.add_parser("index", help=text, description=text)
+    command.add_argument(
+        "urls", nargs="+", metavar="URL", help="s3://bucket/train/{000000..000146}.tar, or a folder"
+    )
+    command.add_argument(
+        "--image", default="jpg", help="the photo's name after the first dot (default: %(default)s)"
+    )
+    command.add_argument("--label", default="png", help="the label's, such as seg.png (default: %(default)s)")
+    command.add_argument(
+        "--classes", type=Path, required=True, help="a file with a class name a line, in label order"
+    )
+    command.add_argument("--split", choices=("train", "val"), required=True)
+    command.add_argument("--output", type=Path, help="a folder for the manifest (default: beside the tars)")
+    command.set_defaults(run=index_shards)
 
 
 def verify_shards(arguments: argparse.Namespace) -> None:
@@ -43,3 +68,28 @@ def verify_shards(arguments: argparse.Namespace) -> None:
     if not is_whole:
         sys.exit(1)
     print(f"{arguments.path}: whole")
+
+
+def fetch_shards(arguments: argparse.Namespace) -> None:
+    from pipeline import config
+    from pipeline.cache.client import NodeCache
+    from pipeline.shards.read import fetch_all, open_shards
+
+    profile = config.load()[1] if config.PARAMS.exists() else None
+    node_cache = NodeCache(**profile.run.cache.model_dump()) if profile else NodeCache()
+    shards = open_shards(arguments.path, node_cache=node_cache)
+    num_fetched = fetch_all(shards)
+    print(f"{arguments.path}: {num_fetched / 1e6:.1f} MB fetched, all of it is in {node_cache.path}")
+
+
+def index_shards(arguments: argparse.Namespace) -> None:
+    from pipeline.errors import DatasetError
+    from pipeline.shards.foreign import Members, index
+
+    try:
+        classes = [line.strip() for line in arguments.classes.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{arguments.classes} cannot be read: {error}") from error
+    members = Members(arguments.image.lower(), arguments.label.lower())
+    num_samples = index(arguments.urls, members, classes, arguments.split, arguments.output)
+    print(f"{num_samples} samples indexed")

@@ -203,6 +203,8 @@ class Train(Section):
     warmup: the first steps, in which the rate rises from near 0.
     cooldown: with schedule cooldown, the last share of the steps, in which the rate falls to 0.
     sampling: "epochs" shuffles; "replacement" draws uniformly, as the reference does.
+    order: "samples" shuffles all samples. "blocks" shuffles blocks of samples, and samples within some blocks: for
+        shards in a store that are larger than run.cache.
     size_buckets: a step takes images of one size, so that none is padded. Sizes rarer than batch_size share a bucket.
     transforms: random changes of the images.
     precision: of the forward pass. "auto" is "bfloat16" on GPUs, and on CPUs with AVX512-BF16 or AMX, if
@@ -235,6 +237,7 @@ class Train(Section):
     warmup: NonNegativeInt = 0
     cooldown: Annotated[float, Field(gt=0, le=1)] | None = None
     sampling: Literal["epochs", "replacement"] = "epochs"
+    order: Literal["samples", "blocks"] = "samples"
     size_buckets: bool = False
     transforms: Transforms = Transforms()
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
@@ -283,6 +286,8 @@ class Train(Section):
             raise ValueError(
                 "class_weights has no effect on terms.dice, which counts all classes the same; leave it out"
             )
+        if self.order == "blocks" and (self.sampling != "epochs" or self.size_buckets):
+            raise ValueError("order blocks is for sampling epochs without size_buckets")
         if self.batch_norm == "sync" and not self.use_gpu:
             raise ValueError(
                 "batch_norm sync needs use_gpu true, because torch synchronises batch norm on GPUs only; "
@@ -301,6 +306,21 @@ class Train(Section):
         return self
 
 
+class Cache(Section):
+    """A node's cache of shards in a store (docs/object-storage.md). Runs share it; local folders do not need it.
+
+    folder: on a disk of the node; each node has its own.
+    gigabytes: the most that it holds, with 10**9 bytes each.
+    connections: requests to the store at a time.
+    patience_s: seconds to wait for a store that does not answer before the run ends.
+    """
+
+    folder: str = "~/.cache/fcn"
+    gigabytes: PositiveFloat = 50.0
+    connections: PositiveInt = 16
+    patience_s: PositiveFloat = 180.0
+
+
 class Run(Section):
     """The behaviour of a run. These keys do not affect results; changing them reruns nothing.
 
@@ -316,7 +336,8 @@ class Run(Section):
     max_failures: how often a run restarts from its last checkpoint after a worker died.
     shard_workers: processes that write shards; 1: this process, without Ray, whose start takes seconds.
     verify_shards: before the first step, "full" reads every byte of the shards, "cached" only of shards that changed
-        since they were last verified.
+        since they were last verified. In a store "cached" reads none: its blocks are verified when they arrive.
+    cache: each node's cache of shards in a store.
     """
 
     cpus_per_worker: PositiveInt = 1
@@ -330,6 +351,7 @@ class Run(Section):
     max_failures: NonNegativeInt = 2
     shard_workers: PositiveInt = 1
     verify_shards: Literal["cached", "full"] = "cached"
+    cache: Cache = Cache()
 
 
 class Net(Section):

@@ -52,7 +52,7 @@ def _locate(url: str) -> tuple[Any, str]:
     if url.startswith("file://"):
         return fsspec.filesystem("file"), str(Path(url2pathname(urlsplit(url).path)))  # fsspec keeps the %20
     if url.startswith(storage.S3):  # by the library that writes shards there; fsspec would need another one
-        return ArrowFSWrapper(storage.system(is_remote=True)), url.removeprefix(storage.S3)
+        return ArrowFSWrapper(storage.system("s3")), url.removeprefix(storage.S3)
     store, path = fsspec.core.url_to_fs(url)
     store.invalidate_cache()  # of listings, or a second try would not look again
     return store, path

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fcn.averaging import Averaging
 from pipeline import paths
+from pipeline.cache.client import NodeCache
 from pipeline.config import Profile
 from pipeline.config.variant import Variant, results_folder, shards_folder
 from pipeline.distributed.rank import Rank
@@ -59,7 +60,10 @@ def evaluate(
     results, folder = results_folder(root, variant), shards_folder(root, variant, profile_name, "val")
     model_file = results / paths.model(profile_name, net)
     verify_all = profile.run.verify_shards == "full"
-    shards = open_shards(folder, split="val", cache=root / paths.VERIFIED, verify_all=verify_all)
+    node_cache = NodeCache(**profile.run.cache.model_dump())
+    shards = open_shards(
+        folder, split="val", cache=root / paths.VERIFIED, verify_all=verify_all, node_cache=node_cache
+    )
     model, about, digest = load_model(model_file, device)
     predictor = Predictor(model, about["classes"], device, averaging)
     val = leaks.Images.of_shards("val", shards)
@@ -74,6 +78,7 @@ def evaluate(
             results / paths.RUNS / profile_name / f"evaluate-{net}",
             settings.border_width,
             averaging,
+            node_cache,
             num_workers=settings.num_workers,
             min_workers=profile.run.min_workers,
             use_gpu=settings.use_gpu,

@@ -13,6 +13,7 @@ import torch
 
 from fcn.averaging import Averaging
 from fcn.metrics import ConfusionMatrix, Scores, trimap
+from pipeline.cache.client import NodeCache
 from pipeline.distributed.rank import Rank
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.evaluation.bootstrap import Bootstrap, intervals, mean_f1, mean_iu, pixel_acc
@@ -80,20 +81,28 @@ class ScoreJob:
     counts: Path
     border_width: int
     averaging: Averaging = ONCE
+    node_cache: NodeCache | None = None
 
 
 def score_worker(job: ScoreJob, rank: Rank) -> None:
     """Score this worker's share of a split; the first worker writes the counts of all."""
     model, about, _ = load_model(job.model, rank.device)
     predictor = Predictor(model, about["classes"], rank.device, job.averaging)
-    confusion, images = score_split(predictor, open_shards(job.shards, split="val"), rank, job.border_width)
+    shards = open_shards(job.shards, split="val", node_cache=job.node_cache)
+    confusion, images = score_split(predictor, shards, rank, job.border_width)
     if rank.is_first:
         job.counts.parent.mkdir(parents=True, exist_ok=True)
         np.savez(job.counts, hist=confusion.hist.cpu().numpy(), images=images.cpu().numpy())
 
 
 def score_on_workers(
-    model: Path, shards: Path, folder: Path, border_width: int, averaging: Averaging = ONCE, **workers: Any
+    model: Path,
+    shards: Path,
+    folder: Path,
+    border_width: int,
+    averaging: Averaging = ONCE,
+    node_cache: NodeCache | None = None,
+    **workers: Any,
 ) -> Counts:
     """Return the counts of `score_split`, from Ray workers that each score a share.
 
@@ -103,7 +112,7 @@ def score_on_workers(
     """
     from pipeline.cluster import ray_workers  # takes seconds to import; one worker does not need Ray
 
-    job = ScoreJob(model, shards, folder / "counts.npz", border_width, averaging)
+    job = ScoreJob(model, shards, folder / "counts.npz", border_width, averaging, node_cache)
     try:
         ray_workers.run_workers(
             score_worker, job, name=folder.name, storage=folder.parent, max_failures=0, **workers

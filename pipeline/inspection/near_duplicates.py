@@ -20,7 +20,7 @@ from pipeline import files
 from pipeline.errors import LeakError
 from pipeline.progress import bar
 from pipeline.shards.images import LOSSLESS
-from pipeline.shards.read import Shards
+from pipeline.shards.read import Shards, in_turn
 from pipeline.tables import Table
 
 PICTURE = "near_duplicates.png"  # in the inspection's folder, if there are any
@@ -82,10 +82,12 @@ def thumbnails(shards: Shards) -> NDArray[np.uint8]:
     with (
         bar(len(shards), "compare photos", delay_s=2) as progress,
         ThreadPoolExecutor(NUM_THREADS) as threads,
+        shards.ahead(in_turn(range(len(shards)))) as advance,
     ):
         found = threads.map(lambda index: thumbnail(shards.read(index)[0]), range(len(shards)))
         for index, small in enumerate(found):
             result[index] = small
+            advance()
             progress.update()
     return result
 

@@ -11,18 +11,22 @@ convolution's own padding. Padding itself is never scored.
 """
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice, tee
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data
 
 from fcn import IGNORE_LABEL
 from pipeline.config.training import Transforms
 from pipeline.errors import UserError
-from pipeline.loading.sampler import Buckets, Order
+from pipeline.loading.sampler import BlockOrder, Buckets, Order
 from pipeline.loading.transforms import Change, apply, draw, largest
 from pipeline.shards.dataset import Batch, Dataset
 from pipeline.shards.read import Shards
@@ -40,6 +44,7 @@ class Stream:
     size_buckets: see sampler.Buckets.
     accumulation: batches per step; batch n belongs to step n // accumulation.
     rank: this worker's number, 0 .. world_size - 1.
+    by_blocks: see sampler.BlockOrder.
     """
 
     shards: Shards
@@ -51,6 +56,7 @@ class Stream:
     accumulation: int = 1
     rank: int = 0
     world_size: int = 1
+    by_blocks: bool = False
 
     def __post_init__(self) -> None:
         assert self.batch_size % (self.world_size * self.accumulation) == 0, self
@@ -60,6 +66,9 @@ class Stream:
     def order(self) -> Order | Buckets:
         if self.size_buckets:
             return Buckets(self.shards.sizes, self.batch_size, self.seed, self.sampling)
+        if self.by_blocks:
+            first_sample = self.shards.layout.first_sample
+            return BlockOrder(len(self.shards), self.seed, "epochs", {}, first_sample, self.batch_size)
         return Order(len(self.shards), self.seed, self.sampling)
 
     @cached_property
@@ -74,6 +83,23 @@ class Stream:
         """Return the positions, in the endless sequence of samples, of this worker's images of a batch."""
         num_images = self.batch_size // self.accumulation
         return range(number * num_images + self.rank, (number + 1) * num_images, self.world_size)
+
+    def indices(self, numbers: Iterable[int]) -> NDArray[np.int64]:
+        """Return the indices of this worker's images of batches, (T, K) for T numbers."""
+        if isinstance(self.order, Buckets):
+            steps = [
+                (self.order.step(n // self.accumulation, self.batch_size), self.positions(n)) for n in numbers
+            ]
+            return np.array([[step[p % self.batch_size] for p in positions] for step, positions in steps])
+        width = len(self.positions(0))
+        first = np.fromiter(numbers, np.int64)[:, None] * (width * self.world_size) + self.rank
+        return self.order.at(first + np.arange(width) * self.world_size)
+
+    def ahead(self, numbers: Iterable[int]) -> AbstractContextManager[Callable[[], None]]:
+        """Have the blocks of these batches fetched ahead, about two epochs; see Shards.ahead."""
+        numbers, per_epoch = iter(numbers), len(self.shards) * self.accumulation // self.batch_size + 1
+        chunks = iter(lambda: list(islice(numbers, per_epoch)), [])
+        return self.shards.ahead(map(self.indices, chunks), revisits=not self.by_blocks)
 
     def read(self, number: int, memory: Tensor | None = None) -> Batch:
         """Return this worker's images of a batch.
@@ -132,6 +158,14 @@ def loader(
     num_workers: processes that read ahead; 0 for none.
     pin: put batches into page-locked memory, from which a GPU copies asynchronously.
     """
+    numbers, planned = tee(numbers) if stream.shards.blocks else (numbers, ())
+    with stream.ahead(planned) as advance:
+        for batch in _batches(stream, numbers, num_workers, pin):
+            yield batch
+            advance()
+
+
+def _batches(stream: Stream, numbers: Iterable[int], num_workers: int, pin: bool) -> Iterator[Batch]:
     if num_workers == 0:
         for number in numbers:
             yield _copy(stream.read(number), pin) if pin else stream.read(number)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT_ROUNDS = 2  # a step may cross the end of a round; 8 MB each for a million samples
-BUCKET_DRAW_KIND = (
-    1  # makes the draws of buckets differ from those of samples; not 0, which numpy's seeding ignores
-)
+# Make the draws of buckets and blocks differ from those of samples, and of transforms; not 0, which numpy's seeding ignores
+BUCKET_DRAW_KIND, BLOCK_DRAW_KIND = 1, 3
+WINDOW_BLOCKS = 2  # a lane has twice as many blocks in use, or a little more
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,62 @@ class Order:
             start = number * batch_size + len(indices)
         return indices
 
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the indices of the samples at positions, in an array of the same shape."""
+        numbers, offsets = np.divmod(positions, self.num_samples)
+        indices = np.empty_like(positions)
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            indices[here] = self._round(number)[offsets[here]]
+        return indices
+
     def _round(self, number: int) -> NDArray[np.int64]:
         """Return the num_samples indices that start at position number * num_samples."""
         if number not in self._rounds:
             while len(self._rounds) >= KEPT_ROUNDS:
                 del self._rounds[min(self._rounds)]
-            rng = np.random.Generator(np.random.PCG64([self.seed, number]))
-            self._rounds[number] = (
-                rng.permutation(self.num_samples)
-                if self.sampling == "epochs"
-                else rng.integers(self.num_samples, size=self.num_samples)
-            )
+            self._rounds[number] = self._drawn(number)
         return self._rounds[number]
+
+    def _drawn(self, number: int) -> NDArray[np.int64]:
+        rng = np.random.Generator(np.random.PCG64([self.seed, number]))
+        if self.sampling == "epochs":
+            return rng.permutation(self.num_samples)
+        return rng.integers(self.num_samples, size=self.num_samples)
+
+
+@dataclass(frozen=True)
+class BlockOrder(Order):
+    """An order for shards that are read by blocks: each worker reads its own blocks, and each of them once an epoch.
+
+    In each epoch the shuffled blocks are laid end to end and cut into as many lanes as a step has images. Image j of a
+    step comes from lane j (rotated where epochs end within a step). So a lane belongs to one worker, whatever their
+    number. In a lane, samples are shuffled within a window that slides over WINDOW_BLOCKS blocks.
+
+    first_sample: (B + 1,) block b holds the samples first_sample[b] .. first_sample[b + 1] - 1.
+    num_lanes: images of a step.
+    """
+
+    first_sample: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(1, np.int64), compare=False, repr=False
+    )
+    num_lanes: int = 1
+
+    def _drawn(self, number: int) -> NDArray[np.int64]:
+        rng = np.random.Generator(np.random.PCG64([self.seed, number, BLOCK_DRAW_KIND]))
+        blocks = rng.permutation(len(self.first_sample) - 1)
+        sizes = np.diff(self.first_sample)[blocks]
+        samples = np.repeat(self.first_sample[blocks] - (np.cumsum(sizes) - sizes), sizes)
+        samples += np.arange(self.num_samples)
+        lanes = np.arange(self.num_lanes)
+        lengths = (self.num_samples - lanes + self.num_lanes - 1) // self.num_lanes
+        lane = np.repeat(lanes, lengths)
+        place = np.arange(self.num_samples) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        window = WINDOW_BLOCKS * self.num_samples / len(blocks)
+        shuffled = samples[np.lexsort((place + window * rng.random(self.num_samples), lane))]
+        order = np.empty_like(samples)
+        order[place * self.num_lanes + lane] = shuffled
+        return order
 
 
 @dataclass(frozen=True)

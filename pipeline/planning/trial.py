@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from fcn.model import FCN
+from pipeline.cache.client import NodeCache
 from pipeline.config import STRIDE, Profile
 from pipeline.config.job import Job
 from pipeline.datasets.lists import read_bytes
@@ -134,7 +135,7 @@ def _steps(job: Job, num_steps: int, limit: float) -> Trial | None:
     if job.train.use_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    shards = open_shards(job.shards)
+    shards = open_shards(job.shards, node_cache=NodeCache(**job.run.cache.model_dump()))
     stream = make_stream(job, shards, rank)
     class_weight = class_weights(job, shards.class_pixels, rank.device)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.shards.images import is_jpeg_file
 from pipeline.shards.labels import decode_label
-from pipeline.shards.read import Shards
+from pipeline.shards.read import Shards, in_turn
 
 RGB = 3  # torchvision's number for it
 
@@ -48,12 +48,14 @@ class Dataset:
 
     def read_ahead(self, indices: Iterable[int]) -> Iterator[Batch]:
         """Yield samples in the order of the indices; a thread decodes the next one while the caller uses this one."""
-        with ThreadPoolExecutor(1) as thread:
+        indices = list(indices)
+        with ThreadPoolExecutor(1) as thread, self.shards.ahead(in_turn(indices)) as advance:
             following = None
             for index in indices:
                 current, following = following, thread.submit(self.__getitem__, index)
                 if current:
                     yield current.result()
+                    advance()
             if following:
                 yield following.result()
 

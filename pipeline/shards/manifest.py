@@ -37,7 +37,7 @@ SCHEMA_WITH_PNG = SCHEMA.append(pa.field(PHOTO, pa.string()))
 SCHEMAS = {FORMAT: SCHEMA, FORMAT_WITH_PNG: SCHEMA_WITH_PNG}
 
 _REPETITIVE = ["split", "shard", "mode"]  # columns of few values: an index a row, in the file and in memory
-_SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")  # neither a path that leads elsewhere nor a command
+_SHARD_NAME = re.compile(r"\w[\w.-]*\.tar", re.ASCII)  # neither a path that leads elsewhere nor a command
 _BLANK = b'"seal": "' + b"0" * 64 + b'"'  # the seal in the header while the digest is taken
 _SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"')
 

@@ -1,4 +1,6 @@
-"""Shards opened and verified, and read starting at any sample, in a folder of this machine or in S3.
+"""Shards opened and verified, and read starting at any sample, in a folder of this machine or in a store.
+
+A store's shards are read by blocks through the node's cache (pipeline/cache), a local folder's directly.
 
 A shard is a WebDataset tar with <key>.jpg and <key>.png of each sample, one after the other; a photo of another format
 than JPEG is <key>.image.png. manifest.parquet has one row per sample, in the shards' order, and in its header the size
@@ -7,8 +9,9 @@ and sha256 of every shard. shards/write.py writes both.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.client import Blocks, NodeCache, Plan
 from pipeline.errors import ShardError
+from pipeline.progress import bytes_bar
 from pipeline.shards import manifest
+from pipeline.shards.blocks import Layout
 from pipeline.shards.manifest import LOCATION, MANIFEST, MEMBERS, PHOTO, Table
 from pipeline.shards.verify import damaged_samples, find_damage
 from pipeline.storage import Folder
@@ -32,11 +38,13 @@ class Shards:
     folder: where the shards lie, a path or s3://bucket/prefix.
     table: one row per sample, as manifest.SCHEMA or manifest.SCHEMA_WITH_PNG.
     header: the manifest's header.
+    node_cache: the cache that a store's blocks are read through.
     """
 
     folder: Path | str
     table: Table
     header: dict
+    node_cache: NodeCache = NodeCache()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -73,54 +81,136 @@ class Shards:
 
     def read(self, index: int) -> tuple[memoryview, memoryview]:
         """Return the bytes of a sample's photo and label; ShardError if they differ from the manifest."""
-        row = {name: column[index].as_py() for name, column in self._members.items()}
-        folder = Folder(str(self.folder))
+        row = {name: column[index].as_py() for name, column in self._columns.items()}
         start = min(row[f"{kind}_offset"] for kind in MEMBERS)
         end = max(row[f"{kind}_offset"] + row[f"{kind}_size"] for kind in MEMBERS)
-        try:
-            # One copy, which torch may use as a tensor's memory; both members are views of it
-            data = memoryview(bytearray(folder.read(row["shard"], start, end - start)))
-        except ShardError as error:
-            raise ShardError(f"{error}; {REMEDY}") from error
-        members = []
-        for kind in MEMBERS:
-            offset = row[f"{kind}_offset"] - start
-            member = data[offset : offset + row[f"{kind}_size"]]
-            if hashlib.sha256(member).digest() != row[f"{kind}_sha256"]:
-                name = f"{folder.name(row['shard'])}: {self.keys[index]}.{manifest.members_of(row)[kind]}"
-                raise ShardError(f"{name} differs from the manifest; {REMEDY}")
-            members.append(member)
+        # One copy, which torch may use as a tensor's memory; both members are views of it
+        data = memoryview(bytearray(self._bytes(index, row["shard"], start, end - start)))
+        members, damaged = _members(data, row, start)
+        if damaged and self.blocks:
+            self.blocks.drop(self.layout.block_of[index])
+            data = memoryview(bytearray(self._bytes(index, row["shard"], start, end - start)))
+            members, damaged = _members(data, row, start)
+        if damaged:
+            name = f"{Folder(str(self.folder)).name(row['shard'])}: {self.keys[index]}.{damaged}"
+            raise ShardError(f"{name} differs from the manifest; {REMEDY}")
         return members[0], members[1]
 
+    def _bytes(self, index: int, shard: str, start: int, size: int) -> bytes:
+        if self.blocks:
+            return self.blocks.read(int(self.layout.block_of[index]), start, size)
+        try:
+            return Folder(str(self.folder)).read(shard, start, size)
+        except ShardError as error:
+            raise ShardError(f"{error}; {REMEDY}") from error
+
     @cached_property
-    def _members(self) -> dict[str, Any]:
+    def layout(self) -> Layout:
+        return Layout(self.table)
+
+    @cached_property
+    def blocks(self) -> Blocks | None:
+        """The blocks on this node; None for a local folder."""
+        if not Folder(str(self.folder)).is_remote:
+            return None
+        return Blocks(self.node_cache, self.layout.index(str(self.folder)))
+
+    @contextmanager
+    def ahead(
+        self, chunks: Iterator[NDArray[np.integer]], *, revisits: bool = False
+    ) -> Iterator[Callable[[], None]]:
+        """Have the blocks of samples to come fetched ahead; yield a function to call when a turn is over.
+
+        chunks: yields (T, K) indices of the samples of T turns.
+        revisits: whether a block's samples are far apart, so that all blocks must stay in the cache.
+
+        Raises UserError if they do not fit.
+        """
+        if not self.blocks:
+            yield lambda: None
+            return
+        if revisits:
+            self.blocks.require_room()
+        with closing(Plan(self.blocks, (self.layout.block_of[chunk] for chunk in chunks))) as plan:
+            yield plan.advance
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
         """The columns that locate samples, each in one chunk, where a value is found ten times as fast."""
         names = ["shard"] + [f"{kind}_{what}" for kind in MEMBERS for what in ("offset", "size", "sha256")]
         names += [PHOTO] if PHOTO in self.table.schema.names else []
         return {name: self.table[name].combine_chunks() for name in names}
 
 
+def in_turn(indices: Sequence[int]) -> Iterator[NDArray[np.integer]]:
+    """Return the chunks for Shards.ahead of samples that are read one by one."""
+    return iter([np.array(indices)[:, None]] if len(indices) else [])
+
+
+def _members(data: memoryview, row: dict[str, Any], start: int) -> tuple[list[memoryview], str | None]:
+    """Return a sample's photo and label, and which of them differs from the manifest, if one does."""
+    members = []
+    for kind in MEMBERS:
+        offset = row[f"{kind}_offset"] - start
+        member = data[offset : offset + row[f"{kind}_size"]]
+        if hashlib.sha256(member).digest() != row[f"{kind}_sha256"]:
+            return [], manifest.members_of(row)[kind]
+        members.append(member)
+    return members, None
+
+
 def open_shards(
-    where: Path | str, *, split: str | None = None, cache: Path | None = None, verify_all: bool = False
+    where: Path | str,
+    *,
+    split: str | None = None,
+    cache: Path | None = None,
+    verify_all: bool = False,
+    node_cache: NodeCache | None = None,
 ) -> Shards:
     """Open a folder of shards; ShardError unless every shard is there with its size and sha256.
 
-    where: a folder of write_shards, a path or s3://bucket/prefix, or one of link_shards.
+    The sha256 of a store's samples are compared when their blocks arrive, so that nothing is read twice.
+
+    where: a folder of write_shards, a path or a URL, or one of link_shards.
     split: the split that it must hold, any if None.
     cache: a folder that records which shards are intact, so that they are not read at every start.
-    verify_all: read every shard, whatever the cache holds.
+    verify_all: read every shard, whatever the cache holds; a store's, too.
+    node_cache: the cache that a store's blocks are read through; by default that of a profile without `run.cache`.
     """
     shards = _open(where)
+    if node_cache:
+        shards = replace(shards, node_cache=node_cache)
     if split is not None and shards.header["split"] != split:
         raise ShardError(f"{where} holds the split {shards.header['split']!r}, expected {split!r}; {REMEDY}")
-    for damage in find_damage(Folder(str(shards.folder)), shards.header, cache, verify_all=verify_all):
+    folder = Folder(str(shards.folder))
+    hashes = not folder.is_remote or verify_all
+    for damage in find_damage(folder, shards.header, cache, verify_all=verify_all, hashes=hashes):
         raise ShardError(f"{damage.message}; {REMEDY}")
     return shards
 
 
+def fetch_all(shards: Shards) -> int:
+    """Bring all blocks of a store's shards to this node's cache; return the bytes that were not there yet."""
+    blocks = shards.blocks
+    if not blocks:
+        raise ShardError(f"{shards.folder} is a folder of this machine; only a store's shards are fetched")
+    blocks.require_room()
+    sizes = (blocks.index.end - blocks.index.start).tolist()
+    missing = [number for number in range(len(sizes)) if not blocks.has(number)]
+    with (
+        bytes_bar(sum(sizes[number] for number in missing), "fetch") as progress,
+        closing(Plan(blocks, iter([np.array(missing)[:, None]] if missing else []))) as plan,
+    ):
+        for number in missing:
+            blocks.fetch(number)
+            plan.advance()
+            progress.update(sizes[number])
+    return sum(sizes[number] for number in missing)
+
+
 def all_damage(where: Path | str) -> Iterator[str]:
     """Read every byte of a folder of shards and yield a line for each damage; ShardError if it has no files."""
-    if not Folder(str(where)).list():
+    if Folder(str(where)).can_list and not Folder(str(where)).list():
         raise ShardError(f"{where}: no files there; give the folder of one split, with its {MANIFEST}")
     try:
         shards = _open(where)
@@ -137,7 +227,7 @@ def all_damage(where: Path | str) -> Iterator[str]:
 def _open(where: Path | str) -> Shards:
     """Return the shards with their manifest checked, not yet their bytes."""
     folder = Folder(str(where))
-    files = folder.list()
+    files = folder.list() if folder.can_list else {MANIFEST}
     if MANIFEST not in files:
         raise ShardError(f"{folder.name(MANIFEST)} is missing; run `dvc repro shard` first")
     content = folder.read(MANIFEST)
@@ -145,6 +235,8 @@ def _open(where: Path | str) -> Shards:
         table, header = manifest.parse(content, folder.name(MANIFEST))
     except ShardError as error:
         raise ShardError(f"{error}; {REMEDY}") from error
+    if "where" in header:  # of anyone's tars, see foreign.py
+        return Shards(header["where"], table, header)
     if LOCATION not in files:
         return Shards(where, table, header)
     location = Folder(folder.read(LOCATION).decode("utf-8", "replace"))

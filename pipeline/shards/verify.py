@@ -29,13 +29,21 @@ class Damage(NamedTuple):
 
 
 def find_damage(
-    folder: Folder, header: Mapping[str, Any], cache: Path | None = None, *, verify_all: bool = False
+    folder: Folder,
+    header: Mapping[str, Any],
+    cache: Path | None = None,
+    *,
+    verify_all: bool = False,
+    hashes: bool = True,
 ) -> Iterator[Damage]:
     """Yield every shard that is missing, unlisted or different from the manifest's header.
 
     cache: a folder that records intact shards by size and time of change, so that they are not read again.
     verify_all: read every shard, whatever the cache holds.
+    hashes: whether sha256 is compared, too; otherwise only what a listing shows, of a server without listings nothing.
     """
+    if not hashes and not folder.can_list:
+        return
     present = folder.list()
     present.pop(MANIFEST, None)
     listed = {shard["name"]: shard for shard in header["shards"]}
@@ -44,6 +52,11 @@ def find_damage(
     if unlisted := sorted(present.keys() - listed.keys()):
         yield Damage(f"{folder.where}: not in the manifest: {and_more(unlisted)}")
     names = [name for name in listed if name in present]
+    if not hashes:
+        for name in names:
+            if message := _other_size(folder, listed[name], present[name].size):
+                yield Damage(message, name)
+        return
     cache_file = cache and _cache_file(cache, folder)
     remembered = _read_cache(cache_file) if cache_file and not verify_all else {}
     intact: dict[str, list[Any]] = {}
@@ -60,10 +73,16 @@ def find_damage(
         write_json(cache_file, intact, indent=None, is_shared=True)
 
 
+def _other_size(folder: Folder, shard: Mapping[str, Any], size: int) -> str | None:
+    if size != shard["bytes"]:
+        return f"{folder.name(shard['name'])}: {size} bytes, expected {shard['bytes']}"
+    return None
+
+
 def _difference(folder: Folder, shard: Mapping[str, Any], size: int) -> str | None:
     name = shard["name"]
-    if size != shard["bytes"]:
-        return f"{folder.name(name)}: {size} bytes, expected {shard['bytes']}"
+    if message := _other_size(folder, shard, size):
+        return message
     if (digest := folder.sha256(name)) != shard["sha256"]:
         return f"{folder.name(name)}: sha256 {digest}, expected {shard['sha256']}"
     return None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fcn.model import FCN
 from fcn.optim import learning_rate, parameter_groups
 from fcn.surgery import take_classes, transplant
+from pipeline.cache.client import NodeCache
 from pipeline.config.job import Job
 from pipeline.distributed.batch_norm import across_workers, set_training
 from pipeline.distributed.gradients import average_gradients
@@ -50,9 +51,10 @@ def train_worker(job: Job, rank: Rank) -> None:
     job = replace(job, train=job.train.model_copy(update={"precision": agreed(job.train.precision, rank)}))
     train, iterations = job.train, job.recipe.iterations
     with only_writer(job, rank), Saver(job.folder, job.shared_steps) as saver:
-        shards = open_shards(job.shards, split="train", cache=job.cache)
+        node_cache = NodeCache(**job.run.cache.model_dump())
+        shards = open_shards(job.shards, split="train", cache=job.cache, node_cache=node_cache)
         held_out = (
-            open_shards(job.validation, split=job.validation_split, cache=job.cache)
+            open_shards(job.validation, split=job.validation_split, cache=job.cache, node_cache=node_cache)
             if job.validate_every
             else None
         )
@@ -218,6 +220,7 @@ def make_stream(job: Job, shards: Shards, rank: Rank) -> Stream:
         accumulation=job.train.accumulation,
         rank=rank.number,
         world_size=rank.world_size,
+        by_blocks=job.train.order == "blocks",
     )
 
 

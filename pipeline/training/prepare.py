@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from fcn.optim import batch_rule
 from pipeline import git, paths
+from pipeline.cache.client import NodeCache
 from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.config.job import Job
 from pipeline.config.variant import Variant, results_folder, shards_folder
@@ -70,6 +71,7 @@ def make_job(
         split="train",
         cache=cache,
         verify_all=profile.run.verify_shards == "full",
+        node_cache=NodeCache(**profile.run.cache.model_dump()),
     )
     if list(shards.classes) != profile.data.classes:
         raise CheckpointError(

@@ -1,0 +1,1 @@
+"""A node's cache of blocks: ranges of a store's files, kept on the local disk."""

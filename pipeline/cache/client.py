@@ -1,0 +1,259 @@
+"""The readers' side of a node's cache: local files, and the fetcher's socket for blocks that are not there yet."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.fetcher import FREE_BYTES, block_path
+from pipeline.cache.index import INDEX, Index
+from pipeline.errors import ShardError, UserError
+
+START_S = 30.0  # for the fetcher's start on a busy machine
+GB = 10**9
+
+_started: "list[subprocess.Popen[bytes]]" = []  # kept, or Python would warn that they outlive their object
+
+
+@dataclass(frozen=True)
+class NodeCache:
+    """The settings of a node's cache; see config.training.Cache."""
+
+    folder: str = "~/.cache/fcn"
+    gigabytes: float = 50.0
+    connections: int = 16
+    patience_s: float = 180.0
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder).expanduser().absolute()
+
+    @property
+    def limit(self) -> int:
+        return int(self.gigabytes * GB)
+
+
+class Blocks:
+    """A split's blocks on this node. It may be used after a fork, and holds no network client.
+
+    reads, misses: samples read, and those whose block was not there yet, by all processes forked from this one.
+    """
+
+    def __init__(self, cache: NodeCache, index: Index):
+        self.cache, self.index = cache, index
+        self.folder = cache.path / index.key
+        self.reads = multiprocessing.get_context("fork").Value("q")
+        self.misses = multiprocessing.get_context("fork").Value("q")
+        self._connections: dict[int, Connection] = {}  # by process
+        self._lock = threading.Lock()
+
+    def read(self, block: int, offset: int, size: int) -> bytes:
+        """Return bytes of a block, fewer if its file is damaged; wait until it is there.
+
+        offset: in the shard.
+        """
+        start, has_missed = offset - int(self.index.start[block]), False
+        while True:
+            try:
+                descriptor = os.open(block_path(self.folder, block), os.O_RDONLY)
+                break
+            except FileNotFoundError:
+                has_missed = True
+                self.fetch(block)
+        try:
+            data = os.pread(descriptor, size, start)
+        finally:
+            os.close(descriptor)
+        with self.reads:
+            self.reads.value += 1
+        if has_missed:
+            with self.misses:
+                self.misses.value += 1
+        return data
+
+    def fetch(self, block: int) -> None:
+        """Return when a block is in the cache; ShardError if the store does not give it."""
+        with self._lock:
+            connection = self._connections.get(os.getpid())
+            if not connection:
+                self._connections = {os.getpid(): (connection := Connection(self.cache, self.index))}
+            connection.ask({"want": block})
+
+    def drop(self, block: int) -> None:
+        """Remove a block that was found damaged; it will be fetched again."""
+        block_path(self.folder, block).unlink(missing_ok=True)
+
+    def has(self, block: int) -> bool:
+        return block_path(self.folder, block).exists()
+
+    def require_room(self) -> None:
+        """Raise UserError unless all blocks fit into the cache, within its limit and the disk's free space."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        present = sum(path.stat().st_size for path in self.cache.path.glob("*/*.block"))
+        room = min(self.cache.limit, shutil.disk_usage(self.folder).free - FREE_BYTES + present)
+        if self.index.num_bytes > room:
+            raise UserError(
+                f"{self.index.where}: all of its {self.index.num_bytes / GB:.2f} GB must fit into {self.cache.path}, which "
+                f"has room for {room / GB:.2f} GB; set train.order to blocks, which needs less, raise "
+                f"run.cache.gigabytes (now {self.cache.gigabytes:g}), or free the disk"
+            )
+
+
+class Plan:
+    """The uses of blocks to come, which the fetcher fetches ahead of `advance`. To be closed.
+
+    chunks: yields (T, K) the blocks that T turns use. One chunk more than the current one is known to the fetcher.
+    """
+
+    def __init__(self, blocks: Blocks, chunks: Iterator[NDArray[np.integer]]):
+        self._connection = Connection(blocks.cache, blocks.index)
+        self._chunks = chunks
+        self._turn = self._planned = 0
+        self._ends: list[int] = []
+        for _ in range(2):
+            self._extend()
+
+    def _extend(self) -> None:
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            return
+        used, width = chunk.ravel(), chunk.shape[1]
+        numbers, first = np.unique(used, return_index=True)
+        last = used.size - 1 - np.unique(used[::-1], return_index=True)[1]
+        order = np.argsort(first)
+        turns = self._planned + np.stack([first, last]) // width
+        plan = np.stack([numbers, *turns])[:, order].T.tolist()
+        self._connection.tell({"plan": plan, "at": self._turn})
+        self._planned += len(chunk)
+        self._ends.append(self._planned)
+
+    def advance(self) -> None:
+        """Begin the next turn."""
+        self._turn += 1
+        if self._ends and self._turn >= self._ends[0]:
+            self._ends.pop(0)
+            self._extend()
+        self._connection.tell({"at": self._turn})
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Connection:
+    """A connection to the node's fetcher, which is started if there is none, and again if it was killed."""
+
+    def __init__(self, cache: NodeCache, index: Index):
+        self._cache, self._index = cache, index
+        self._socket: socket.socket | None = None
+        self._told: list[dict[str, Any]] = []  # plans, for a new fetcher
+
+    def ask(self, message: dict[str, Any]) -> None:
+        """Send a message and wait for the answer; ShardError if it is one."""
+        deadline_s = time.monotonic() + self._cache.patience_s
+        while True:
+            try:
+                self._send(message)
+                return self._answer()
+            except OSError as error:  # the fetcher was killed
+                self.close()
+                if time.monotonic() > deadline_s:
+                    raise ShardError(
+                        f"the fetcher of {self._cache.path} ended again and again: {error}"
+                    ) from error
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message that has no answer."""
+        try:
+            self._send(message)
+        except OSError:
+            self.close()
+            self._send(message)
+        if "plan" in message:
+            self._told = [*self._told[-1:], message]
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if not self._socket:
+            self._open()
+        assert self._socket
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _answer(self) -> None:
+        assert self._socket
+        line = b""
+        while not line.endswith(b"\n"):
+            part = self._socket.recv(65536)
+            if not part:
+                raise ConnectionError("no answer")
+            line += part
+        if error := json.loads(line).get("error"):
+            raise ShardError(error)
+
+    def _open(self) -> None:
+        """Connect, and send index and plans."""
+        path = self._cache.path / self._index.key / INDEX
+        if not path.exists():
+            self._index.write(path)
+        self._socket = self._connected()
+        self._socket.sendall(
+            json.dumps({"open": self._index.key, "limit": self._cache.limit}).encode() + b"\n"
+        )
+        self._answer()
+        for plan in self._told:
+            self._socket.sendall(json.dumps(plan).encode() + b"\n")
+
+    def _connected(self) -> socket.socket:
+        fetcher, deadline_s = None, time.monotonic() + START_S
+        while True:
+            opened = socket.socket(socket.AF_UNIX)
+            try:
+                opened.connect(self._address)
+                return opened
+            except OSError as error:
+                opened.close()
+                if time.monotonic() > deadline_s:
+                    raise ShardError(f"no fetcher for {self._cache.path}: {error}") from error
+            if fetcher is None or fetcher.poll() is not None:
+                fetcher = self._start()
+            time.sleep(0.02)
+
+    @cached_property
+    def _address(self) -> str:
+        """The socket: a short path, which a socket must have, on a disk of this machine."""
+        folder = Path(tempfile.gettempdir()) / f"fcn-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise ShardError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
+        return str(folder / sha256(str(self._cache.path).encode()).hexdigest()[:16])
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        """Start a fetcher; it ends by itself, at once if there is another. Ctrl-C in the terminal does not reach it."""
+        cache = self._cache
+        arguments = [cache.path, self._address, cache.connections, cache.patience_s]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cache.fetcher", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=Path(__file__).parents[2],
+        )
+        _started.append(process)
+        return process

@@ -1,0 +1,94 @@
+"""Ranges of a store's files, read in spite of lost connections, stalls and outages."""
+
+import random
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from pipeline.errors import ShardError
+from pipeline.storage import Folder
+
+FIRST_STALL_S = 5.0  # until durations are known
+LEAST_STALL_S = 1.0
+STALL_FACTOR = 4.0  # times the median duration
+MAX_PAUSE_S = 5.0
+NOTICE_S = 10.0  # before the first line about an outage, and between two
+MAX_DAMAGED = 3  # answers of other bytes than expected
+
+
+class Downloader:
+    """Reads ranges. A request that stalls gets a second one beside it; a failed one is repeated.
+
+    connections: requests at a time, as callers make them; second ones come on top.
+    patience_s: seconds of failures after which the last one is raised.
+    """
+
+    def __init__(self, connections: int, patience_s: float):
+        self._pool = ThreadPoolExecutor(2 * connections)
+        self._patience_s = patience_s
+        self._durations_s: deque[float] = deque(maxlen=64)
+        self._notice = threading.Lock()
+        self._noticed_s = 0.0
+
+    def read(self, where: str, file: str, start: int, end: int, is_intact: Callable[[bytes], bool]) -> bytes:
+        """Return the bytes start .. end - 1 of a file; ShardError if it is not there, or patience ends.
+
+        is_intact: whether the bytes are as expected; others are read again.
+        """
+        folder, begun_s, pause_s, num_damaged = Folder(where), time.monotonic(), 0.1, 0
+        while True:
+            try:
+                data = self._hedged(lambda: folder.read(file, start, end - start))
+                if is_intact(data):
+                    return data
+                error = ShardError(f"{folder.name(file)}: bytes {start}-{end - 1} differ from the manifest")
+                num_damaged += 1
+            except ShardError as failure:
+                if isinstance(failure.__cause__, FileNotFoundError):
+                    raise
+                error = failure
+            left_s = begun_s + self._patience_s - time.monotonic()
+            if num_damaged == MAX_DAMAGED:
+                raise error
+            if left_s <= 0:
+                raise ShardError(f"{error}; tried for {self._patience_s:.0f} s (run.cache.patience_s)")
+            if self._patience_s - left_s > NOTICE_S:
+                self._print(f"{error}; trying again for up to {left_s:.0f} s")
+            time.sleep(min(pause_s, left_s) * random.uniform(0.5, 1))
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    def _hedged(self, request: Callable[[], bytes]) -> bytes:
+        """Return the first answer of a request and, if it stalls, of a second one."""
+        futures: list[Future[bytes]] = [self._pool.submit(self._timed, request)]
+        running = set(futures)
+        done, running = wait(running, self._stall_s())
+        if not done:
+            running.add(self._pool.submit(self._timed, request))
+        while True:
+            for future in done:
+                if not future.exception() or not running:
+                    return future.result()
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+
+    def _timed(self, request: Callable[[], bytes]) -> bytes:
+        begun_s = time.monotonic()
+        data = request()
+        self._durations_s.append(time.monotonic() - begun_s)
+        return data
+
+    def _stall_s(self) -> float:
+        durations_s = list(self._durations_s)
+        if not durations_s:
+            return FIRST_STALL_S
+        return max(LEAST_STALL_S, STALL_FACTOR * statistics.median(durations_s))
+
+    def _print(self, message: str) -> None:
+        with self._notice:
+            now_s = time.monotonic()
+            if now_s - self._noticed_s > NOTICE_S:
+                self._noticed_s = now_s
+                print(message, file=sys.stderr, flush=True)
