@@ -9,8 +9,12 @@ instance's role, never from a profile.
 import errno
 import hashlib
 import os
+import random
 import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +30,7 @@ UNLISTED = ("http", "https")  # servers that cannot list a folder
 BLOCK_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
+PAUSES_S = (0.1, 0.4)  # before a request is repeated
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Folder:
         """Return the files directly in it by name, with `size` in bytes and `mtime_ns`; none if it does not exist."""
         with _named(self.where, "listed"):
             selector = fs.FileSelector(_path(self.where), allow_not_found=True)
-            return {file.base_name: file for file in system(scheme_of(self.where)).get_file_info(selector)}
+            files = _again(lambda: system(scheme_of(self.where)).get_file_info(selector))
+            return {file.base_name: file for file in files}
 
     def read(self, file: str, offset: int = 0, size: int | None = None) -> bytes:
         """Return a file's bytes from an offset on.
@@ -62,14 +68,13 @@ class Folder:
         """
         with _named(self.name(file), "read"):
             if size is None:
-                with _open(self.name(file)) as opened:
-                    return opened.read_at(opened.size() - offset, offset)
+                return _again(lambda: self._read_from(file, offset))
             if isinstance(
                 system(scheme_of(self.where)), fs.PyFileSystem
             ):  # one request; opened, it would be several
                 store, path = _fsspec(scheme_of(self.where)), _path(self.name(file))
                 return store.cat_file(path, start=offset, end=offset + size)
-            opened = (_open_cached if self.is_remote else _open)(self.name(file))
+            opened = (_open_once if self.is_remote else _open)(self.name(file))
             return opened.read_at(size, offset)
 
     @contextmanager
@@ -79,6 +84,10 @@ class Folder:
             opened = system(scheme_of(self.where)).open_input_stream(_path(self.name(file)), compression=None)
         with opened:
             yield opened
+
+    def _read_from(self, file: str, offset: int) -> bytes:
+        with _open(self.name(file)) as opened:
+            return opened.read_at(opened.size() - offset, offset)
 
     def sha256(self, file: str) -> str:
         """Return the sha256 of a file's bytes, 64 hex digits."""
@@ -168,6 +177,24 @@ def _open(name: str) -> Any:
 
 # Opening an object costs a request of its own. A shard is read many times and never changes under its manifest
 _open_cached = lru_cache(maxsize=4096)(_open)
+_opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+def _open_once(name: str) -> Any:
+    with _opening[name]:  # or threads that begin with the same file would each open it
+        return _open_cached(name)
+
+
+def _again(request: Callable[[], Any]) -> Any:
+    """Return the outcome of a request, repeated if a connection breaks."""
+    for pause_s in PAUSES_S:
+        try:
+            return request()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+    return request()
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class Link:
         for end in (source, dest):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+                end.close()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from pipeline.errors import ShardError, UserError
 
 START_S = 30.0  # for the fetcher's start on a busy machine
 GB = 10**9
+CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "HF_")  # variables of the environment that begin so
 
 _started: "list[subprocess.Popen[bytes]]" = []  # kept, or Python would warn that they outlive their object
 
@@ -34,13 +35,15 @@ _started: "list[subprocess.Popen[bytes]]" = []  # kept, or Python would warn tha
 class NodeCache:
     """The settings of a node's cache; see config.training.Cache."""
 
-    folder: str = "~/.cache/fcn"
+    folder: str | None = None
     gigabytes: float = 50.0
     connections: int = 16
     patience_s: float = 180.0
 
     @property
     def path(self) -> Path:
+        if self.folder is None:
+            return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "fcn"
         return Path(self.folder).expanduser().absolute()
 
     @property
@@ -108,8 +111,8 @@ class Blocks:
         room = min(self.cache.limit, shutil.disk_usage(self.folder).free - FREE_BYTES + present)
         if self.index.num_bytes > room:
             raise UserError(
-                f"{self.index.where}: all of its {self.index.num_bytes / GB:.2f} GB must fit into {self.cache.path}, which "
-                f"has room for {room / GB:.2f} GB; set train.order to blocks, which needs less, raise "
+                f"{self.index.where}: all of its {self.index.num_bytes / GB:.2f} GB must fit into {self.cache.path}, "
+                f"which has room for {room / GB:.2f} GB; set train.order to blocks, which needs less, raise "
                 f"run.cache.gigabytes (now {self.cache.gigabytes:g}), or free the disk"
             )
 
@@ -191,6 +194,9 @@ class Connection:
             self._socket.close()
             self._socket = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def _send(self, message: dict[str, Any]) -> None:
         if not self._socket:
             self._open()
@@ -243,7 +249,10 @@ class Connection:
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.getuid():
             raise ShardError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
-        return str(folder / sha256(str(self._cache.path).encode()).hexdigest()[:16])
+        # A fetcher has the credentials of the process that started it
+        environment = sorted(item for item in os.environ.items() if item[0].startswith(CREDENTIALS))
+        name = json.dumps([str(self._cache.path), environment])
+        return str(folder / sha256(name.encode()).hexdigest()[:16])
 
     def _start(self) -> "subprocess.Popen[bytes]":
         """Start a fetcher; it ends by itself, at once if there is another. Ctrl-C in the terminal does not reach it."""

@@ -309,13 +309,13 @@ class Train(Section):
 class Cache(Section):
     """A node's cache of shards in a store (docs/object-storage.md). Runs share it; local folders do not need it.
 
-    folder: on a disk of the node; each node has its own.
+    folder: on a disk of the node, each of which has its own; None: ~/.cache/fcn.
     gigabytes: the most that it holds, with 10**9 bytes each.
     connections: requests to the store at a time.
     patience_s: seconds to wait for a store that does not answer before the run ends.
     """
 
-    folder: str = "~/.cache/fcn"
+    folder: str | None = None
     gigabytes: PositiveFloat = 50.0
     connections: PositiveInt = 16
     patience_s: PositiveFloat = 180.0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEPT_ROUNDS = 2  # a step may cross the end of a round; 8 MB each for a million samples
-# Make the draws of buckets and blocks differ from those of samples, and of transforms; not 0, which numpy's seeding ignores
+# Make these draws differ from those of samples and of transforms; not 0, which numpy's seeding ignores
 BUCKET_DRAW_KIND, BLOCK_DRAW_KIND = 1, 3
 WINDOW_BLOCKS = 2  # a lane has twice as many blocks in use, or a little more
 

@@ -1,6 +1,6 @@
 """The blocks of a split: consecutive whole samples of one shard, derived from the manifest alone.
 
-A store is read by blocks, and `train.order: blocks` shuffles them. A block has up to 8 MiB, since a request of this size
+A store is read by blocks, and `train.order: blocks` shuffles them. A block has up to 8 MiB: a request of this size
 takes longer to transfer than to begin. A small split has smaller ones, or it would have too few to shuffle.
 """
 

@@ -129,7 +129,7 @@ def _read(folder: Folder, name: str, members: Members, num_classes: int, split: 
             with tarfile.open(fileobj=reader, mode="r|") as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
                 for entry, sample, member in _entries(tar):
                     if sample != key:
-                        _add(folder, name, key, files, members, num_classes, split, found)
+                        _add(name, key, files, members, num_classes, split, found)
                         key, files = sample, {}
                     if member in files:
                         found.mistakes.append(f"{name}: {key}.{member} is there twice")
@@ -139,7 +139,7 @@ def _read(folder: Folder, name: str, members: Members, num_classes: int, split: 
                     tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # or every header is kept
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ShardError(f"{folder.name(name)} is not a whole tar: {error}") from error
-        _add(folder, name, key, files, members, num_classes, split, found)
+        _add(name, key, files, members, num_classes, split, found)
         while reader.read(2**20):
             pass
     rest = reader.size - end - -end % tarfile.BLOCKSIZE
@@ -162,7 +162,6 @@ def _entries(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]
 
 
 def _add(
-    folder: Folder,
     shard: str,
     key: str | None,
     files: dict[str, tuple[int, bytes]],

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ class Shards:
     folder: Path | str
     table: Table
     header: dict
-    node_cache: NodeCache = NodeCache()
+    node_cache: NodeCache = field(default_factory=NodeCache)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shards, (self.folder, self.table, self.header, self.node_cache)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,0 +1,217 @@
+"""pipeline/cache and pipeline/shards/blocks.py: a store's samples read through a node's cache."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cache.client import NodeCache
+from pipeline.errors import ShardError, UserError
+from pipeline.loading.loader import Stream, loader
+from pipeline.shards import blocks
+from pipeline.shards.dataset import Dataset
+from pipeline.shards.read import Shards, fetch_all, open_shards
+from tests import s3_server, slow_link
+from tests.noise import noise, shards_of
+from tests.small_shards import files_in
+
+NUM_SAMPLES = 60
+SAMPLES_PER_BLOCK = 3
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shards]:
+    """Sixty samples, whose blocks have up to three of them."""
+    keys = [f"{number:02d}" for number in range(NUM_SAMPLES)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "MIN_BYTES", 1536 * SAMPLES_PER_BLOCK + 1000)
+        yield shards_of(tmp_path_factory.mktemp("noises") / "train", keys, noise)
+
+
+@pytest.fixture(scope="module")
+def link(local: Shards) -> Iterator[slow_link.Link]:
+    """The way to a store that holds the samples at s3://shelf/train."""
+    from pyarrow import fs
+
+    with s3_server.s3_server() as url:
+        port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
+        where = f"{url}/train".removeprefix("s3://")
+        fs.copy_files(str(local.folder), where, fs.LocalFileSystem(), s3_server.storage.system("s3"))
+        with slow_link.linked(port) as link, pytest.MonkeyPatch.context() as patch:
+            s3_server.point_to(f"http://127.0.0.1:{link.port}", patch)
+            yield link
+            s3_server.forget()
+
+
+def remote(cache: Path, **settings) -> Shards:
+    return open_shards("s3://shelf/train", node_cache=NodeCache(str(cache), **settings))
+
+
+def all_samples(shards: Shards) -> list[tuple[bytes, bytes]]:
+    return [(bytes(photo), bytes(png)) for photo, png in map(shards.read, range(len(shards)))]
+
+
+def cached_bytes(cache: Path) -> int:
+    return sum(path.stat().st_size for path in cache.glob("*/*.block"))
+
+
+# --- blocks
+
+
+def test_blocks_are_consecutive_whole_samples_of_one_shard_up_to_a_size(local):
+    first = local.layout.first_sample
+    assert first[0] == 0
+    assert first[-1] == NUM_SAMPLES
+    assert (np.diff(first) > 0).all()
+    index = local.layout.index("here")
+    names = local.table["shard"].to_pylist()
+    for number in range(len(index)):
+        samples = range(first[number], first[number + 1])
+        assert {names[sample] for sample in samples} == {index.files[index.file_of[number]]}
+        assert index.end[number] - index.start[number] <= blocks.MIN_BYTES
+        assert index.is_intact(
+            number, files_in(local.folder)[names[samples[0]]][index.start[number] : index.end[number]]
+        )
+    assert (local.layout.block_of == np.searchsorted(first, np.arange(NUM_SAMPLES), "right") - 1).all()
+
+
+# --- reading through the cache
+
+
+def test_a_stores_samples_are_those_of_a_folder_with_one_request_a_block(local, link, tmp_path: Path):
+    shards = remote(tmp_path)
+    before = link.num_requests
+    assert list(map(str, Dataset(shards).read_ahead(range(NUM_SAMPLES)))) == list(
+        map(str, map(Dataset(local).__getitem__, range(NUM_SAMPLES)))
+    )
+    num_blocks, num_shards = len(shards.layout.first_sample) - 1, len(shards.header["shards"])
+    assert num_blocks <= link.num_requests - before <= num_blocks + num_shards
+    assert shards.blocks
+    assert shards.blocks.reads.value == NUM_SAMPLES
+    before = link.num_requests
+    assert all_samples(shards) == all_samples(local)
+    assert link.num_requests == before
+
+
+@pytest.mark.parametrize("by_blocks", [False, True])
+def test_loader_processes_give_the_batches_of_a_local_folder(local, link, tmp_path: Path, by_blocks):
+    numbers = range(2, 20)
+    expected = list(loader(Stream(local, 4, 5, by_blocks=by_blocks), numbers))
+    given = list(loader(Stream(remote(tmp_path), 4, 5, by_blocks=by_blocks), numbers, num_workers=2))
+    assert [batch.keys for batch in given] == [batch.keys for batch in expected]
+    assert all((one.image == other.image).all() for one, other in zip(given, expected, strict=True))
+
+
+def test_two_runs_share_the_blocks(local, link, tmp_path: Path):
+    with get_context("fork").Pool(2) as pool:
+        before = link.num_requests
+        runs = pool.map(read_all, [tmp_path, tmp_path])
+    assert runs == [all_samples(local)] * 2
+    shards = remote(tmp_path)
+    num_blocks, num_shards = len(shards.layout.first_sample) - 1, len(shards.header["shards"])
+    openings = 3 * 4  # by each: two listings, the manifest's size and its bytes
+    assert link.num_requests - before <= num_blocks + num_shards + openings
+
+
+def read_all(cache: Path) -> list[tuple[bytes, bytes]]:
+    return all_samples(remote(cache))
+
+
+def test_a_block_damaged_in_the_cache_is_fetched_again(local, link, tmp_path: Path):
+    shards = remote(tmp_path)
+    expected = all_samples(shards)
+    for number, path in enumerate(sorted(tmp_path.glob("*/*.block"))):
+        path.write_bytes(bytes(path.stat().st_size) if number % 2 else path.read_bytes()[:100])
+    assert all_samples(shards) == expected == all_samples(local)
+
+
+def test_blocks_order_stays_within_a_small_cache_and_fetches_each_block_once_an_epoch(link, tmp_path: Path):
+    shards = remote(tmp_path, gigabytes=1.0)
+    assert shards.blocks
+    limit = shards.blocks.index.num_bytes // 2
+    shards = remote(tmp_path, gigabytes=limit / 1e9, connections=2)
+    num_blocks = len(shards.layout.first_sample) - 1
+    before, most = link.num_requests, 0
+    for batch in loader(Stream(shards, 2, 5, by_blocks=True), range(NUM_SAMPLES), num_workers=1):
+        assert len(batch.keys) == 2
+        most = max(most, cached_bytes(tmp_path))
+    assert most <= limit
+    assert link.num_requests - before - len(shards.header["shards"]) <= 2 * num_blocks * 1.05
+
+
+def test_a_random_order_of_samples_needs_room_for_all_of_them(link, tmp_path: Path):
+    stream = Stream(remote(tmp_path, gigabytes=1e-6), 4, 5)
+    with pytest.raises(UserError, match=r"train\.order .*run\.cache\.gigabytes"):
+        next(loader(stream, range(3)))
+
+
+def test_a_split_is_fetched_ahead_of_a_run_and_then_needs_no_store(local, link, tmp_path: Path):
+    shards = remote(tmp_path)
+    assert fetch_all(shards) == shards.blocks.index.num_bytes
+    assert fetch_all(shards) == 0
+    link.is_down = True
+    try:
+        assert all_samples(shards) == all_samples(local)
+    finally:
+        link.is_down = False
+
+
+# --- faults
+
+
+def test_cut_and_stalled_answers_are_asked_for_again(local, link, tmp_path: Path):
+    shards = remote(tmp_path)
+    link.num_cuts, link.num_stalls, link.stall_s = 5, 2, 30.0
+    begun_s = time.monotonic()
+    assert all_samples(shards) == all_samples(local)
+    assert time.monotonic() - begun_s < 25
+    link.num_cuts = link.num_stalls = 0
+
+
+def test_a_store_that_is_down_for_a_while_is_waited_for(local, link, tmp_path: Path):
+    shards = remote(tmp_path)
+    link.is_down = True
+    threading.Timer(3, lambda: setattr(link, "is_down", False)).start()
+    assert all_samples(shards) == all_samples(local)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_store_that_stays_down_ends_the_loader_with_one_sentence(link, tmp_path: Path, num_workers):
+    shards = remote(tmp_path, patience_s=1.0)
+    link.is_down = True
+    try:
+        with pytest.raises(
+            ShardError, match=r"^s3://shelf/train/shard-\d+.tar cannot be read: .*run.cache.patience_s"
+        ):
+            next(loader(Stream(shards, 4, 5), range(3), num_workers))
+    finally:
+        link.is_down = False
+
+
+def test_a_fetcher_that_is_killed_is_started_again(local, link, tmp_path: Path):
+    from pipeline.cache import client
+
+    shards, numbers = remote(tmp_path), range(30)
+    expected = [batch.keys for batch in loader(Stream(local, 4, 5), numbers)]
+    keys = []
+    for number, batch in enumerate(loader(Stream(shards, 4, 5), numbers, num_workers=1)):
+        keys.append(batch.keys)
+        if number in (0, 10):
+            client._started[-1].send_signal(signal.SIGKILL)
+    assert keys == expected
+
+
+def test_a_block_that_the_store_has_with_other_bytes_is_refused(local, link, tmp_path: Path):
+    shards = remote(tmp_path)
+    store, path = s3_server.storage.system("s3"), "shelf/other/shard-000000.tar"
+    with store.open_output_stream(path) as stream:
+        stream.write(bytes(shards.header["shards"][0]["bytes"]))
+    other = Shards("s3://shelf/other", shards.table, shards.header, NodeCache(str(tmp_path / "other")))
+    with pytest.raises(ShardError, match=r"other/shard-000000.tar.* differ"):
+        other.read(0)
