@@ -97,6 +97,11 @@ class Blocks:
                 self._connections = {os.getpid(): (connection := Connection(self.cache, self.index))}
             connection.ask({"want": block})
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Reads and misses."""
+        return self.reads.value, self.misses.value
+
     def drop(self, block: int) -> None:
         """Remove a block that was found damaged; it will be fetched again."""
         block_path(self.folder, block).unlink(missing_ok=True)

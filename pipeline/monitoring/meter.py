@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pipeline.cache.client import Blocks
 from pipeline.config.job import Job
 from pipeline.curves import append_point
 from pipeline.distributed.rank import Rank
@@ -25,6 +26,7 @@ class Window:
 
     loss_sum, num_terms: the loss as a sum, and the number of its terms.
     waited_s: seconds that the loop waited for data.
+    num_reads, num_misses: samples that were read from a store's cache, and those whose block it had to fetch first.
     start_s: time.perf_counter() at the first step.
     """
 
@@ -32,17 +34,28 @@ class Window:
     num_terms: float = 0.0
     num_steps: int = 0
     waited_s: float = 0.0
+    num_reads: int = 0
+    num_misses: int = 0
     start_s: float = field(default_factory=lambda: time.perf_counter())
 
-    def add(self, losses: Sequence[Sequence[float]], waited_s: float) -> None:
+    def add(
+        self, losses: Sequence[Sequence[float]], waited_s: float, num_reads: int, num_misses: int
+    ) -> None:
         self.loss_sum += sum(loss_sum for loss_sum, _ in losses)
         self.num_terms += sum(num_terms for _, num_terms in losses)
         self.num_steps += len(losses)
         self.waited_s += waited_s
+        self.num_reads += num_reads
+        self.num_misses += num_misses
 
     @property
     def loss(self) -> float:
         return self.loss_sum / max(self.num_terms, 1)
+
+    @property
+    def hits(self) -> dict[str, float]:
+        """{"cache_hits": share} if samples were read from a store's cache, else {}."""
+        return {"cache_hits": 1 - self.num_misses / self.num_reads} if self.num_reads else {}
 
     @property
     def elapsed_s(self) -> float:
@@ -59,11 +72,19 @@ class Meter:
     done: steps done before; 0 unless the run is resumed.
     unshown: `Meter.unshown` of the run that is resumed.
     keys_at: returns the keys of the images of a step.
+    blocks: the training shards' blocks in a store's cache; None for local shards.
     """
 
     def __init__(
-        self, job: Job, rank: Rank, done: int, unshown: Sequence[float], keys_at: Callable[[int], list[str]]
+        self,
+        job: Job,
+        rank: Rank,
+        done: int,
+        unshown: Sequence[float],
+        keys_at: Callable[[int], list[str]],
+        blocks: Blocks | None = None,
     ):
+        self._blocks, self._counts = blocks, (0, 0)
         self.job, self.rank, self.keys_at = job, rank, keys_at
         self.line, self.point = Window(), Window(unshown[0], unshown[1])
         self._losses: list[
@@ -78,6 +99,11 @@ class Meter:
     def unshown(self) -> list[float]:
         """Loss and terms since the curve's last point. A checkpoint keeps them, so a resumed curve is the same."""
         return [self.point.loss_sum, self.point.num_terms]
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether steps were added since the last collection."""
+        return bool(self._losses)
 
     def take(self, batches: Iterator[Batch], number: int) -> list[Batch]:
         """Return the next batches, and measure the time it took to get them."""
@@ -112,8 +138,10 @@ class Meter:
                     f"{', '.join(self.keys_at(step))}; lower nets.{self.job.net}.lr (now {self.job.recipe.lr}) or "
                     f"look at these images; the last good checkpoint is kept in {self.job.folder}"
                 )
+        reads, misses = self._blocks.counts if self._blocks else (0, 0)
         for window in (self.line, self.point):
-            window.add(losses, self._waited_s)
+            window.add(losses, self._waited_s, reads - self._counts[0], misses - self._counts[1])
+        self._counts = reads, misses
         self._losses, self._collected, self._waited_s = [], done, 0.0
         is_stopped = self.rank.is_first and (self.job.folder / STOP).exists()
         self._next_collection = self.rank.agree(0 if is_stopped else done + self._steps_to_next_line())
@@ -135,7 +163,7 @@ class Meter:
                 "data_wait": self.point.waited_s / self.point.elapsed_s,
                 "memory_gb": peak_memory_gb(self.rank.device),
             }
-            append_point(self.job.folder / CURVES, done, values | dict(scores))
+            append_point(self.job.folder / CURVES, done, values | self.point.hits | dict(scores))
             self.point = Window()
 
     def _format_line(self, done: int) -> str:
@@ -145,7 +173,8 @@ class Meter:
             f"{self.job.title}  {done}/{iterations}  loss {self.line.loss:.4f}  "
             f"{num_steps * self.job.train.batch_size / elapsed_s:.1f} images/s  "
             f"{self.line.waited_s / elapsed_s:.0%} data wait  "
-            f"{_clock((iterations - done) * elapsed_s / num_steps)} left"
+            + "".join(f"{share:.0%} cache hits  " for share in self.line.hits.values())
+            + f"{_clock((iterations - done) * elapsed_s / num_steps)} left"
         )
 
     def _steps_to_next_line(self) -> int:

@@ -22,7 +22,7 @@ from pipeline.distributed.batch_norm import across_workers, set_training
 from pipeline.distributed.gradients import average_gradients
 from pipeline.distributed.precision import agreed
 from pipeline.distributed.rank import Rank
-from pipeline.errors import CheckpointError, UserError
+from pipeline.errors import CheckpointError, ShardError, UserError
 from pipeline.files import lock
 from pipeline.loading.loader import Stream, loader
 from pipeline.models import checkpoint
@@ -72,10 +72,18 @@ def train_worker(job: Job, rank: Rank) -> None:
         inner_steps = range(start * train.accumulation, iterations * train.accumulation)
         batches = loader(stream, inner_steps, job.run.loader_workers, pin=rank.device.type == "cuda")
         class_weight = class_weights(job, shards.class_pixels, rank.device)
-        meter = Meter(job, rank, start, state["unshown"], stream.keys)
+        meter = Meter(job, rank, start, state["unshown"], stream.keys, shards.blocks)
         for step in takewhile(choice.goes_on, range(start, iterations)):
             optimizer.zero_grad(set_to_none=True)
-            inner_batches = meter.take(batches, train.accumulation)
+            try:
+                inner_batches = meter.take(batches, train.accumulation)
+            except ShardError:  # such as a store that is gone; other workers may be at other steps
+                if rank.world_size == 1 and step > start:
+                    if meter.has_steps:
+                        meter.collect(step)
+                    state = training_state(job, rank, step, model, optimizer, average, choice, meter.unshown)
+                    saver.save(step, state)
+                raise
             loss = backward(job, parallel, inner_batches, step, rank, class_weight)
             lr = set_learning_rate(job, optimizer, step)
             optimizer.step()

@@ -49,6 +49,9 @@ def link(local: Shards) -> Iterator[slow_link.Link]:
             s3_server.forget()
 
 
+pytestmark = pytest.mark.usefixtures("link")
+
+
 def remote(cache: Path, **settings) -> Shards:
     return open_shards("s3://shelf/train", node_cache=NodeCache(str(cache), **settings))
 
@@ -100,7 +103,7 @@ def test_a_stores_samples_are_those_of_a_folder_with_one_request_a_block(local, 
 
 
 @pytest.mark.parametrize("by_blocks", [False, True])
-def test_loader_processes_give_the_batches_of_a_local_folder(local, link, tmp_path: Path, by_blocks):
+def test_loader_processes_give_the_batches_of_a_local_folder(local, tmp_path: Path, by_blocks):
     numbers = range(2, 20)
     expected = list(loader(Stream(local, 4, 5, by_blocks=by_blocks), numbers))
     given = list(loader(Stream(remote(tmp_path), 4, 5, by_blocks=by_blocks), numbers, num_workers=2))
@@ -123,7 +126,7 @@ def read_all(cache: Path) -> list[tuple[bytes, bytes]]:
     return all_samples(remote(cache))
 
 
-def test_a_block_damaged_in_the_cache_is_fetched_again(local, link, tmp_path: Path):
+def test_a_block_damaged_in_the_cache_is_fetched_again(local, tmp_path: Path):
     shards = remote(tmp_path)
     expected = all_samples(shards)
     for number, path in enumerate(sorted(tmp_path.glob("*/*.block"))):
@@ -145,7 +148,7 @@ def test_blocks_order_stays_within_a_small_cache_and_fetches_each_block_once_an_
     assert link.num_requests - before - len(shards.header["shards"]) <= 2 * num_blocks * 1.05
 
 
-def test_a_random_order_of_samples_needs_room_for_all_of_them(link, tmp_path: Path):
+def test_a_random_order_of_samples_needs_room_for_all_of_them(tmp_path: Path):
     stream = Stream(remote(tmp_path, gigabytes=1e-6), 4, 5)
     with pytest.raises(UserError, match=r"train\.order .*run\.cache\.gigabytes"):
         next(loader(stream, range(3)))
@@ -194,7 +197,7 @@ def test_a_store_that_stays_down_ends_the_loader_with_one_sentence(link, tmp_pat
         link.is_down = False
 
 
-def test_a_fetcher_that_is_killed_is_started_again(local, link, tmp_path: Path):
+def test_a_fetcher_that_is_killed_is_started_again(local, tmp_path: Path):
     from pipeline.cache import client
 
     shards, numbers = remote(tmp_path), range(30)
@@ -207,7 +210,7 @@ def test_a_fetcher_that_is_killed_is_started_again(local, link, tmp_path: Path):
     assert keys == expected
 
 
-def test_a_block_that_the_store_has_with_other_bytes_is_refused(local, link, tmp_path: Path):
+def test_a_block_that_the_store_has_with_other_bytes_is_refused(tmp_path: Path):
     shards = remote(tmp_path)
     store, path = s3_server.storage.system("s3"), "shelf/other/shard-000000.tar"
     with store.open_output_stream(path) as stream:

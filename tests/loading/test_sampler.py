@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from pipeline.loading.sampler import Buckets, Order
+from pipeline.loading.sampler import BlockOrder, Buckets, Order
 
 SAMPLINGS = ("epochs", "replacement")
 seeds = st.integers(0, 2**63 - 1)
@@ -231,3 +231,65 @@ def test_of_a_million_samples_any_step_is_found_without_those_before(monkeypatch
 def test_a_mistake_of_the_caller_is_found(mistake: Callable[[], object]):
     with pytest.raises(AssertionError):
         mistake()
+
+
+# --- by blocks
+
+
+def by_blocks(sizes: list[int], num_lanes: int, seed: int = 0) -> BlockOrder:
+    first_sample = np.concatenate(([0], np.cumsum(sizes)))
+    return BlockOrder(sum(sizes), seed, first_sample=first_sample, num_lanes=num_lanes)
+
+
+block_sizes = st.lists(st.integers(1, 9), min_size=1, max_size=30)
+
+
+@settings(deadline=None)
+@given(block_sizes, batch_sizes, seeds, st.integers(0, 3))
+def test_by_blocks_every_epoch_has_each_sample_once(sizes, num_lanes, seed, epoch):
+    order, num = by_blocks(sizes, num_lanes, seed), sum(sizes)
+    assert sorted(order[epoch * num + offset] for offset in range(num)) == list(range(num))
+
+
+@settings(deadline=None)
+@given(block_sizes, batch_sizes, seeds, st.integers(0, 30))
+def test_by_blocks_any_step_can_be_the_first(sizes, num_lanes, seed, number):
+    taken = by_blocks(sizes, num_lanes, seed).step(number, num_lanes)
+    earlier = by_blocks(sizes, num_lanes, seed)
+    assert [earlier.step(step, num_lanes) for step in range(number + 1)][-1] == taken
+    positions = np.arange(number * num_lanes, (number + 1) * num_lanes)
+    assert by_blocks(sizes, num_lanes, seed).at(positions).tolist() == taken
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 6, 12])
+def test_each_worker_reads_blocks_of_its_own(world: int):
+    """But for the blocks at the cuts between lanes, of which there is one less than lanes."""
+    sizes, lanes = [5, 7, 9] * 80, 12
+    order, num = by_blocks(sizes, lanes), sum(sizes)
+    block_of = np.repeat(np.arange(len(sizes)), sizes)
+    for epoch in (0, 1, 5):
+        positions = np.arange(epoch * num, (epoch + 1) * num)
+        blocks = [set(block_of[order.at(positions[positions % world == rank])]) for rank in range(world)]
+        assert len(sizes) <= sum(map(len, blocks)) <= len(sizes) + lanes - 1
+
+
+def test_few_blocks_are_in_use_at_a_time():
+    sizes, lanes = [8] * 400, 4
+    order, num = by_blocks(sizes, lanes), 8 * 400
+    blocks = np.repeat(np.arange(400), sizes)[order.at(np.arange(num))]
+    first, last = (np.zeros(400, int) for _ in range(2))
+    last[blocks] = np.arange(num)
+    first[blocks[::-1]] = np.arange(num)[::-1]
+    in_use = [((first <= place) & (last >= place)).sum() for place in range(0, num, 16)]
+    assert max(in_use) <= 4 * lanes + lanes
+
+
+def test_by_blocks_neighbours_of_a_shard_are_far_apart_and_epochs_differ():
+    sizes = [8] * 400
+    order, num = by_blocks(sizes, 16), 8 * 400
+    place = np.argsort(order.at(np.arange(num)))
+    # Of two positions drawn at random, one third of the epoch
+    other_block = np.abs(place[: num - 8] - place[8:]).mean() / num
+    assert 0.28 < other_block < 0.38
+    same = (order.at(np.arange(num)) == order.at(np.arange(num) + num)).mean()
+    assert same < 0.01
