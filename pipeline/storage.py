@@ -30,6 +30,7 @@ UNLISTED = ("http", "https")  # servers that cannot list a folder
 BLOCK_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
+OPENING_S = 2.0
 PAUSES_S = (0.1, 0.4)  # before a request is repeated
 
 
@@ -181,8 +182,13 @@ _opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
 def _open_once(name: str) -> Any:
-    with _opening[name]:  # or threads that begin with the same file would each open it
+    lock = _opening[name]  # or threads that begin with the same file would each open it
+    is_held = lock.acquire(timeout=OPENING_S)  # an opening that stalls does not hold up the others
+    try:
         return _open_cached(name)
+    finally:
+        if is_held:
+            lock.release()
 
 
 def _again(request: Callable[[], Any]) -> Any:

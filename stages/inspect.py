@@ -22,7 +22,7 @@ from pipeline.tables import render
 
 def main() -> None:
     profile_name, profile = config.load()
-    train_lists, val_lists = profile.data.splits.train, profile.data.splits.val
+    lists = profile.data.splits
     node_cache = NodeCache(**profile.run.cache.model_dump())
     shards = {
         split: open_shards(
@@ -32,9 +32,11 @@ def main() -> None:
     }
     images = {split: leaks.Images.of_shards(split, opened) for split, opened in shards.items()}
     train, val = images["train"], images["val"]
-    names = [name for lists in (train_lists, val_lists) for name in (*lists.include, *lists.exclude)]
+    named = (lists.train, lists.val) if lists else ()
+    names = [name for split in named for name in (*split.include, *split.exclude)]
     listed = splits.listed(raw.ensure(profile_name, profile.data), names)
-    shared = leaks.survey(train, val, listed, train_lists.include, val_lists.include)
+    included = [split.include for split in named] or [[], []]
+    shared = leaks.survey(train, val, listed, *included)
     leak, reasons = shared["leak"]["id_in_train"], profile.data.allow_leak
     tuned: dict[str, str] = {}
     if "tuning" in images:

@@ -11,11 +11,17 @@ from pathlib import Path
 from pipeline import config, paths
 from pipeline.datasets import own, raw, splits
 from pipeline.errors import DatasetError, exit_cleanly
+from pipeline.shards.read import open_shards
 from pipeline.shards.write import MapFunction, link_shards, write_shards
 
 
 def main() -> None:
     profile_name, profile = config.load()
+    there_already = profile.data.source.shards
+    if there_already:
+        for name, where in there_already.model_dump().items():
+            link_split(profile_name, profile, name, where)
+        return
     own_folder, folder = profile.data.source.own, raw.ensure(profile_name, profile.data)
     try:
         with workers(profile.run.shard_workers) as run:
@@ -45,6 +51,7 @@ def resolve(images: Path, data: config.Data) -> dict[str, splits.Split]:
             allow_partial=data.allow_partial,
         )
 
+    assert data.splits is not None  # the profile's check: without, the shards are there already
     train, val = listed(data.splits.train), listed(data.splits.val)
     if not data.tuning:
         return {"train": train, "val": val}
@@ -60,6 +67,7 @@ def resolve(images: Path, data: config.Data) -> dict[str, splits.Split]:
 def write_split(
     profile_name: str, profile: config.Profile, name: str, split: splits.Split, run: MapFunction
 ) -> None:
+    """Write the shards of one split."""
     data, root = profile.data, Path.cwd()
     if data.map:
         values = own.class_values(split.raw, data.classes, data.map)
@@ -82,6 +90,15 @@ def write_split(
     )
     if destination:
         link_shards(str(destination), folder)
+
+
+def link_split(profile_name: str, profile: config.Profile, name: str, where: str) -> None:
+    """Link a split to shards that are there already."""
+    location = where if "://" in where else str(paths.named(where).absolute())
+    shards = open_shards(location, split=name, cache=paths.VERIFIED)
+    if list(shards.classes) != profile.data.classes:
+        raise DatasetError(f"{where} has classes {', '.join(shards.classes)}; data.classes must be the same")
+    link_shards(location, paths.shards(profile_name, name))
 
 
 @contextmanager

@@ -23,9 +23,10 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.cache.download import Downloader
 from pipeline.cache.index import INDEX, Index
@@ -34,6 +35,8 @@ from pipeline.errors import ShardError, UserError
 LINGER_S = 5.0
 FREE_BYTES = 2**28  # left on the disk for others
 FAILURE_S = 30.0  # for which a block that failed is not tried again
+
+T = TypeVar("T")
 
 
 class Block(NamedTuple):
@@ -246,19 +249,18 @@ def _scan(folder: Path) -> dict[Block, int]:
 class _Handler(socketserver.StreamRequestHandler):
     """A thread for each client."""
 
-    server: "_Server"
-
     def handle(self) -> None:
+        assert isinstance(self.server, _Server)
         fetcher, client = self.server.fetcher, None
         try:
             for line in self.rfile:
                 message = json.loads(line)
-                if "open" in message:
-                    client = self._answered(lambda: fetcher.open(message["open"], message["limit"]))  # noqa: B023
-                elif not client:
-                    return
+                if client is None:
+                    client = self._answered(fetcher.open, message["open"], message["limit"])
+                    if client is None:
+                        return
                 elif "want" in message:
-                    self._answered(lambda: fetcher.want(Block(client.key, message["want"])))  # noqa: B023
+                    self._answered(fetcher.want, Block(client.key, message["want"]))
                 else:
                     with fetcher.changed:
                         client.extend(message.get("plan", []))
@@ -270,11 +272,11 @@ class _Handler(socketserver.StreamRequestHandler):
             if client:
                 fetcher.close(client)
 
-    def _answered(self, action):
-        """Run an action, send its outcome, and return its result."""
+    def _answered(self, action: Callable[..., T], *arguments: Any) -> T | None:
+        """Run an action, send its outcome, and return its result; None if it failed."""
         result, answer = None, {}
         try:
-            result = action()
+            result = action(*arguments)
         except UserError as error:
             answer = {"error": str(error)}
         self.wfile.write(json.dumps(answer).encode() + b"\n")

@@ -90,6 +90,26 @@ class Splits(Section):
     val: Split
 
 
+def _checked_location(where: str) -> str:
+    if "@" in where or _SECRET.search(where):
+        raise ValueError("must not hold a password or token; credentials come from the environment")
+    folder, _, name = where.rstrip("/").rpartition("/")
+    return (folder if name.endswith(".tar") else where).rstrip("/")
+
+
+Location = Annotated[str, AfterValidator(_checked_location)]
+
+
+class ShardSource(Section):
+    """Shards that are there already, as `fcn shards index` or another project wrote their manifest.
+
+    train, val: a folder with a manifest, or tars beside one: s3://bucket/train/{000000..000146}.tar.
+    """
+
+    train: Location
+    val: Location
+
+
 class Source(Section):
     """The source of the images: exactly one of these keys.
 
@@ -98,19 +118,21 @@ class Source(Section):
     local: a folder with VOCdevkit/ and benchmark_RELEASE/ as the archives unpack, a folder with the archives, or an
         archive.
     own: a folder with images/, masks/, splits/ and classes.txt; see docs/own-data.md.
+    shards: WebDataset tars that are there already; see docs/object-storage.md.
     """
 
     sample: Drawing | None = None
     archives: dict[ArchiveName, Archive] = {}
     local: str | None = None
     own: str | None = None
+    shards: ShardSource | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> "Source":
-        given = [name for name in ("sample", "archives", "local", "own") if getattr(self, name)]
+        given = [name for name in type(self).model_fields if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(
-                "exactly one of sample, archives, local and own must be given, "
+                "exactly one of sample, archives, local, own and shards must be given, "
                 f"found {' and '.join(given) or 'none'}"
             )
         names = [_file_name(archive.urls[0]) for archive in self.archives.values()]
@@ -158,7 +180,7 @@ class Data(Section):
     tuning: images to choose settings on, which are not trained on: a share of train, or lists as in `splits`. Periodic
         validation and sweeps score them. 0 or []: none; periodic validation then scores val.
     classes: names in the order of the label values, background first.
-    splits: the images of the training and of the validation split.
+    splits: the images of the training and of the validation split; None with data.source.shards.
     """
 
     source: Source
@@ -168,7 +190,15 @@ class Data(Section):
     near_duplicates: Literal["warn", "refuse", "ignore"] = "warn"
     tuning: Tuning = 0.0
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
-    splits: Splits
+    splits: Splits | None
+
+    @model_validator(mode="after")
+    def _has_lists(self) -> "Data":
+        if (self.splits is None) != (self.source.shards is not None):
+            raise ValueError("splits must be null with source.shards, and lists of ids with any other source")
+        if self.splits is None and self.tuning:
+            raise ValueError("tuning must be 0 with source.shards, whose splits are made already")
+        return self
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -188,8 +218,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _tunes_on_other_lists_than_val(self) -> "Data":
-        lists = self.tuning if isinstance(self.tuning, list) else []
-        if both := sorted({*lists} & {*self.splits.val.include}):
+        lists = self.tuning if self.splits and isinstance(self.tuning, list) else []
+        if self.splits and (both := sorted({*lists} & {*self.splits.val.include})):
             raise ValueError(
                 f"tuning and splits.val both have {', '.join(both)}; settings chosen on the images of a score make it "
                 "too good: choose them on a part of train"

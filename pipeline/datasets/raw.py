@@ -70,7 +70,9 @@ def _fill(profile: str, data: Data) -> dict[str, Any]:
 
 def _fill_from_source(raw: Path, data: Data) -> None:
     source = data.source
-    if source.sample:
+    if source.shards:  # they hold the images
+        raw.mkdir(parents=True)
+    elif source.sample:
         synthetic.draw(raw, **source.sample.model_dump())
     elif source.local:
         local.bring(paths.named(source.local), raw)

@@ -157,7 +157,7 @@ def _entries(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]
     """Yield each file with its sample's key and its member name."""
     for entry in tar:
         key, member = base_plus_ext(entry.name)
-        if entry.isreg() and key is not None and not META.match(entry.name):
+        if entry.isreg() and key is not None and member is not None and not META.match(entry.name):
             yield entry, key.removeprefix("./").replace("/", "__"), member.lower()
 
 

@@ -232,7 +232,9 @@ def _open(where: Path | str) -> Shards:
     folder = Folder(str(where))
     files = folder.list() if folder.can_list else {MANIFEST}
     if MANIFEST not in files:
-        raise ShardError(f"{folder.name(MANIFEST)} is missing; run `dvc repro shard` first")
+        raise ShardError(
+            f"{folder.name(MANIFEST)} is missing; run `dvc repro shard` first, or `fcn shards index` for tars of others"
+        )
     content = folder.read(MANIFEST)
     try:
         table, header = manifest.parse(content, folder.name(MANIFEST))

@@ -1,0 +1,177 @@
+"""pipeline/shards/foreign.py: tars that webdataset's own writer wrote are trained on where they are."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from pipeline.cache.client import NodeCache
+from pipeline.errors import DatasetError, ShardError, UserError
+from pipeline.loading.loader import Stream, loader
+from pipeline.shards.foreign import Members, index
+from pipeline.shards.read import Shards, open_shards
+from pipeline.storage import Folder
+from tests.noise import noise
+
+CLASSES = ("a", "b", "c")
+MEMBERS = Members("jpg", "seg.png")
+
+
+def write(path: Path, keys: list[str], **changed: bytes | None) -> None:
+    """Write samples of a photo, a label and a text. changed: by member another content, or None to leave it out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with webdataset.TarWriter(str(path), encoder=False) as writer:
+        for key in keys:
+            sample = noise(key)
+            files = {"jpg": sample.image, "seg.png": sample.png, "json": b"{}"} | changed
+            writer.write({"__key__": f"photos/{key}"} | {k: v for k, v in files.items() if v is not None})
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    for number in range(2):
+        write(tmp_path / "tars" / f"{number:06d}.tar", [f"{number}{i}" for i in range(5)])
+    return tmp_path / "tars"
+
+
+def run(folder: Path | str, dest: Path | None = None, members: Members = MEMBERS) -> Shards:
+    assert index([f"{folder}/{{000000..000001}}.tar"], members, CLASSES, "train", dest) == 10
+    return open_shards(dest or folder, split="train")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_every_sample_is_read_where_it_lies(tars: Path, tmp_path: Path, beside: bool):
+    before = {path.name: path.read_bytes() for path in tars.iterdir()}
+    shards = run(tars, None if beside else tmp_path / "here")
+    assert shards.keys == [f"photos__{number}{i}" for number in range(2) for i in range(5)]
+    assert shards.header["shards"] == [
+        {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in sorted(before.items())
+    ]
+    for number, key in enumerate(shards.keys):
+        photo, png = shards.read(number)
+        expected = noise(key[-2:])
+        assert (bytes(photo), bytes(png)) == (expected.image, expected.png)
+        assert shards.table["class_pixels"][number].as_py() == expected.counts[:3].tolist()
+    assert {path.name: path.read_bytes() for path in tars.glob("*.tar")} == before
+    assert sum(len(batch.keys) for batch in loader(Stream(shards, 2, 0), range(5))) == 10
+
+
+@pytest.mark.parametrize(
+    ("keys", "changed", "named"),
+    [
+        (["20", "00"], {}, "000002.tar: photos__00 is in 000000.tar"),
+        (["20", "21", "20"], {}, "000002.tar: photos__20 is split"),
+        (["20"], {"seg.png": None}, "000002.tar: photos__20 has no .seg.png; it has jpg, json"),
+        (["20"], {"jpg": b"no photo"}, "000002.tar: photos__20.jpg"),
+        (["20"], {"seg.png": b"7"}, "000002.tar: photos__20.seg.png"),
+        (["20"], {"seg.png": noise("21").png}, "000002.tar: photos__20.seg.png"),
+    ],
+)
+def test_samples_that_cannot_be_used_are_named_and_nothing_is_written(tars: Path, keys, changed, named):
+    write(tars / "000002.tar", keys, **changed)
+    with pytest.raises(DatasetError) as error:
+        index([str(tars)], MEMBERS, CLASSES, "train", None)
+    assert named in str(error.value)
+    assert not list(tars.glob("manifest*"))
+
+
+@pytest.mark.parametrize("size", [512 * 3, 512 * 5 + 100, -11000])
+def test_a_tar_that_was_cut_off_is_refused(tars: Path, size: int):
+    data = (tars / "000001.tar").read_bytes()
+    (tars / "000001.tar").write_bytes(data[:size])
+    with pytest.raises(ShardError, match=r"000001\.tar"):
+        index([str(tars)], MEMBERS, CLASSES, "train", None)
+
+
+def test_a_damaged_header_is_found(tars: Path):
+    data = bytearray((tars / "000001.tar").read_bytes())
+    second = next(i for i in range(512, len(data), 512) if data[i : i + 6] == b"photos")
+    data[second + 150] ^= 1  # its checksum
+    (tars / "000001.tar").write_bytes(data)
+    with pytest.raises(ShardError, match=r"000001\.tar"):
+        index([str(tars)], MEMBERS, CLASSES, "train", None)
+
+
+def test_members_that_no_sample_has_are_a_mistake(tars: Path):
+    with pytest.raises(UserError, match=r"no \.png"):
+        run(tars, members=Members("jpg", "png"))
+
+
+# --- a web server, which cannot list and has no credentials
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """Serves files with ranges, as every static server of the web does."""
+
+    root = Path()
+
+    def do_GET(self) -> None:
+        path = self.root / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        start, end = 0, len(data)
+        if given := self.headers.get("Range"):
+            first, last = given.removeprefix("bytes=").split("-")
+            start, end = int(first), min(int(last) + 1 if last else end, end)
+        self.send_response(206 if given else 200)
+        self.send_header("Content-Length", str(end - start))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[start:end])
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tars: Path) -> Iterator[str]:
+    handler = type("Handler", (Ranges,), {"root": tars})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_web_servers_tars_are_indexed_and_read_by_blocks(web: str, tars: Path, tmp_path: Path):
+    index([f"{web}/{{000000..000001}}.tar"], MEMBERS, CLASSES, "train", tmp_path / "here")
+    shards = open_shards(tmp_path / "here", node_cache=NodeCache(str(tmp_path / "cache")))
+    assert shards.folder == web
+    local = run(tars)
+    assert [bytes(shards.read(i)[0]) for i in range(10)] == [bytes(local.read(i)[0]) for i in range(10)]
+
+
+def test_a_file_that_a_web_server_lacks_is_named(web: str):
+    with pytest.raises(ShardError, match=f"{web}/none.tar"):
+        Folder(web).read("none.tar", 0, 10)
+
+
+# --- plain webdataset
+
+
+def test_shards_of_ours_open_in_plain_webdataset(tmp_path: Path):
+    from tests.small_shards import CLASSES, KEYS, draw
+    from tests.small_shards import write as write_ours
+
+    folder = write_ours(tmp_path / "train")
+    tars = sorted(map(str, folder.glob("*.tar")))
+    samples = {s["__key__"]: s for s in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)}
+    assert samples.keys() == set(KEYS)
+    decoded = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False).decode("rgb8", only="jpg")
+    for sample in decoded:
+        photo = draw(sample["__key__"]).photo
+        assert sample["jpg"].shape == (*photo.size, 3)
+        assert sample["jpg"].dtype == np.uint8
+        assert samples[sample["__key__"]]["png"] == draw(sample["__key__"]).png
+    assert len(CLASSES) == 3
