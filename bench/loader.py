@@ -4,6 +4,7 @@
 
 Contestants, taking turns in every round, with the same images, all 500 x 375:
     shards   pipeline.loading.loader.loader, one process, the manifest's sha256 checked for every sample
+    webdataset  the same tars and decoders by webdataset.DataPipeline and WebLoader, one process, nothing checked
     folder   a torch Dataset that opens the files as torchvision's VOCSegmentation does, DataLoader with one process
     bare     the decoders of `shards` alone, in this process, on bytes in memory: no reading, checking, handing over
     pillow   the same with Pillow for both files
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import webdataset
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -86,6 +88,21 @@ def contestants(
         sampler = RandomSampler(pairs, replacement=True, num_samples=10**6)
         return iter(DataLoader(Folder(pairs), batch_size, sampler=sampler, num_workers=1))
 
+    def of_webdataset() -> Batches:
+        def decoded(sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+            return decode_photo(bytearray(sample["jpg"])), torch.from_numpy(decode_label(sample["png"]))
+
+        def stacked(samples: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+            return [torch.stack(tensors) for tensors in zip(*samples, strict=True)]
+
+        pipeline = webdataset.DataPipeline(
+            webdataset.ResampledShards(sorted(map(str, Path(shards.folder).glob("*.tar")))),
+            webdataset.tarfile_to_samples(),
+            webdataset.map(decoded),
+            webdataset.batched(batch_size, collation_fn=stacked),
+        )
+        return iter(webdataset.WebLoader(pipeline, batch_size=None, num_workers=1))
+
     def bare(decode: Callable[[Any], object], decode_png: Callable[[Any], object]) -> Batches:
         for step in count():
             for position in range(batch_size):
@@ -96,6 +113,7 @@ def contestants(
 
     return {
         "shards": lambda: loader(stream, count(), num_workers=1),
+        "webdataset": of_webdataset,
         "folder": folder,
         "bare": lambda: bare(decode_photo, decode_label),
         "pillow": lambda: bare(pillow, pillow),
@@ -143,7 +161,7 @@ def main() -> None:
     for name, values in rates.items():
         ratios = [shards / rate for shards, rate in zip(rates["shards"], values, strict=True)]
         print(
-            f"{name:7} median {medians[name]:6.1f} images/s  (min {min(values):.1f}, max {max(values):.1f})  "
+            f"{name:10} median {medians[name]:6.1f} images/s  (min {min(values):.1f}, max {max(values):.1f})  "
             f"shards / {name}, median over rounds: {statistics.median(ratios):.2f}"
         )
 

@@ -54,7 +54,9 @@ def changed(job: Job, **changes: Any) -> Job:
             sections["optimizer"][key] = value
         elif key in Train.model_fields:
             sections["train"][key] = value
-        elif key in Run.model_fields:
+        elif key == "run_cache":  # `cache` is Job's
+            sections["run"]["cache"] = value
+        elif key in Run.model_fields and key != "cache":
             sections["run"][key] = value
         elif key in Net.model_fields:
             sections["recipe"][key] = value
