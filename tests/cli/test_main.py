@@ -28,6 +28,8 @@ def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
             "caffe import",
             "caffe export",
             "heatmap",
+            "shards fetch",
+            "shards index",
             "shards verify",
         ),
         *("predict", "serve", "submit", "compare", "explain", "tracking", "tracking replay", "register"),

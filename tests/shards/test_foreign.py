@@ -11,6 +11,7 @@ import pytest
 import webdataset
 
 from pipeline.cache.client import NodeCache
+from pipeline.cli.main import parser
 from pipeline.errors import DatasetError, ShardError, UserError
 from pipeline.loading.loader import Stream, loader
 from pipeline.shards.foreign import Members, index
@@ -101,6 +102,17 @@ def test_a_damaged_header_is_found(tars: Path):
 def test_members_that_no_sample_has_are_a_mistake(tars: Path):
     with pytest.raises(UserError, match=r"no \.png"):
         run(tars, members=Members("jpg", "png"))
+
+
+def test_the_command_takes_members_classes_and_split(
+    tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    command = ["shards", "index", str(tars), "--label", "seg.png", "--classes", str(tmp_path / "classes.txt")]
+    arguments = parser().parse_args([*command, "--split", "val", "--output", str(tmp_path / "here")])
+    arguments.run(arguments)
+    assert "10" in capsys.readouterr().out
+    assert open_shards(tmp_path / "here", split="val").classes == CLASSES
 
 
 # --- a web server, which cannot list and has no credentials

@@ -14,7 +14,7 @@ from pipeline.datasets import synthetic
 from pipeline.shards.read import open_shards
 from tests import s3_server
 from tests.small_shards import files_in
-from tests.stage_runs import edit_profile
+from tests.stage_runs import edit_profile, run_stage
 
 NUM_TRAIN = 160
 
@@ -135,3 +135,18 @@ def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: 
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_shards_that_are_there_already_are_linked_and_inspected(workplace: Path, tmp_path: Path):
+    finish(workplace)
+    there = shutil.move(workplace / "data" / "small" / "shards", tmp_path / "there")
+    where = {"train": f"{there}/train/shard-{{000000..000000}}.tar", "val": f"{there}/val"}
+    edit_profile(workplace, "data", "source", value={"shards": where})
+    edit_profile(workplace, "data", "splits", value=None)
+    for name in ("download", "shard", "inspect"):
+        done = run_stage(workplace, f"stages.{name}")
+        assert done.returncode == 0, done.stderr
+    for split in ("train", "val"):
+        opened = open_shards(workplace / "data" / "small" / "shards" / split, split=split)
+        assert opened.folder == tmp_path / "there" / split
+        assert len(opened) == 2
