@@ -264,7 +264,7 @@ class Connection:
         cache = self._cache
         arguments = [cache.path, self._address, cache.connections, cache.patience_s]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cache.fetcher", *map(str, arguments)],
+            [sys.executable, "-m", "pipeline.cache.server", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             cwd=Path(__file__).parents[2],

@@ -218,7 +218,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _tunes_on_other_lists_than_val(self) -> "Data":
-        lists = self.tuning if self.splits and isinstance(self.tuning, list) else []
+        lists = self.tuning if isinstance(self.tuning, list) else []
         if self.splits and (both := sorted({*lists} & {*self.splits.val.include})):
             raise ValueError(
                 f"tuning and splits.val both have {', '.join(both)}; settings chosen on the images of a score make it "

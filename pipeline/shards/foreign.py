@@ -6,12 +6,13 @@ A sample is what webdataset calls one: the consecutive members of a tar with the
 import hashlib
 import re
 import tarfile
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from braceexpand import braceexpand
+from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
 from fcn import IGNORE_LABEL
@@ -63,7 +64,7 @@ class _Reader:
 
 def expand(urls: Sequence[str]) -> tuple[Folder, list[str]]:
     """Return the folder and the names of tars: URLs or paths with {000000..000146}, or a folder for all of its tars."""
-    paths = [path for url in urls for path in braceexpand(url)]
+    paths = [path for url in urls for path in expand_urls(url)]
     if len(paths) == 1 and not paths[0].endswith(".tar"):
         folder = Folder(paths[0].rstrip("/"))
         names = sorted(name for name in folder.list() if name.endswith(".tar"))
@@ -112,9 +113,9 @@ def index(
         with whole_folder(dest) as building:
             manifest.write(building / MANIFEST, table, header | {"where": where})
     elif folder.is_remote:
-        with whole_folder(Path.cwd() / ".fcn-index") as building:
-            manifest.write(building / MANIFEST, table, header)
-            folder.put(building / MANIFEST, MANIFEST)
+        with tempfile.TemporaryDirectory() as scratch:
+            manifest.write(Path(scratch, MANIFEST), table, header)
+            folder.put(Path(scratch, MANIFEST), MANIFEST)
     else:
         manifest.write(Path(folder.where, MANIFEST), table, header)
     return len(table)

@@ -49,7 +49,8 @@ def find_damage(
     listed = {shard["name"]: shard for shard in header["shards"]}
     if missing := sorted(listed.keys() - present.keys()):
         yield Damage(f"{folder.where}: shards missing: {and_more(missing)}")
-    if unlisted := sorted(present.keys() - listed.keys()):
+    is_ours = "members" not in header  # beside the tars of others may lie anything
+    if is_ours and (unlisted := sorted(present.keys() - listed.keys())):
         yield Damage(f"{folder.where}: not in the manifest: {and_more(unlisted)}")
     names = [name for name in listed if name in present]
     if not hashes:

@@ -66,8 +66,9 @@ def make_job(
             "run `dvc repro`"
         )
     cache = root / paths.VERIFIED
+    folder = shards_folder(root, variant, profile_name, "train")
     shards = open_shards(
-        shards_folder(root, variant, profile_name, "train"),
+        folder,
         split="train",
         cache=cache,
         verify_all=profile.run.verify_shards == "full",
@@ -121,7 +122,7 @@ def make_job(
         run=profile.run,
         recipe=recipe,
         parent=parent,
-        shards=shards.folder,
+        shards=folder if "where" in shards.header else shards.folder,
         validation=validation,
         folder=results_folder(paths.project(root), variant) / paths.RUNS / profile_name / identity,
         lineage={

@@ -47,7 +47,8 @@ def run(folder: Path | str, dest: Path | None = None, members: Members = MEMBERS
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_every_sample_is_read_where_it_lies(tars: Path, tmp_path: Path, beside: bool):
-    before = {path.name: path.read_bytes() for path in tars.iterdir()}
+    before = {path.name: path.read_bytes() for path in tars.glob("*.tar")}
+    (tars / "README").write_text("not a tar")
     shards = run(tars, None if beside else tmp_path / "here")
     assert shards.keys == [f"photos__{number}{i}" for number in range(2) for i in range(5)]
     assert shards.header["shards"] == [
