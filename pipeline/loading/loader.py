@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, tee
+from math import inf
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch.utils import data
 from fcn import IGNORE_LABEL
 from pipeline.config.training import Transforms
 from pipeline.errors import UserError
-from pipeline.loading.sampler import BlockOrder, Buckets, Order
+from pipeline.loading.sampler import WINDOW_BLOCKS, BlockOrder, Buckets, Order
 from pipeline.loading.transforms import Change, apply, draw, largest
 from pipeline.shards.dataset import Batch, Dataset
 from pipeline.shards.read import Shards
@@ -99,7 +100,9 @@ class Stream:
         """Have the blocks of these batches fetched ahead, about two epochs; see Shards.ahead."""
         numbers, per_epoch = iter(numbers), len(self.shards) * self.accumulation // self.batch_size + 1
         chunks = iter(lambda: list(islice(numbers, per_epoch)), [])
-        return self.shards.ahead(map(self.indices, chunks), revisits=not self.by_blocks)
+        lanes = self.batch_size // self.world_size
+        in_use = lanes * (WINDOW_BLOCKS + 2) if self.by_blocks else inf
+        return self.shards.ahead(map(self.indices, chunks), in_use)
 
     def read(self, number: int, memory: Tensor | None = None) -> Batch:
         """Return this worker's images of a batch.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -119,21 +120,18 @@ class Shards:
         return Blocks(self.node_cache, self.layout.index(str(self.folder)))
 
     @contextmanager
-    def ahead(
-        self, chunks: Iterator[NDArray[np.integer]], *, revisits: bool = False
-    ) -> Iterator[Callable[[], None]]:
+    def ahead(self, chunks: Iterator[NDArray[np.integer]], in_use: float = 0) -> Iterator[Callable[[], None]]:
         """Have the blocks of samples to come fetched ahead; yield a function to call when a turn is over.
 
         chunks: yields (T, K) indices of the samples of T turns.
-        revisits: whether a block's samples are far apart, so that all blocks must stay in the cache.
+        in_use: blocks that must be in the cache at a time; infinity for all.
 
         Raises UserError if they do not fit.
         """
         if not self.blocks:
             yield lambda: None
             return
-        if revisits:
-            self.blocks.require_room()
+        self.blocks.require_room(in_use)
         with closing(Plan(self.blocks, (self.layout.block_of[chunk] for chunk in chunks))) as plan:
             yield plan.advance
 
@@ -197,7 +195,7 @@ def fetch_all(shards: Shards) -> int:
     blocks = shards.blocks
     if not blocks:
         raise ShardError(f"{shards.folder} is a folder of this machine; only a store's shards are fetched")
-    blocks.require_room()
+    blocks.require_room(inf)
     sizes = (blocks.index.end - blocks.index.start).tolist()
     missing = [number for number in range(len(sizes)) if not blocks.has(number)]
     with (

@@ -149,9 +149,16 @@ def test_blocks_order_stays_within_a_small_cache_and_fetches_each_block_once_an_
 
 
 def test_a_random_order_of_samples_needs_room_for_all_of_them(tmp_path: Path):
-    stream = Stream(remote(tmp_path, gigabytes=1e-6), 4, 5)
-    with pytest.raises(UserError, match=r"train\.order .*run\.cache\.gigabytes"):
+    stream = Stream(remote(tmp_path, gigabytes=5e-5), 2, 5)
+    with pytest.raises(UserError, match=r"run\.cache\.gigabytes .*train\.order"):
         next(loader(stream, range(3)))
+
+
+def test_blocks_order_needs_room_for_the_blocks_in_use(tmp_path: Path):
+    stream = Stream(remote(tmp_path, gigabytes=1e-6), 2, 5, by_blocks=True)
+    with pytest.raises(UserError, match=r"run\.cache\.gigabytes"):
+        next(loader(stream, range(3)))
+    assert next(loader(Stream(remote(tmp_path, gigabytes=5e-5), 2, 5, by_blocks=True), range(3)))
 
 
 def test_a_split_is_fetched_ahead_of_a_run_and_then_needs_no_store(local, link, tmp_path: Path):
@@ -170,10 +177,10 @@ def test_a_split_is_fetched_ahead_of_a_run_and_then_needs_no_store(local, link, 
 
 def test_cut_and_stalled_answers_are_asked_for_again(local, link, tmp_path: Path):
     shards = remote(tmp_path)
-    link.num_cuts, link.num_stalls, link.stall_s = 5, 2, 30.0
+    link.num_cuts, link.num_stalls, link.stall_s = 5, 2, 120.0
     begun_s = time.monotonic()
     assert all_samples(shards) == all_samples(local)
-    assert time.monotonic() - begun_s < 25
+    assert time.monotonic() - begun_s < 100
     link.num_cuts = link.num_stalls = 0
 
 
