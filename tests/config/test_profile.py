@@ -208,8 +208,9 @@ SECRET = "hunter2"
             {"cat": "dog"},
             "map is for data.source.own; the labels of other sources have the published classes",
         ),
-        (SOURCE, {}, "sample, archives, local and own must be given, found none"),
+        (SOURCE, {}, "sample, archives, local, own and shards must be given, found none"),
         (SOURCE, {"local": "", "archives": {}}, "found none"),
+        ("data.splits", None, "splits must be null with source.shards, and lists of ids with any other source"),
         (SOURCE, {"sample": DRAWING, "local": "/data"}, "found sample and local"),
         (SOURCE, {"local": "/data", "own": "/data"}, "found local and own"),
         (
@@ -237,6 +238,8 @@ def test_a_wrong_value_is_named_with_file_key_and_what_it_must_be(
         ({"batch_size": 7}, ["batch_size 7", "num_workers 2", "accumulation 1"]),
         ({"batch_rule": True}, ["batch_rule", "optimizer.name", "sgd", "adamw"]),
         ({"size_buckets": True, "transforms": {"crop": [64, 64]}}, ["size_buckets", "transforms.crop"]),
+        ({"order": "blocks", "sampling": "replacement"}, ["order blocks", "sampling"]),
+        ({"order": "blocks", "size_buckets": True}, ["order blocks", "size_buckets"]),
         ({"size_buckets": True, "transforms": {"scale": [0.5, 2.0]}}, ["size_buckets", "transforms.scale"]),
         ({"schedule": "cooldown"}, ["schedule cooldown", "cooldown None"]),
         ({"cooldown": 0.2}, ["cooldown 0.2", "schedule poly"]),
@@ -498,6 +501,7 @@ def test_the_defaults_are_those_of_all_results_so_far():
         "backbone": {"weights": None, "seed": 0},
         "train": {
             **{"use_gpu": False, "accumulation": 1, "batch_rule": False, "schedule": "fixed"},
+            "order": "samples",
             **{"sampling": "epochs", "size_buckets": False, "precision": "float32", "batch_norm": "local"},
             **{"ema": 0.0, "keep": "last", "best_by": "mean_iu", "patience": 0},
             **{"validate_every": None, "validate_images": 100},
@@ -514,6 +518,7 @@ def test_the_defaults_are_those_of_all_results_so_far():
             **{"cpus_per_worker": 1, "min_workers": None, "loader_workers": 0, "log_every_s": 5.0},
             **{"validate_every": 0, "validate_images": 100, "max_failures": 2, "shard_workers": 1},
             "verify_shards": "cached",
+            "cache": {"folder": None, "gigabytes": 50.0, "connections": 16, "patience_s": 180.0},
         },
         "evaluate": {
             **{"num_figures": 6, "num_gallery": 24, "num_workers": 1, "use_gpu": False, "border_width": 5},
