@@ -210,7 +210,11 @@ SECRET = "hunter2"
         ),
         (SOURCE, {}, "sample, archives, local, own and shards must be given, found none"),
         (SOURCE, {"local": "", "archives": {}}, "found none"),
-        ("data.splits", None, "splits must be null with source.shards, and lists of ids with any other source"),
+        (
+            "data.splits",
+            None,
+            "splits must be null with source.shards, and lists of ids with any other source",
+        ),
         (SOURCE, {"sample": DRAWING, "local": "/data"}, "found sample and local"),
         (SOURCE, {"local": "/data", "own": "/data"}, "found local and own"),
         (
