@@ -174,6 +174,6 @@ def _named_run(tracker: Tracker, run: str) -> Run:
     """Return the run with this id, else the newest with this name."""
     name = run.replace("'", "\\'")
     for field in ("run_id", "run_name"):
-        if runs := tracker.search_runs(f"attributes.{field} = '{name}'"):
+        if runs := tracker.search_runs(f"attributes.{field} = '{name}'", everywhere=True):
             return runs[0]
     raise ResultError(f"unknown run {run!r}: neither a file nor a run of MLflow; {RUN_HELP}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Run, RunTag, ViewType
+from mlflow.entities import Experiment, LifecycleStage, Metric, Run, RunTag, ViewType
 from mlflow.store.db import utils as database
 
 from pipeline import git, paths
@@ -28,6 +28,7 @@ from pipeline.tracking.send import (
     send_scores,
 )
 
+PROFILE = "fcn.profile"  # tag of an experiment
 GROUP, MEMBER = "fcn.group", "fcn.member"  # tags that identify a group's run, and that of a member's net
 MAX_LENGTH = 6000  # MLflow's limit of a param; a tag may be longer
 
@@ -287,31 +288,46 @@ class Tracker:
         groups = [run.data.tags.get(MEMBER, "").partition("/")[0] for run in runs]
         return [run for run, of_run in zip(runs, groups, strict=True) if of_run == (group or "")]
 
-    def search_runs(self, filter_string: str) -> list[Run]:
-        """Return the runs of this experiment, and of others, as people rename it: newest first, deleted ones last."""
-        experiments = self.client.search_experiments(ViewType.ALL)
-        own = [each.experiment_id for each in experiments if each.name == self.experiment]
-        others = [each.experiment_id for each in experiments if each.name != self.experiment]
+    def search_runs(self, filter_string: str, *, everywhere: bool = False) -> list[Run]:
+        """Return the profile's runs, newest first, deleted ones last.
+
+        everywhere: also those of all other experiments, after them.
+        """
+        own = [each.experiment_id for each in self._experiments()]
+        others = self.client.search_experiments(ViewType.ALL) if everywhere else []
+        other_ids = [each.experiment_id for each in others if each.experiment_id not in own]
         runs: list[Run] = []
-        for ids in filter(None, (own, others)):
+        for ids in filter(None, (own, other_ids)):
             runs += self.client.search_runs(
                 ids, filter_string, ViewType.ALL, order_by=["attributes.start_time DESC"], max_results=100
             )
         return sorted(runs, key=is_deleted)
 
+    def _experiments(self) -> list[Experiment]:
+        """Return the profile's experiments, the one with its name first: people rename an experiment, its tag stays."""
+        experiments = self.client.search_experiments(ViewType.ALL)
+        of_profile = [
+            each
+            for each in experiments
+            if each.name == self.experiment or each.tags.get(PROFILE) == self.profile
+        ]
+        return sorted(of_profile, key=lambda each: each.name != self.experiment)
+
     def experiment_id(self) -> str:
         """Return the id of the experiment; create it if it is missing. Raises ResultError if it was deleted."""
-        experiment = self.client.get_experiment_by_name(self.experiment)
+        experiment = next(iter(self._experiments()), None)
         if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED:
             raise ResultError(
-                f"the experiment {self.experiment} was deleted in MLflow; restore it: "
+                f"the experiment {experiment.name} was deleted in MLflow; restore it: "
                 f"{self.shell(f'experiments restore --experiment-id {experiment.experiment_id}')}"
             )
         if experiment:
+            if PROFILE not in experiment.tags:
+                self.client.set_experiment_tag(experiment.experiment_id, PROFILE, self.profile)
             return experiment.experiment_id
         # A server has its own artifact store; a database would put artifacts into the working directory
         artifacts = None if self.is_server else (self.root / ARTIFACTS / self.experiment).as_uri()
-        return self.client.create_experiment(self.experiment, artifacts)
+        return self.client.create_experiment(self.experiment, artifacts, {PROFILE: self.profile})
 
     @property
     def is_server(self) -> bool:
