@@ -1,10 +1,10 @@
 """Pack what bench.gpu_all needs on a machine with a GPU and without a network into one git-ignored folder, .gpu.
 
-    python -m bench.gpu_pack --photos FOLDER --weights FILE --peer CHECKOUT      # --profile laptop
+    python -m bench.gpu_pack --photos FOLDER --peer CHECKOUT      # --profile laptop
 
 FOLDER has voc/JPEGImages and voc/SegmentationClass, sbd/img and sbd/cls_png, and the lists here/train_aug.txt and
-here/seg11valid.txt of the ids that are there. FILE holds the ImageNet weights of the profile's backbone, as published;
-without it the backbone is random. CHECKOUT is a clone of wkentaro/pytorch-fcn.
+here/seg11valid.txt of the ids that are there. The profile's published weights are fetched. CHECKOUT is a clone of
+wkentaro/pytorch-fcn.
 
     .gpu/project    a project folder: the profile, shards of the photos, the backbone
     .gpu/peer       pytorch-fcn's model files and licence
@@ -26,6 +26,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline import config, paths
+from pipeline.download.weights import fetch_weights
 from pipeline.files import whole_folder, write_text
 from pipeline.models import backbone
 from pipeline.shards.labels import decode_label
@@ -59,7 +60,7 @@ def main() -> None:
         copy_peer(arguments.peer, folder / "peer")
         download_wheels(folder / "wheels")
         write_profile(folder / "project", arguments.profile)
-        write_backbone(folder / "project", arguments.weights)
+        write_backbone(folder / "project")
         num_free = LIMIT_BYTES - checkout_bytes() - num_bytes(folder)
         for qualities in QUALITIES:
             write_photos(folder / "project", arguments.photos, dict(zip(LISTS, qualities, strict=True)))
@@ -82,7 +83,6 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, help="ImageNet weights of the profile's backbone")
     parser.add_argument("--peer", type=Path, required=True, help="a clone of wkentaro/pytorch-fcn")
     parser.add_argument("--profile", default="laptop", help="its model and recipe are trained")
     return parser.parse_args()
@@ -155,12 +155,14 @@ def write_profile(root: Path, name: str) -> None:
     write_text(root / path, (ROOT / path).read_text(encoding="utf-8"))
 
 
-def write_backbone(root: Path, weights: Path | None) -> None:
-    """Write the backbone that the chain of the folder's profile starts from; random without weights."""
+def write_backbone(root: Path) -> None:
+    """Write the backbone that the chain of the folder's profile starts from."""
     name, profile = config.load(root)
     model, dest = profile.model.arguments(), root / paths.model(name, "backbone")
-    if weights:
-        backbone.write_pretrained(dest, model, weights)
+    if profile.backbone.weights:
+        backbone.write_pretrained(
+            dest, model, fetch_weights(profile.backbone.weights, ROOT / paths.DOWNLOADS)
+        )
     else:
         backbone.write_random(dest, model, profile.backbone.seed)
 

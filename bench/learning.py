@@ -1,9 +1,11 @@
 """Train and score three nets on real photos of VOC, by `dvc repro` of the profile `laptop`, and time them.
 
-    python -m bench.learning FOLDER WEIGHTS       # --work DIR keeps the results, and resumes from them
+    python -m bench.learning FOLDER       # --work DIR keeps the results, and resumes from them
 
 FOLDER has voc/JPEGImages and voc/SegmentationClass, sbd/img and sbd/cls_png, and the lists here/train_aug.txt and
-here/seg11valid.txt of the ids that are there. WEIGHTS is the published MobileNetV1 of width 0.25.
+here/seg11valid.txt of the ids that are there.
+
+--mobilenet FILE: with the published MobileNetV1 of width 0.25 as the trunk, and all else alike.
 Printed: the scores of each net, and the minutes from the start until they were known.
 """
 
@@ -18,6 +20,8 @@ import time
 from pathlib import Path
 
 from ruamel.yaml import YAML
+
+from pipeline.files import sha256_file
 
 ROOT = Path(__file__).parent.parent
 NETS = ("fcn32s", "fcn16s", "fcn8s")
@@ -59,7 +63,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("weights", type=Path)
+    parser.add_argument("--mobilenet", type=Path, metavar="FILE")
+    parser.add_argument("--seed", type=int, help="of training; else the profile's")
     parser.add_argument("--work", type=Path, help="a folder that is kept; else a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,7 +76,14 @@ def main() -> None:
         profile = yaml.load(path.read_text(encoding="utf-8"))
         own_folder(arguments.folder, work / "photos", list(profile["data"]["classes"]))
         profile["data"]["source"] = {"own": str(work / "photos")}
-        profile["backbone"]["weights"]["urls"] = [arguments.weights.absolute().as_uri()]
+        if arguments.mobilenet:
+            profile["model"] = {"backbone": "mobilenet_v1", "width": 0.25}
+            profile["backbone"]["weights"] = {
+                "urls": [arguments.mobilenet.absolute().as_uri()],
+                "checksum": f"sha256:{sha256_file(arguments.mobilenet)}",
+            }
+        if arguments.seed is not None:
+            profile["train"]["seed"] = arguments.seed
         yaml.dump(profile, path)
         (project / "params.yaml").write_text(f"profile: {PROFILE}\n", encoding="utf-8")
         start = time.time()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.fetcher import FREE_BYTES, block_path
+from pipeline.cache.fetcher import FREE_BYTES, block_path, cached_files
 from pipeline.cache.index import INDEX, Index
 from pipeline.errors import ShardError, UserError
 
@@ -113,7 +113,7 @@ class Blocks:
         """Raise UserError unless so many blocks fit into the cache, within its limit and the disk's free space."""
         needed = int(self.index.num_bytes * min(1, num_blocks / len(self.index)))
         self.folder.mkdir(parents=True, exist_ok=True)
-        present = sum(path.stat().st_size for path in self.cache.path.glob("*/*.block"))
+        present = sum(status.st_size for _, status in cached_files(self.cache.path))
         room = min(self.cache.limit, shutil.disk_usage(self.folder).free - FREE_BYTES + present)
         if needed > room:
             raise UserError(

@@ -10,7 +10,9 @@ import shutil
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -218,13 +220,19 @@ def _put(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def cached_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the files of whole blocks in a cache. One that another process removes meanwhile is left out."""
+    for path in folder.glob("*/*.block"):
+        with suppress(FileNotFoundError):
+            yield path, path.stat()
+
+
 def _scan(folder: Path) -> dict[Block, int]:
     """Return the size of every block in the folder, the oldest first; remove unfinished ones."""
-    found = []
-    for path in folder.glob("*/*.block*"):
-        if path.name.startswith("."):
-            path.unlink(missing_ok=True)
-        else:
-            status = path.stat()
-            found.append((status.st_mtime, Block(path.parent.name, int(path.stem)), status.st_size))
-    return {block: size for _, block, size in sorted(found)}
+    for path in folder.glob("*/.*.block*"):
+        path.unlink(missing_ok=True)
+    found = sorted(
+        (status.st_mtime, Block(path.parent.name, int(path.stem)), status.st_size)
+        for path, status in cached_files(folder)
+    )
+    return {block: size for _, block, size in found}

@@ -42,8 +42,11 @@ class Index:
 
     @cached_property
     def key(self) -> str:
-        """The blocks' folder in a cache: equal for equal blocks, wherever their files lie."""
-        digest = hashlib.sha256()
+        """The blocks' folder in a cache: equal for equal blocks of one location.
+
+        A copy elsewhere has blocks of its own, because the first location may be changed or gone.
+        """
+        digest = hashlib.sha256("\n".join([str(self.where), *self.files.tolist()]).encode())
         for array in (self.start, self.end, self.first_member, self.member_start, self.member_sha256):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]

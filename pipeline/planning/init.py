@@ -107,7 +107,7 @@ def fitting_plan(
     """
     device = "cuda" if here.num_gpus else "cpu"
     share, total = MEMORY_SHARE[device], here.gpu_memory or here.memory
-    batch_size = plan.first_batch(data)
+    batch_size = plan.first_batch(data, start)
     while True:
         values = Profile.model_validate(plan.values(plan.make(data, here, start, batch_size=batch_size)))
         trials = trial.measure(values, NETS, shards, NUM_STEPS, share * total)
@@ -123,8 +123,8 @@ def fitting_plan(
         f"a step of {NETS[0]} was measured: {trials[0].memory / 1e9:.1f} GB, under {share:.0%} of the {_KIND[device]}, "
         f"{total / 1e9:.0f} GB"
     )
-    if batch_size < plan.BATCH:
-        reason += f"; {plan.BATCH} would be better, but there are too few photos or too little memory"
+    if batch_size < start.batch_size:
+        reason += f"; {start.batch_size} would be better, but there are too few photos or too little memory"
     precision = None
     if here.has_bfloat16 and not here.num_gpus:
         train = values.train.model_copy(update={"precision": "auto"})

@@ -6,17 +6,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.config import CHAIN, Profile
+from pipeline.config import CHAIN, Profile, Transforms
 from pipeline.files import counted
 from pipeline.planning.fingerprint import Fingerprint
 from pipeline.planning.machine import Machine
 
-BATCH = 16  # of both recipes with published weights
-PER_WORKER = 8  # photos; local batch norm learns markedly worse from 4 (docs/training.md)
+BATCH = 16  # of random weights
+PER_WORKER = {
+    "local": 8,
+    "frozen": 4,
+}  # photos; local batch norm learns markedly worse from 4 (docs/training.md)
 SMALL = 256  # pixels; photos up to this side are trained whole if all have one size
-CROP_SHARE = 2 / 3  # of the median photo's shorter side, as the profile laptop has it on VOC
+CROP_SHARE = 0.85  # of the median photo's shorter side, as the profile laptop has it on VOC
 MAX_CROP = {"cpu": 384, "cuda": 640}
-PASSES = {True: (30, 8, 8), False: (60, 15, 15)}  # over the photos, by net; whether weights are pretrained
+PASSES = {
+    "voc": (30, 8, 8),
+    "laptop": (14, 4, 4),
+    "own": (60, 15, 15),
+}  # over the photos, by template and net
 LEAST, MOST = (300, 100, 100), (20_000, 10_000, 10_000)  # iterations, by net
 RARE = 0.01  # of the pixels
 MANY_PHOTOS = 2000
@@ -49,16 +56,22 @@ class Start(NamedTuple):
         return self.profile.backbone.weights is not None
 
     @property
+    def batch_size(self) -> int:
+        """The batch size that the recipe was tuned with."""
+        return self.profile.train.batch_size if self.is_pretrained else BATCH
+
+    @property
     def has_batch_norm(self) -> bool:
-        return self.profile.model.backbone == "mobilenet_v1" or bool(self.profile.model.batch_norm)
+        model = self.profile.model
+        return bool(model.batch_norm) or model.backbone.startswith(("efficientnet", "mobilenet"))
 
 
 Plan = Mapping[str, Any]  # sections of a profile, nested; its leaves are Choices
 
 
-def first_batch(data: Fingerprint) -> int:
-    """Return the batch size to try first: BATCH, or the largest power of two that there are photos for."""
-    return min(BATCH, 2 ** int(math.log2(data.num_photos["train"])))
+def first_batch(data: Fingerprint, start: Start) -> int:
+    """Return the batch size to try first: the recipe's, or the largest power of two that there are photos for."""
+    return min(start.batch_size, 2 ** int(math.log2(data.num_photos["train"])))
 
 
 def make(
@@ -77,7 +90,7 @@ def make(
     """
     use_gpu = machine.num_gpus > 0
     recipe = start.profile
-    num_workers, workers_reason = _workers(machine, batch_size)
+    num_workers, workers_reason = _workers(machine, batch_size, recipe.train.batch_norm)
     cores = max(1, machine.num_cores // num_workers)
     num_train = data.num_photos["train"]
     tuned = f"from profiles/{start.template}.yaml, where it was tried with this trunk"
@@ -122,7 +135,9 @@ def make(
             "loss": Choice("mean", "over the valid pixels of a step, so that rates fit any size of photo"),
             "optimizer": Choice(recipe.train.optimizer.model_dump(exclude_defaults=True), tuned),
             "schedule": Choice(recipe.train.schedule, tuned),
-            "transforms": _transforms(data, use_gpu),
+            "warmup": Choice(recipe.train.warmup, "steps over which the rate grows from 0"),
+            "ema": Choice(recipe.train.ema, "decay of the averaged weights that are scored; 0: none"),
+            "transforms": _transforms(data, recipe.train.transforms, use_gpu),
             "precision": precision
             or Choice(
                 *(
@@ -146,7 +161,7 @@ def make(
         "nets": {
             net: {
                 "lr": Choice(recipe.net(net).lr, tuned),
-                "iterations": _iterations(number, num_train, batch_size, start.is_pretrained),
+                "iterations": _iterations(number, num_train, batch_size, start),
             }
             for number, net in enumerate(CHAIN)
         },
@@ -173,17 +188,14 @@ def with_step_time(plan: Plan, step_s: float) -> Plan:
     return {**plan, "run": {**plan["run"], **intervals}}
 
 
-def _workers(machine: Machine, batch_size: int) -> tuple[int, str]:
+def _workers(machine: Machine, batch_size: int, batch_norm: str) -> tuple[int, str]:
     if machine.num_gpus:
         number = 2 ** int(math.log2(min(machine.num_gpus, batch_size)))
         return number, f"one for each of {machine.num_gpus} GPUs, as far as the batch divides evenly"
-    number = 1
-    while 2 * number <= machine.num_cores and batch_size >= 2 * number * PER_WORKER:
+    number, least = 1, PER_WORKER[batch_norm]
+    while 2 * number <= machine.num_cores and batch_size >= 2 * number * least:
         number *= 2
-    return (
-        number,
-        f"of {machine.num_cores} cores as many as leave each worker {PER_WORKER} photos, for batch norm",
-    )
+    return number, f"of {machine.num_cores} cores as many as leave each worker {least} photos"
 
 
 def _no_bfloat16(machine: Machine) -> str:
@@ -210,7 +222,7 @@ def _backbone(start: Start) -> Mapping[str, Any]:
     return {"weights": _reasoned(values, "ImageNet's weights, kept in downloads/; the checksum is verified")}
 
 
-def _transforms(data: Fingerprint, use_gpu: bool) -> dict[str, Choice]:
+def _transforms(data: Fingerprint, tuned: Transforms, use_gpu: bool) -> dict[str, Choice]:
     height, width = data.median_size
     crop = crop_side(data, use_gpu)
     if crop is None:
@@ -230,8 +242,9 @@ def _transforms(data: Fingerprint, use_gpu: bool) -> dict[str, Choice]:
         choices = {
             "crop": Choice(
                 [crop, crop],
-                f"{data.num_sizes} sizes become one; the median photo has {height}x{width} pixels, and two thirds of "
-                f"its shorter side, in steps of 32 and up to {most}, show objects whole at a bearable cost{far}",
+                f"{data.num_sizes} sizes become one; the median photo has {height}x{width} pixels, and "
+                f"{CROP_SHARE:.0%} of its shorter side, in steps of 32 and up to {most}, show objects whole at a "
+                f"bearable cost{far}",
             ),
             "scale": Choice([0.5, 1.5], "objects nearer and farther than in the photos"),
         }
@@ -240,9 +253,9 @@ def _transforms(data: Fingerprint, use_gpu: bool) -> dict[str, Choice]:
     return {
         "mirror": Choice(True, mirror),
         **choices,
-        "brightness": Choice(0.2, colours),
-        "contrast": Choice(0.2),
-        "saturation": Choice(0.2),
+        "brightness": Choice(tuned.brightness, colours),
+        "contrast": Choice(tuned.contrast),
+        "saturation": Choice(tuned.saturation),
     }
 
 
@@ -258,13 +271,9 @@ def crop_side(data: Fingerprint, use_gpu: bool) -> int | None:
 def _batch_norm(start: Start, per_worker: int) -> Choice:
     if not start.has_batch_norm:
         return Choice("local", "without effect: this trunk has no batch norm")
-    if start.is_pretrained and per_worker < PER_WORKER // 2:
-        return Choice(
-            "frozen", f"the weights' own statistics, as those of {per_worker} photos a worker are too noisy"
-        )
-    return Choice(
-        "local", f"statistics of the {per_worker} photos of each worker; frozen learned slowest on VOC"
-    )
+    if start.profile.train.batch_norm == "frozen":
+        return Choice("frozen", f"the weights' own statistics, as in profiles/{start.template}.yaml")
+    return Choice("local", f"statistics of the {per_worker} photos of each worker, which suit random weights")
 
 
 def _class_weights(data: Fingerprint) -> Choice | Mapping[str, Choice]:
@@ -293,12 +302,12 @@ def _loaders(use_gpu: bool, cores: int) -> Choice:
     return Choice(0, "a core that decodes for others would be missing where they compute")
 
 
-def _iterations(number: int, num_train: int, batch_size: int, is_pretrained: bool) -> Choice:
-    passes = PASSES[is_pretrained][number]
+def _iterations(number: int, num_train: int, batch_size: int, start: Start) -> Choice:
+    passes = PASSES[start.template][number]
     wanted = 10 * math.ceil(passes * num_train / batch_size / 10)
     value = min(MOST[number], max(LEAST[number], wanted))
     bounds = "" if value == wanted else f", kept within {LEAST[number]} and {MOST[number]}"
-    weights = "" if is_pretrained else "; twice as many as with published weights"
+    weights = "" if start.is_pretrained else "; random weights need more than published ones"
     return Choice(
         value,
         f"{passes} passes over {num_train} photos in steps of {batch_size} are {wanted}{bounds}{weights}",

@@ -55,7 +55,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert key in text
         text = text.replace(key, value)
     profile.write_text(text, "utf-8")
-    gpu_pack.write_backbone(root, weights=None)
+    gpu_pack.write_backbone(root)
     for split, source, num in (("train", "sbd_train", 12), ("val", "voc_val", 4)):
 
         def load(key: str, source: str = source) -> Sample:

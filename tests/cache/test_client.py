@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.cache.client import NodeCache
+from pipeline.cache.fetcher import cached_files
 from pipeline.errors import ShardError, UserError
 from pipeline.loading.loader import Stream, loader
 from pipeline.shards import blocks
@@ -61,7 +62,7 @@ def all_samples(shards: Shards) -> list[tuple[bytes, bytes]]:
 
 
 def cached_bytes(cache: Path) -> int:
-    return sum(path.stat().st_size for path in cache.glob("*/*.block"))
+    return sum(status.st_size for _, status in cached_files(cache))
 
 
 # --- blocks

@@ -1,5 +1,6 @@
 """A project's folder with its profiles, and small drawn folders of photos and masks."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,18 @@ from PIL import Image
 from pipeline.datasets import own_files
 from tests.conftest import ROOT
 
+MISSING = "weights-that-are-not-installed"
 CLASSES = ["background", "cat", "dog"]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with params.yaml and profiles/ of this project."""
+    """The working directory, with params.yaml and profiles/ of this project; no published weights are at hand."""
     folder = tmp_path / "project"
     folder.mkdir()
     shutil.copytree(ROOT / "profiles", folder / "profiles")
+    laptop = folder / "profiles" / "laptop.yaml"
+    laptop.write_text(re.sub("package: .*", f"package: {MISSING}", laptop.read_text("utf-8")), "utf-8")
     shutil.copy(ROOT / "params.yaml", folder)
     monkeypatch.chdir(folder)
     return folder
