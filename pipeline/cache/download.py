@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 from pipeline.errors import ShardError
 from pipeline.storage import Folder
@@ -17,13 +17,14 @@ LEAST_STALL_S = 1.0
 STALL_FACTOR = 4.0  # times the median duration
 MAX_PAUSE_S = 5.0
 NOTICE_S = 10.0  # before the first line about an outage, and between two
+MAX_REQUESTS = 3  # for the same bytes at a time
 MAX_DAMAGED = 3  # answers of other bytes than expected
 
 
 class Downloader:
-    """Reads ranges. A request that stalls gets a second one beside it; a failed one is repeated.
+    """Reads ranges. A request that stalls gets others beside it; a failed one is repeated.
 
-    connections: requests at a time, as callers make them; second ones come on top.
+    connections: requests at a time, as callers make them; those beside stalled ones come on top.
     patience_s: seconds of failures after which the last one is raised.
     """
 
@@ -62,17 +63,19 @@ class Downloader:
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _hedged(self, request: Callable[[], bytes]) -> bytes:
-        """Return the first answer of a request and, if it stalls, of a second one."""
-        futures: list[Future[bytes]] = [self._pool.submit(self._timed, request)]
-        running = set(futures)
-        done, running = wait(running, self._stall_s())
-        if not done:
-            running.add(self._pool.submit(self._timed, request))
-        while True:
-            for future in done:
-                if not future.exception() or not running:
+        """Return the first answer of a request and, whenever all stall, of one more, up to MAX_REQUESTS."""
+        running = {self._pool.submit(self._timed, request)}
+        for number in range(1, MAX_REQUESTS + 1):
+            patience_s = self._stall_s() if number < MAX_REQUESTS else None
+            done, running = wait(running, patience_s, FIRST_COMPLETED)
+            while done:
+                future = done.pop()
+                if not future.exception() or not (running or done):
                     return future.result()
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+                if not done:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+            running.add(self._pool.submit(self._timed, request))
+        raise AssertionError("the last wait has no limit")
 
     def _timed(self, request: Callable[[], bytes]) -> bytes:
         begun_s = time.monotonic()

@@ -158,6 +158,7 @@ def test_the_same_command_again_runs_failed_trials_alone(project: Path, capfd):
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
+@pytest.mark.slow
 def test_a_chain_on_two_workers_is_a_trial_too_and_its_time_limit_ends_it_without_a_loss(
     fresh: Path,
     session,  # noqa: ARG001

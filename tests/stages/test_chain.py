@@ -173,6 +173,7 @@ def test_the_pipeline_lies_where_the_stages_look(project):
     assert not Path("runs", "tiny").exists()
 
 
+@pytest.mark.slow
 def test_another_learning_rate_retrains_its_net_and_what_starts_from_it(project):
     profile = project.profile("tiny")
     before = models(project)
