@@ -146,7 +146,7 @@ class Terms(Section):
     def _has_a_term(self) -> "Terms":
         if not any(self.model_dump().values()):
             raise ValueError(
-                f"one of {', '.join(type(self).model_fields)} must be above 0, or there is no loss"
+                f"one of {', '.join(type(self).model_fields)} must be above 0; otherwise the loss is always 0"
             )
         return self
 

@@ -33,7 +33,7 @@ ADDED = ("mean_f1", "mean_precision")  # which files of earlier versions do not 
 CLASS_SCORES = {"class_iu": "IU", "class_f1": "F1", "class_precision": "precision", "class_recall": "recall"}
 DIFFERENCES = {"mean_iu": mean_iu, "pixel_acc": pixel_acc}
 BLIND = "blind to seeds"  # a difference of two single runs
-MIN_P = 0.0001  # a t distribution with few degrees of freedom is no better known in its tails
+MIN_P = 0.0001  # smaller p values of a t distribution with few degrees of freedom are unreliable
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Result:
 
     name: of the run, in the tables.
     values: the content of its metrics JSON; of a group, see `group`.
-    images: the counts of each image; None if there is no Parquet file beside the JSON, or for a group.
+    images: the counts of each image; None for a group, or if the Parquet file beside the JSON is missing.
     runs: of a group, the counts of each run in the order of its seeds.
     """
 

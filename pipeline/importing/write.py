@@ -87,7 +87,9 @@ def _check_places(path: Path, dest: Path) -> None:
         or dest.is_file()
         or (dest.is_dir() and any(dest.iterdir()) and not (dest / RECORD).is_file())
     ):
-        raise DatasetError(f"{dest}: exists and is no earlier import; choose a new folder, or remove it")
+        raise DatasetError(
+            f"{dest}: exists and was not written by an earlier import; choose a new folder, or remove it"
+        )
 
 
 def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summary:

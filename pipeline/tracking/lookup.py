@@ -22,7 +22,7 @@ def download_metrics(run: str, root: Path, folder: Path) -> Path:
 
     run: id or name of an MLflow run; of several runs with that name, the newest is used.
 
-    Raises ResultError if there is no such run, or it has no scores.
+    Raises ResultError if the run is missing or has no scores.
     """
     tracker = _open_tracker("any", root, run)
     try:
@@ -55,7 +55,7 @@ def download_children(parent: str, root: Path, folder: Path) -> list[Child]:
 
     parent: id or name of an MLflow run; of several runs with that name, the newest is used.
 
-    Raises ResultError if there is no such run, or it has no scored children.
+    Raises ResultError if the run is missing or has no scored children.
     """
     tracker = _open_tracker("any", root, parent)
     try:

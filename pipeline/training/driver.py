@@ -26,7 +26,7 @@ from pipeline.training.prepare import make_job
 PARENT_POLL_S = 1.0
 ATTEMPT = "attempt"  # file with a random name, kept when a run resumes; it identifies the run in MLflow
 FINISHED = (
-    "finished"  # marks a run whose model was handed over; training it to the same end again starts anew
+    "finished"  # marks a run whose model was handed over; training it to the same end again starts at step 0
 )
 
 

@@ -53,7 +53,9 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
             if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
                 raise DatasetError(f"{path}: task {str(task)[:60]} has no data; export it again")
             if not isinstance(identity, int | str | None) or (identity is not None and identity in seen):
-                raise DatasetError(f"{path}: task {identity} occurs twice, or is no number; export it again")
+                raise DatasetError(
+                    f"{path}: task {identity} occurs twice, or its id is not a number; export it again"
+                )
             seen.add(identity)
             annotations = task.get("annotations") or task.get("completions") or []
             if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
