@@ -58,3 +58,19 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}; set FCN_TEST_DATA to a folder that has them")
     return folder
+
+
+def run_fcn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """Run the command in this process; return exit code, standard output and standard error."""
+    from pipeline.cli.main import main
+
+    monkeypatch.setattr("sys.argv", ["fcn", *arguments])
+    capsys.readouterr()
+    code = 0
+    try:
+        main()
+    except SystemExit as exit_:
+        code = exit_.code
+    return code, *capsys.readouterr()

@@ -1,16 +1,17 @@
 """`fcn inspect`, `fcn compare` and `fcn explain` as a user runs them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
-from pipeline.cli.main import main
 from pipeline.cli.results import metrics_file
 from pipeline.errors import ResultError
 from pipeline.evaluation import compare
 from pipeline.models import checkpoint
 from pipeline.tracking import Tracker
+from tests.conftest import run_fcn
 from tests.drawn_shards import shards_of
 from tests.made_results import KEYS, make_result, write_result
 
@@ -20,18 +21,7 @@ def fcn(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Runs the command in an empty folder; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["fcn", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = exit_.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_fcn, monkeypatch, capsys)
 
 
 def test_inspect_describes_folders_of_shards_and_lists_shared_images(tmp_path, fcn):

@@ -10,7 +10,6 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import paths
-from pipeline.cli.main import main
 from pipeline.config import Profile
 from pipeline.errors import ConfigError, UserError
 from pipeline.experiments import group
@@ -18,6 +17,7 @@ from pipeline.experiments.seeds import first_seeds, group_name, variant_of, with
 from pipeline.experiments.variant import run_variant
 from pipeline.report import group_page
 from pipeline.tracking import follow
+from tests.conftest import run_fcn
 from tests.experiments.conftest import NAME, train_here
 
 SEEDS = (7, 8, 9)
@@ -62,17 +62,6 @@ def copied(group_root, started, monkeypatch, tmp_path) -> Path:  # noqa: ARG001
     root = Path(shutil.copytree(group_root, tmp_path / "project"))
     monkeypatch.chdir(root)
     return root
-
-
-def fcn(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["fcn", *arguments])
-    capsys.readouterr()
-    code = 0
-    try:
-        main()
-    except SystemExit as exit_:
-        code = exit_.code
-    return code, *capsys.readouterr()
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -177,7 +166,7 @@ def test_groups_are_compared_by_seeds_and_images_and_single_runs_are_called_blin
     other = Profile.model_validate(values | {"train": values["train"] | {"loss": "sum"}})
     second = train(root, other, "fcn32s")
     assert first != second
-    code, out, _ = fcn(
+    code, out, _ = run_fcn(
         monkeypatch,
         capsys,
         "compare",
@@ -199,19 +188,19 @@ def test_groups_are_compared_by_seeds_and_images_and_single_runs_are_called_blin
         str(root / paths.group(NAME, first) / f"seed {seed}" / paths.metrics(NAME, "fcn32s"))
         for seed in (7, 8)
     ]
-    code, out, _ = fcn(monkeypatch, capsys, "compare", *single)
+    code, out, _ = run_fcn(monkeypatch, capsys, "compare", *single)
     assert rows(out)[f"{single[1]} - {single[0]} mean_iu"][4] == "blind to seeds"
-    code, out, _ = fcn(monkeypatch, capsys, "compare", single[0], f"{NAME}/{first}/fcn32s")
+    code, out, _ = run_fcn(monkeypatch, capsys, "compare", single[0], f"{NAME}/{first}/fcn32s")
     assert code == 0
     assert "single run" in rows(out)[f"{NAME}/{first}/fcn32s - {single[0]} -"][-1]
 
 
 def test_a_parent_of_mlflow_is_compared_as_the_group_on_disk(grouped, profile, monkeypatch, capsys):
     name = group_name(NAME, profile, grouped)
-    code, out, _ = fcn(monkeypatch, capsys, "compare", "--parent", name)
+    code, out, _ = run_fcn(monkeypatch, capsys, "compare", "--parent", name)
     assert code == 0
     there = rows(out)
-    _, out, _ = fcn(monkeypatch, capsys, "compare", f"{NAME}/{name}/fcn32s", f"{NAME}/{name}/fcn16s")
+    _, out, _ = run_fcn(monkeypatch, capsys, "compare", f"{NAME}/{name}/fcn32s", f"{NAME}/{name}/fcn16s")
     here = rows(out)
     for net in ("fcn32s", "fcn16s"):
         assert there[f"{name}/{net}"][1:] == here[f"{NAME}/{name}/{net}"][1:]
@@ -231,7 +220,7 @@ def test_a_parent_of_mlflow_is_compared_as_the_group_on_disk(grouped, profile, m
 )
 def test_what_is_not_there_ends_in_one_line_and_exit_code_2(root, monkeypatch, capsys, arguments, why):
     (root / "profiles").mkdir()
-    code, _, err = fcn(monkeypatch, capsys, *arguments)
+    code, _, err = run_fcn(monkeypatch, capsys, *arguments)
     assert code == 2
     assert err.startswith("error: ")
     assert why in err
