@@ -13,7 +13,8 @@ from bench.gpu_setup import Bench, medians, project, stopped_after
 from bench.gpu_speed import Contestant, batch_of, batches, our_net, training
 from fcn.model import FCN
 from pipeline import paths
-from pipeline.config.training import Model, Optimizer
+from pipeline.config.model import Model
+from pipeline.config.training import Optimizer
 from pipeline.curves import read_points
 from pipeline.evaluation.scoring import score_split
 from pipeline.models import backbone

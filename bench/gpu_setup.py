@@ -17,7 +17,8 @@ from fcn import IGNORE_LABEL
 from pipeline import config, paths
 from pipeline.config import Profile
 from pipeline.config.job import Job
-from pipeline.config.training import Model, Net
+from pipeline.config.model import Model
+from pipeline.config.training import Net
 from pipeline.distributed.rank import Rank
 from pipeline.monitoring.meter import STOP
 from pipeline.training.prepare import make_job

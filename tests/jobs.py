@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.job import Job
-from pipeline.config.training import Net, Optimizer, Run, Train
+from pipeline.config.run import Run
+from pipeline.config.training import Net, Optimizer, Train
 from pipeline.datasets.synthetic import CLASSES
 
 TINY = {

@@ -13,9 +13,11 @@ from pipeline.config.data import Source as Source
 from pipeline.config.data import Split as Split
 from pipeline.config.data import Splits as Splits
 from pipeline.config.messages import value_message, yaml_message
+from pipeline.config.model import Backbone, Model
+from pipeline.config.run import Evaluate, Run
 from pipeline.config.section import Section
-from pipeline.config.training import Backbone, Evaluate, Model, Net, Nets, Run
 from pipeline.config.training import Exchange as Exchange
+from pipeline.config.training import Net, Nets
 from pipeline.config.training import Train as Train
 from pipeline.config.training import Transforms as Transforms
 from pipeline.errors import ConfigError

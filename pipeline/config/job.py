@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fcn.optim import constant_steps
-from pipeline.config.training import Net, Run, Train
+from pipeline.config.run import Run
+from pipeline.config.training import Net, Train
 
 
 @dataclass(frozen=True)

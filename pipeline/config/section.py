@@ -8,6 +8,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Scale = Annotated[float, Field(ge=0.1, le=10)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range that torch and numpy both accept
 
 

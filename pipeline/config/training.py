@@ -1,81 +1,22 @@
-"""The sections of a profile about networks: Model, Backbone, Train, Run, Nets and Evaluate."""
+"""The sections of a profile about the recipe: Train and Nets."""
 
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from pipeline.config.data import Checksum, Url
 from pipeline.config.section import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Scale,
     Section,
     Seed,
 )
 
-Scale = Annotated[float, Field(ge=0.1, le=10)]
 Side = Annotated[int, Field(gt=0, le=4096)]
 Strength = Annotated[float, Field(ge=0, le=1)]
-
-
-class Model(Section):
-    """The arguments of fcn.FCN besides num_classes and stride; see there.
-
-    The keys from `width` on are options of some backbones; without them the backbone's own defaults hold.
-    """
-
-    backbone: str
-    padding: Literal["reference", "tight"] = "reference"
-    learn_upscore: Literal[False, "intermediate", True] = False
-    at_once: bool = False
-    fusion: Literal["sum", "max"] = "sum"
-    score_init: Literal["zero", "random"] = "zero"
-    fixed_trunk: bool = False
-    width: PositiveFloat | None = None
-    batch_norm: bool | None = None
-    fc6_kernel: Annotated[int, Field(gt=0, lt=16)] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    pixels: Literal["caffe", "torchvision", "inception", "efficientnet_lite"] | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Return FCN's keyword arguments, without the options that are not given."""
-        return self.model_dump(exclude_none=True)
-
-
-class Weights(Section):
-    """A published file of weights, from mirrors or from an installed package.
-
-    urls: mirrors, in the order in which they are tried.
-    allowed_hosts: other hosts that a mirror may redirect to.
-    package: name of a package of the registry, where model hosts cannot be reached.
-    file: the path of the file in that package.
-    checksum: "md5:..." or "sha256:..." of the file.
-    """
-
-    urls: list[Url] = []
-    allowed_hosts: list[str] = []
-    package: str | None = None
-    file: str | None = None
-    checksum: Checksum
-
-    @model_validator(mode="after")
-    def _has_one_origin(self) -> "Weights":
-        if bool(self.urls) == bool(self.package) or bool(self.package) != bool(self.file):
-            raise ValueError("must give either urls, or package and file")
-        return self
-
-
-class Backbone(Section):
-    """The weights that the chain starts from.
-
-    weights: the published file; None: random weights.
-    seed: of the random weights.
-    """
-
-    weights: Weights | None = None
-    seed: Seed = 0
 
 
 class Optimizer(Section):
@@ -306,54 +247,6 @@ class Train(Section):
         return self
 
 
-class Cache(Section):
-    """A node's cache of shards in a store (docs/object-storage.md). Runs share it; local folders do not need it.
-
-    folder: on a disk of the node, each of which has its own; None: ~/.cache/fcn.
-    gigabytes: the most that it holds, with 10**9 bytes each.
-    connections: requests to the store at a time.
-    patience_s: seconds to wait for a store that does not answer before the run ends.
-    """
-
-    folder: str | None = None
-    gigabytes: PositiveFloat = 50.0
-    connections: PositiveInt = 16
-    patience_s: PositiveFloat = 180.0
-
-
-class Run(Section):
-    """The behaviour of a run. These keys do not affect results; changing them reruns nothing.
-
-    cpus_per_worker: CPUs that each worker reserves.
-    min_workers: the number of workers with which training starts and continues while a cluster lacks room for all of
-        train.num_workers; None: all.
-    loader_workers: processes that load images ahead for each worker.
-    log_every: iterations between two points of the curves.
-    log_every_s: seconds between two lines on the terminal.
-    checkpoint_every: iterations between two checkpoints.
-    validate_every: iterations between two scores on validation images; 0: never. Replaced by train.validate_every.
-    validate_images: the number of these images, the first of data.tuning, else of val. Replaced likewise.
-    max_failures: how often a run restarts from its last checkpoint after a worker died.
-    shard_workers: processes that write shards; 1: this process, without Ray, whose start takes seconds.
-    verify_shards: before the first step, "full" reads every byte of the shards, "cached" only of shards that changed
-        since they were last verified. In a store "cached" reads none: its blocks are verified when they arrive.
-    cache: each node's cache of shards in a store.
-    """
-
-    cpus_per_worker: PositiveInt = 1
-    min_workers: PositiveInt | None = None
-    loader_workers: NonNegativeInt = 0
-    log_every: PositiveInt
-    log_every_s: Annotated[float, Field(ge=0)] = 5.0
-    checkpoint_every: PositiveInt
-    validate_every: NonNegativeInt = 0
-    validate_images: PositiveInt = 100
-    max_failures: NonNegativeInt = 2
-    shard_workers: PositiveInt = 1
-    verify_shards: Literal["cached", "full"] = "cached"
-    cache: Cache = Cache()
-
-
 class Net(Section):
     """The recipe of one net.
 
@@ -371,38 +264,3 @@ class Nets(Section):
     fcn32s: Net
     fcn16s: Net
     fcn8s: Net
-
-
-def _checked_distinct(numbers: list[float]) -> list[float]:
-    if len(set(numbers)) != len(numbers):
-        raise ValueError(f"must differ from each other, got {numbers}")
-    return numbers
-
-
-class Evaluate(Section):
-    """The evaluation.
-
-    num_figures: images drawn beside label and prediction, for each of: spread over the split, worst, best.
-    num_gallery: images that the report's page shows, for all nets, with confidence and error.
-    num_workers: Ray workers that share the images; 1: this process, without Ray.
-    use_gpu: whether each worker has a GPU.
-    border_width: pixels on either side of a border that are scored separately.
-    scales: factors of the image's height and width whose probabilities are averaged ("MS" in published tables).
-    flip: whether the mirror image is averaged as well. The paper scores each image once, at its own size.
-    num_resamples: of the bootstrap over images that gives each score's interval.
-    level: share of the resamples within the interval.
-    seed: of the resamples.
-    """
-
-    num_figures: Annotated[int, Field(gt=0, le=100)] = 6
-    num_gallery: Annotated[int, Field(gt=0, le=60)] = 24
-    num_workers: PositiveInt = 1
-    use_gpu: bool = False
-    border_width: Annotated[int, Field(gt=0, le=100)] = 5
-    scales: Annotated[list[Scale], Field(min_length=1, max_length=16), AfterValidator(_checked_distinct)] = [
-        1.0
-    ]
-    flip: bool = False
-    num_resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-    level: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    seed: Seed = 0

@@ -3,7 +3,7 @@
 import importlib.metadata
 from pathlib import Path
 
-from pipeline.config.training import Weights
+from pipeline.config.model import Weights
 from pipeline.download.checksum import Checksum, digests
 from pipeline.download.fetch import fetch_published
 from pipeline.errors import DownloadError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.config import CHAIN, Profile
-from pipeline.config.training import Weights
+from pipeline.config.model import Weights
 from pipeline.download.weights import fetch_weights
 from pipeline.errors import DownloadError, UserError
 from pipeline.files import counted

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.config.training import Weights
+from pipeline.config.model import Weights
 from pipeline.download.weights import fetch_weights
 from pipeline.errors import DownloadError
 

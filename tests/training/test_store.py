@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from pipeline.config.training import Cache
+from pipeline.config.run import Cache
 from pipeline.distributed.rank import SINGLE
 from pipeline.errors import ShardError
 from pipeline.storage import system
