@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn.backbones.features import Backbone, Channels, refuse_tight
-from fcn.backbones.speed import MemoryLayout
+from fcn.backbones.speed import MemoryLayout, Row
 from fcn.pixels import PixelNormalization
 
 # Width and depth: factors of the channels and of the number of blocks of each stage
@@ -76,9 +76,9 @@ class SameConv2d(nn.Conv2d):
         behind = kernel - 1 - before  # enough for an odd side; on an even side the last column is not used
         self.border = (before, behind, before, behind)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution of input: (N, C, H, W) to (N, O, ceil(H / 2), ceil(W / 2))."""
-        return F.conv2d(F.pad(input, self.border), self.weight, None, self.stride, groups=self.groups)
+        return F.conv2d(F.pad(input, self.border), weight, bias, self.stride, groups=self.groups)
 
 
 class InvertedResidual(nn.Module):
@@ -87,7 +87,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int):
         super().__init__()
         inner = expansion * in_channels
-        self.layers = nn.Sequential()
+        self.layers = Row()
         if expansion > 1:
             self.layers.add_module("expand_conv", nn.Conv2d(in_channels, inner, 1, bias=False))
             self.layers.add_module("bn0", _norm(inner))
@@ -118,16 +118,16 @@ def _layers(size: str, width: float, dropout: float, pixels: str) -> Iterator[tu
     first, last, inner = _rounded(FIRST * width), _rounded(LAST * width), SIZES[size][0] * width
     yield "pixels", PixelNormalization(pixels)
     yield "nhwc", MemoryLayout(cpu=torch.channels_last, gpu=torch.channels_last)
-    yield "stem", nn.Sequential(SameConv2d(3, first, 3), _norm(first), nn.ReLU6(inplace=True))
+    yield "stem", Row(SameConv2d(3, first, 3), _norm(first), nn.ReLU6(inplace=True))
     before = first
     for number, (stage, repeats) in enumerate(zip(STAGES, num_blocks(size), strict=True), start=1):
         kernel, stride, expansion, channels, _ = stage
-        after, blocks = _rounded(channels * inner), nn.Sequential()
+        after, blocks = _rounded(channels * inner), Row()
         for i in range(repeats):
             blocks.append(InvertedResidual(before, after, kernel, stride if i == 0 else 1, expansion))
             before = after
         yield f"stage{number}", blocks
-    yield "head", nn.Sequential(nn.Conv2d(before, last, 1, bias=False), _norm(last), nn.ReLU6(inplace=True))
+    yield "head", Row(nn.Conv2d(before, last, 1, bias=False), _norm(last), nn.ReLU6(inplace=True))
     yield "dropout", nn.Dropout(dropout)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from fcn.backbones.speed import run_row
 from fcn.geometry import IMAGE, CoordMap
 
 PADDINGS = ("reference", "tight")
@@ -58,11 +59,13 @@ class Backbone(nn.Module):
 
         image: (N, 3, H, W) RGB, uint8 or float in 0..255, any H, W >= 1.
         """
-        features, x = [], image
+        features, row, x = [], [], image
         for name, layer in self.named_children():
-            x = layer(x)
+            row.append(layer)
             if name in self.taps:
+                x = run_row(row, x)
                 features.append(x)
+                row = []
         return Features(*features)
 
     def _until(self, last: str) -> Iterator[nn.Module]:

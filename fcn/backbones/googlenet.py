@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcn.backbones.features import Backbone, Channels, refuse_tight, scaled
-from fcn.backbones.speed import MemoryLayout
+from fcn.backbones.speed import MemoryLayout, Row
 from fcn.pixels import PixelNormalization
 
 MIN_SIZE = 31  # pixels a side; fewer leave no cell after five layers of stride 2 without padding
@@ -78,9 +78,9 @@ class Inception(nn.Module):
         one, reduce3, three, reduce5, five, pool = widths
         third = (5, 2) if has_5x5 else (3, 1)
         self.branch1 = basic_conv(in_channels, one, 1)
-        self.branch2 = nn.Sequential(basic_conv(in_channels, reduce3, 1), basic_conv(reduce3, three, 3, 1))
-        self.branch3 = nn.Sequential(basic_conv(in_channels, reduce5, 1), basic_conv(reduce5, five, *third))
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), basic_conv(in_channels, pool, 1))
+        self.branch2 = Row(basic_conv(in_channels, reduce3, 1), basic_conv(reduce3, three, 3, 1))
+        self.branch3 = Row(basic_conv(in_channels, reduce5, 1), basic_conv(reduce5, five, *third))
+        self.branch4 = Row(nn.MaxPool2d(3, 1, padding=1), basic_conv(in_channels, pool, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.children()], dim=1)
@@ -101,11 +101,9 @@ class AtLeast(nn.Module):
         return F.pad(image, (0, max(0, self.size - width), 0, max(0, self.size - height)))
 
 
-def basic_conv(
-    in_channels: int, out_channels: int, kernel: int, padding: int = 0, stride: int = 1
-) -> nn.Sequential:
+def basic_conv(in_channels: int, out_channels: int, kernel: int, padding: int = 0, stride: int = 1) -> Row:
     """Return a convolution without bias, batch norm and ReLU."""
-    return nn.Sequential(
+    return Row(
         OrderedDict(
             conv=nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False),
             bn=nn.BatchNorm2d(out_channels, eps=1e-3),

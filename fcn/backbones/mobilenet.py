@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fcn.backbones.features import Backbone, Channels, refuse_tight, scaled
-from fcn.backbones.speed import MemoryLayout
+from fcn.backbones.speed import MemoryLayout, Row
 from fcn.pixels import PixelNormalization
 
 # Output channels and stride of each depthwise-separable block, after a 3x3 convolution of stride 2 to FIRST
@@ -41,9 +41,9 @@ class MobileNetV1(Backbone):
         super().__init__(_layers(width, dropout, pixels), ("stage1", "stage2", "dropout"), channels)
 
 
-def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def separable(in_channels: int, out_channels: int, stride: int) -> Row:
     """Return a 3x3 convolution of each channel (depthwise) and a 1x1 convolution over all channels (pointwise)."""
-    return nn.Sequential(
+    return Row(
         nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
         nn.LeakyReLU(SLOPE, inplace=True),
@@ -55,7 +55,7 @@ def separable(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
 
 def _layers(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn.Module]]:
     before = scaled(FIRST, width)
-    first = nn.Sequential(
+    first = Row(
         nn.Conv2d(3, before, 3, 2, padding=1, bias=False),
         nn.BatchNorm2d(before),
         nn.LeakyReLU(SLOPE, inplace=True),
@@ -63,7 +63,7 @@ def _layers(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn
     yield "pixels", PixelNormalization(pixels)
     yield "nhwc", MemoryLayout(gpu=torch.channels_last)
     for number, blocks in enumerate(STAGES, start=1):
-        stage = nn.Sequential(first) if number == 1 else nn.Sequential()
+        stage = Row(first) if number == 1 else Row()
         for channels, stride in blocks:
             after = scaled(channels, width)
             stage.append(separable(before, after, stride))

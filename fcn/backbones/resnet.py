@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fcn.backbones.features import Backbone, Channels, refuse_tight, scaled
-from fcn.backbones.speed import MemoryLayout
+from fcn.backbones.speed import MemoryLayout, Row, run_row
 from fcn.pixels import PixelNormalization
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # inner channels and blocks of layer1..layer4
@@ -48,15 +48,14 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = nn.Sequential()
+        self.downsample = Row()
         if stride != 1 or in_channels != out_channels:
             self.downsample.append(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
             self.downsample.append(nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + self.downsample(x))
+        layers = (self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu, self.conv3, self.bn3)
+        return self.relu(run_row(layers, x) + self.downsample(x))
 
     def branches(self) -> list[list[nn.Module]]:
         return [[self.conv1, self.conv2, self.conv3], [self.downsample]]

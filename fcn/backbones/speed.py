@@ -1,8 +1,11 @@
 """Layers that make a backbone faster, with the same result. They have no effect while a model is exported."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class MemoryLayout(nn.Module):
@@ -41,3 +44,47 @@ class OneProduct(nn.Conv2d):
         score = F.linear(columns, self.weight.flatten(1), self.bias)
         height = input.shape[2] + 2 * border - window + 1
         return score.transpose(1, 2).unflatten(2, (height, -1))
+
+
+class Row(nn.Sequential):
+    """Layers in a row, as nn.Sequential, whose batch norm becomes part of the convolutions where `run_row` can."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output of the last layer."""
+        return run_row(self, input)
+
+
+def run_row(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Return the output of layers in a row.
+
+    Batch norm with fixed statistics (in evaluation, or frozen in training) multiplies a convolution's output by a
+    number a channel and adds another. The convolution's weights and bias can do both. This saves reading and writing
+    the output once more, which costs a depthwise net about a third of its time, and its gradients stay the same.
+
+    x: (N, C, H, W).
+    """
+    convolution = None
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            x = x if convolution is None else convolution(x)
+            convolution = layer
+        elif convolution is None:
+            x = layer(x)
+        elif isinstance(layer, _BatchNorm) and not layer.training and not torch.compiler.is_exporting():
+            x = _normalised(convolution, layer, x)
+            convolution = None
+        else:
+            x = layer(convolution(x))
+            convolution = None
+    return x if convolution is None else convolution(x)
+
+
+def _normalised(convolution: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:
+    """Return the batch norm of a convolution of x, by fixed statistics, in one pass over the output."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    mean = norm.running_mean if convolution.bias is None else norm.running_mean - convolution.bias
+    return convolution._conv_forward(
+        x, convolution.weight * factor[:, None, None, None], norm.bias - mean * factor
+    )
