@@ -1,6 +1,6 @@
 """Time `fcn predict` of one photo, the least that it needs, and `fcn --help`.
 
-python -m bench.predict                  # FCN-8s of MobileNet, one photo of 500x375, from the start of the process
+python -m bench.predict                  # FCN-8s of the profile laptop, one photo of 500x375, from the start of the process
 
 "bare" imports torch, builds the same net and runs it once on pixels in memory; no file is read or written.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from fcn.model import FCN
 from pipeline.models import checkpoint
 
-OPTIONS = {"stride": 8, "backbone": "mobilenet_v1"}
+OPTIONS = {"stride": 8, "backbone": "efficientnet_lite2"}
 HEIGHT, WIDTH = 375, 500
 BARE = f"""
 import torch

@@ -1,9 +1,14 @@
-"""Compare the steps a second of the training loop on Ray's workers with the same loop without Ray.
+"""Compare the steps a second of the training loop on Ray's workers with the same loop without Ray, and with a bare one.
 
-    python -m bench.ray_overhead            # about 2 minutes on 2 cores; the machine should be idle
+    python -m bench.ray_overhead                       # about 2 minutes on 2 cores; the machine should be idle
+    python -m bench.ray_overhead --work DIR --steps 40 # the profile laptop, in the project that bench.learning made
 
-Both train the sample profile's first net on the same number of workers (gloo, one thread each), in turns, from the same
+Both train the profile's first net on the same number of workers (gloo, one thread each), in turns, from the same
 shards. Speed is measured between the first and the last point of each run's curves, so start-up does not count.
+
+Where timm is installed and has the profile's trunk, it takes its turn with the least that training needs: one process
+with a thread for each worker, timm's trunk, one score layer, resized bilinearly, the same optimizer, and one batch in
+memory. Nothing is loaded, cropped, exchanged, written or averaged.
 """
 
 import argparse
@@ -14,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +36,26 @@ from pipeline.training.loop import train_worker
 from pipeline.training.prepare import make_job
 
 ROOT = Path(__file__).parent.parent
+BARE = """
+import sys, time
+import timm, torch
+import torch.nn.functional as F
+trunk, (classes, batch, side, threads, steps) = sys.argv[1], map(int, sys.argv[2:])
+torch.set_num_threads(threads)
+net = timm.create_model(trunk, pretrained=False).eval().to(memory_format=torch.channels_last)  # batch norm is frozen
+net.classifier = torch.nn.Conv2d(net.num_features, classes, 1)
+image = torch.rand(batch, 3, side, side).to(memory_format=torch.channels_last)
+label = torch.randint(0, classes, (batch, side, side))
+optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+for step in range(5 + steps):
+    if step == 5:
+        start = time.perf_counter()
+    score = F.interpolate(net.classifier(net.forward_features(image)), (side, side), mode="bilinear")
+    optimizer.zero_grad()
+    F.cross_entropy(score, label).backward()
+    optimizer.step()
+print(steps / (time.perf_counter() - start))
+"""
 
 
 def prepare(folder: Path) -> None:
@@ -69,6 +95,27 @@ def with_ray(job: Any, world: int) -> None:
     )
 
 
+def bare_steps_per_s(profile: config.Profile, num_threads: int, num_steps: int) -> float | None:
+    """Return the steps a second of timm's net; None if timm is not installed or has no such trunk."""
+    trunk, train = profile.model.backbone, profile.train
+    if find_spec("timm") is None or not trunk.startswith("efficientnet_lite"):
+        return None
+    command = [
+        sys.executable,
+        "-c",
+        BARE,
+        f"tf_{trunk}",
+        str(len(profile.data.classes)),
+        str(train.batch_size),
+    ]
+    command += [
+        str(train.transforms.crop[0] if train.transforms.crop else 320),
+        str(num_threads),
+        str(num_steps),
+    ]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def steps_per_s(job: Any) -> float:
     points = read_points(job.folder / CURVES, after_step=0)
     return (points[-1].step - points[0].step) / (points[-1].time_ms - points[0].time_ms) * 1000
@@ -81,21 +128,26 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--work", type=Path, metavar="DIR", help="that of bench.learning; else the sample")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    rates: dict[str, list[float]] = {"without Ray": [], "with Ray": []}
+    rates: dict[str, list[float]] = {"bare": [], "without Ray": [], "with Ray": []}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        prepare(folder)
+        folder = arguments.work / "project" if arguments.work else Path(scratch)
+        if arguments.work is None:
+            prepare(folder)
         name, profile = config.load(folder)
-        made = make_job(name, profile, "fcn32s", folder)
+        made = make_job(name, profile, "fcn32s", folder.absolute())
         for number in range(arguments.rounds):
+            if bare := bare_steps_per_s(profile, arguments.workers, arguments.steps):
+                rates["bare"].append(bare)
+                print(f"{'bare':12} {bare:.2f} steps/s", flush=True)
             for what, run in (("without Ray", without_ray), ("with Ray", with_ray)):
                 identity = f"{what.replace(' ', '-')}-{number}"
                 job = dataclasses.replace(
                     made,
                     identity=identity,
-                    folder=folder / "runs" / identity,
+                    folder=Path(scratch) / "runs" / identity,
                     recipe=made.recipe.model_copy(update={"iterations": arguments.steps}),
                     run=made.run.model_copy(update={"checkpoint_every": arguments.steps, "log_every": 10}),
                 )
@@ -103,8 +155,10 @@ def main() -> None:
                 run(job, arguments.workers)
                 rates[what].append(steps_per_s(job))
                 print(f"{what:12} {rates[what][-1]:.2f} steps/s", flush=True)
-    plain, ray = (statistics.median(values) for values in rates.values())
-    print(f"inside Ray: {ray / plain:.3f} of the steps/s without it")
+    ray = statistics.median(rates["with Ray"])
+    for what in ("without Ray", "bare"):
+        if rates[what]:
+            print(f"with Ray: {ray / statistics.median(rates[what]):.3f} of the steps/s {what}")
 
 
 if __name__ == "__main__":
