@@ -1,6 +1,6 @@
 """Time `fcn predict` of one photo, the least that it needs, and `fcn --help`.
 
-python -m bench.predict                  # FCN-8s of the profile laptop, one photo of 500x375, from the start of the process
+    python -m bench.predict     # FCN-8s of the profile laptop, one photo of 500x375, from the start of the process
 
 "bare" imports torch, builds the same net and runs it once on pixels in memory; no file is read or written.
 """
