@@ -15,7 +15,7 @@ from pipeline.cache.client import NodeCache
 from pipeline.datasets import raw, splits
 from pipeline.errors import exit_cleanly
 from pipeline.inspection import describe, leaks, near_duplicates
-from pipeline.report import plots
+from pipeline.report import canvas, plots
 from pipeline.shards.read import open_shards
 from pipeline.tables import render
 
@@ -61,9 +61,9 @@ def main() -> None:
         files.write_json(folder / "verdict.json", verdict)
         files.write_text(folder / "inspection.md", tables + "\n")
         files.write_text(folder / "leaks.md", survey + "\n")
-        plots.save(plots.inspection(described), folder / "inspection.png")
+        canvas.save(plots.inspection(described), folder / "inspection.png")
         if examples := near_duplicates.examples(duplicates, shards["val"], shards["train"]):
-            plots.save(plots.pairs(examples), folder / near_duplicates.PICTURE)
+            canvas.save(plots.pairs(examples), folder / near_duplicates.PICTURE)
     print(f"{tables}\n\n{survey}", flush=True)
 
     tracker = tracking.Tracker(profile_name, Path.cwd())

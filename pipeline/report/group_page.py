@@ -8,7 +8,7 @@ from pipeline import files
 from pipeline.curves import Curve
 from pipeline.evaluation.bootstrap import mean_iu, with_interval
 from pipeline.evaluation.compare import Result, leak_warning, score_table, split_of
-from pipeline.report import plots
+from pipeline.report import curve_plots
 from pipeline.report.page import TEMPLATES, environment
 from pipeline.tables import Table
 
@@ -58,9 +58,9 @@ def build(group: Group) -> str:
             scores=score_table(group.results),
             differences=group.differences,
             seeds=_seed_table(group.results, scores),
-            seed_scores=plots.seed_scores({net: scores[net] for net in bounds}, bounds),
+            seed_scores=curve_plots.seed_scores({net: scores[net] for net in bounds}, bounds),
             classes=_class_table(group.results),
-            curves=plots.curve_bands(
+            curves=curve_plots.curve_bands(
                 group.curves, "training: mean of the seeds, and from the least to the greatest"
             ),
             nets=[result.name for result in group.results],

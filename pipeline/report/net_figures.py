@@ -15,7 +15,7 @@ from pipeline.curves import Curve, read_curve
 from pipeline.evaluation import confusion
 from pipeline.evaluation.bootstrap import mean_iu, with_interval
 from pipeline.evaluation.per_image import PerImage
-from pipeline.report import gallery, plots
+from pipeline.report import canvas, curve_plots, gallery, plots
 from pipeline.report.gallery import Seen
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
@@ -90,12 +90,12 @@ def write(
     classes, net = shards.classes, scored.net
     with files.whole_folder(dest) as folder:
         title = scored_title(net, scored.values)
-        plots.save(plots.confusion(scored.hist, classes, title), folder / "confusion.png")
+        canvas.save(plots.confusion(scored.hist, classes, title), folder / "confusion.png")
         confusion.write(folder / confusion.FILE, scored.hist, classes)
         nets = dict([scored.parent] if scored.parent else []) | {net: scored.values}
-        plots.save(plots.class_bars(nets), folder / "class_iu.png")
+        canvas.save(plots.class_bars(nets), folder / "class_iu.png")
         if scored.curve:
-            plots.save(plots.training_curves([scored.curve], f"{net}: training"), folder / "curve.png")
+            canvas.save(curve_plots.training_curves([scored.curve], f"{net}: training"), folder / "curve.png")
 
         scores = dict(zip(scored.images.keys, mean_iu(scored.images.whole).tolist(), strict=True))
         index = {key: i for i, key in enumerate(shards.keys)}
@@ -108,7 +108,7 @@ def write(
             seen = predict(probability, shards, [index[key] for key in keys])
             rows = [(f"{shards.name_of(one.key)}  mean IU {scores[one.key]:.3f}", one) for one in seen]
             if rows:
-                plots.save(plots.predictions(rows, classes, f"{net}: {words}"), folder / name)
+                canvas.save(plots.predictions(rows, classes, f"{net}: {words}"), folder / name)
 
         shown = [index[key] for key in spread(shards.keys, num_gallery)]
         photos = (bytes(shards.read(i)[0]) for i in shown)

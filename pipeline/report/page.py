@@ -15,7 +15,7 @@ from pipeline.evaluation.bootstrap import with_interval
 from pipeline.evaluation.compare import CLASS_SCORES, leak_warning, split_of
 from pipeline.inspection import leaks, near_duplicates
 from pipeline.inspection.describe import as_tables
-from pipeline.report import plots, viewer
+from pipeline.report import canvas, curve_plots, plots, viewer
 from pipeline.report.content import Content
 from pipeline.report.net_figures import scored_title
 from pipeline.tables import Table, render
@@ -66,7 +66,9 @@ def build(content: Content) -> str:
             (result.name, plots.confusion(hist, classes, scored_title(result.name, result.values)))
             for result, hist in confusions
         ],
-        curves=plots.training_curves(content.curves, "training, each net after the one it started from"),
+        curves=curve_plots.training_curves(
+            content.curves, "training, each net after the one it started from"
+        ),
         is_validated=any(curve.of("val_mean_iu")[0] for curve in content.curves),
         inspection_figure=plots.inspection(inspection),
         data=[
@@ -92,7 +94,7 @@ def environment() -> Environment:
     environment.filters["html"] = lambda blocks: render(blocks, "html")
     # For the src of an <img>, in which an SVG can neither run a script nor load a file
     environment.filters["svg_uri"] = lambda figure: viewer.data_uri(
-        plots.as_svg(figure).encode(), "image/svg+xml"
+        canvas.as_svg(figure).encode(), "image/svg+xml"
     )
     return environment
 

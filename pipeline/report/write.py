@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline import files
 from pipeline.evaluation.compare import leak_warning
 from pipeline.inspection import near_duplicates
-from pipeline.report import plots
+from pipeline.report import canvas, plots
 from pipeline.report.content import Content
 from pipeline.report.net_figures import PREDICTIONS
 from pipeline.report.page import write_page
@@ -20,7 +20,7 @@ def write(content: Content, dest: Path) -> None:
     warnings = [warning for net in values if (warning := leak_warning(net, values[net]))]
     pairs = content.inspection / near_duplicates.PICTURE
     with files.whole_folder(dest) as folder:
-        plots.save(plots.class_bars(values), folder / "class_iu.png")
+        canvas.save(plots.class_bars(values), folder / "class_iu.png")
         _copy(content.inspection / "inspection.png", folder / "inspection.png")
         for net, figures in zip(values, content.figures, strict=True):
             _copy(figures / PREDICTIONS, folder / f"{net}.png")

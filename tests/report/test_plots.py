@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix
 
 from fcn import IGNORE_LABEL
 from pipeline.curves import Curve
-from pipeline.report import plots
+from pipeline.report import canvas, curve_plots, plots
 from pipeline.report.gallery import Seen
 
 CLASSES = ["background", "disc", "square"]
@@ -40,7 +40,7 @@ def one(label: np.ndarray, prediction: np.ndarray) -> list[tuple[str, Seen]]:
 
 
 def saved(figure: Figure, folder: Path) -> Image.Image:
-    plots.save(figure, folder / "figures" / "a.png")
+    canvas.save(figure, folder / "figures" / "a.png")
     with Image.open(folder / "figures" / "a.png") as picture:
         assert picture.format == "PNG"
         return picture.convert("RGB")
@@ -114,19 +114,19 @@ POINTS = ({"step": 10, "loss": 2.0, "lr": 0.1}, {"step": 20, "loss": 1.0, "lr": 
 
 
 def test_the_curve_has_the_measured_points_and_no_axis_for_a_value_that_was_not_measured():
-    figure = plots.training_curves([Curve("fcn8s", "fcn16s", POINTS)], "")
+    figure = curve_plots.training_curves([Curve("fcn8s", "fcn16s", POINTS)], "")
     assert [axis.lines[0].get_xydata().tolist() for axis in figure.axes] == [
         [[10, 2.0], [20, 1.0]],
         [[20, 0.3]],
         [[10, 0.1], [20, 0.05]],
     ]
-    assert len(plots.training_curves([Curve("fcn8s", "fcn16s", POINTS[:1])], "").axes) == 2
+    assert len(curve_plots.training_curves([Curve("fcn8s", "fcn16s", POINTS[:1])], "").axes) == 2
 
 
 def test_the_step_whose_net_was_kept_is_marked_where_val_decided_it():
     kept = {"best_by": "mean_iu", "step": 10}
     curves = [Curve("fcn32s", "backbone", POINTS), Curve("fcn16s", "fcn32s", POINTS, kept)]
-    figure = plots.training_curves(curves, "")
+    figure = curve_plots.training_curves(curves, "")
     assert [len(axis.lines) for axis in figure.axes] == [2, 3, 2]  # of loss, mean IU, rate
     assert figure.axes[1].lines[2].get_xdata() == [30, 30]
 
@@ -138,7 +138,7 @@ def test_the_step_whose_net_was_kept_is_marked_where_val_decided_it():
 def test_a_nets_curve_begins_where_the_curve_of_its_parent_ended(parents, starts):
     nets = ("fcn32s", "fcn16s", "fcn8s")
     curves = [Curve(net, parent, POINTS) for net, parent in zip(nets, parents, strict=True)]
-    figure = plots.training_curves(curves, "")
+    figure = curve_plots.training_curves(curves, "")
     assert [line.get_xdata()[0] for line in figure.axes[0].lines] == starts
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(nets)
 
@@ -146,13 +146,13 @@ def test_a_nets_curve_begins_where_the_curve_of_its_parent_ended(parents, starts
 @pytest.mark.parametrize("losses", [[], [0.0], [1.0, 1.0], [0.0, 2.0], [-1.0, 3.0]])
 def test_any_curve_can_be_drawn_even_an_empty_one_a_constant_or_zero(tmp_path, losses):
     points = tuple({"step": i, "loss": loss} for i, loss in enumerate(losses))
-    saved(plots.training_curves([Curve("fcn8s", "backbone", points)], ""), tmp_path)
+    saved(curve_plots.training_curves([Curve("fcn8s", "backbone", points)], ""), tmp_path)
 
 
 def test_a_long_curve_is_thinned_to_means_and_keeps_its_mean():
     values = [float(value % 7) for value in range(40_000)]
-    thinned = plots.thinned(values)
-    assert len(thinned) == plots.MAX_POINTS
+    thinned = curve_plots.thinned(values)
+    assert len(thinned) == curve_plots.MAX_POINTS
     assert np.mean(thinned) == pytest.approx(np.mean(values))
 
 
@@ -188,7 +188,9 @@ def test_21_classes_of_any_name_fit_everywhere(tmp_path):
 
 
 def test_an_svg_is_the_same_each_time_and_holds_no_script_and_no_link():
-    drawn = [plots.as_svg(plots.confusion(np.eye(2, dtype=np.int64), ["<script>", "a&b"], "t")) for _ in "ab"]
+    drawn = [
+        canvas.as_svg(plots.confusion(np.eye(2, dtype=np.int64), ["<script>", "a&b"], "t")) for _ in "ab"
+    ]
     assert drawn[0] == drawn[1]
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     for element in ElementTree.fromstring(drawn[0]).iter():
@@ -211,8 +213,8 @@ def test_letters_without_a_font_are_told_in_one_sentence(tmp_path, capsys, monke
     hist = np.ones((2, 2), np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.save(plots.confusion(hist, names, names[0]), tmp_path / "a.png")
-        plots.as_svg(plots.confusion(hist, names, names[0]))
+        canvas.save(plots.confusion(hist, names, names[0]), tmp_path / "a.png")
+        canvas.as_svg(plots.confusion(hist, names, names[0]))
     told = capsys.readouterr().err.splitlines()
     assert len(told) == (letters != "")
     assert all((letters or "") in line and "fonts-noto-cjk" in line for line in told)
@@ -222,12 +224,12 @@ def test_other_warnings_of_matplotlib_are_passed_on(tmp_path):
     figure = plots.confusion(np.ones((2, 2), np.int64), ["a", "b"], "")
     figure.draw = lambda _: warnings.warn("something else", UserWarning, stacklevel=1)
     with pytest.warns(UserWarning, match="something else"):
-        plots.save(figure, tmp_path / "a.png")
+        canvas.save(figure, tmp_path / "a.png")
 
 
 def test_a_font_of_the_script_is_used_where_one_is_installed():
-    assert plots.families({"Noto Sans CJK JP", "DejaVu Sans", "Comic Sans"}) == [
+    assert canvas.families({"Noto Sans CJK JP", "DejaVu Sans", "Comic Sans"}) == [
         "DejaVu Sans",
         "Noto Sans CJK JP",
     ]
-    assert plots.families(set()) == ["DejaVu Sans"]
+    assert canvas.families(set()) == ["DejaVu Sans"]
