@@ -209,7 +209,7 @@ def test_an_svg_is_the_same_each_time_and_holds_no_script_and_no_link():
 )
 def test_letters_without_a_font_are_told_in_one_sentence(tmp_path, capsys, monkeypatch, names, letters):
     monkeypatch.setitem(matplotlib.rcParams, "font.family", ["DejaVu Sans"])
-    monkeypatch.setattr(plots, "_told", set())
+    monkeypatch.setattr(canvas, "_told", set())
     hist = np.ones((2, 2), np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
