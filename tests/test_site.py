@@ -35,6 +35,7 @@ def test_a_link_is_made_to_fit_the_site():
         "[a](../index.md#b) [c](../data.md)",
         [],
     )
+    assert pages.on_site("[gpu.md](gpu.md)", "docs/training.md") == ("[Train on a GPU](gpu.md)", [])
 
 
 def test_the_reference_has_every_key_of_a_profile_with_a_meaning():

@@ -46,7 +46,8 @@ def page_of(source: str) -> str:
 def on_site(text: str, source: str) -> tuple[str, list[str]]:
     """Return a page with links for the site, and the paths it leads to that do not exist.
 
-    A link to a file of the repository that is no page becomes its text, which names the file.
+    A link that is named after its file gets the title of the page. One to a file of the repository that is no page
+    becomes its text, which names the file.
     """
     missing: list[str] = []
 
@@ -60,10 +61,16 @@ def on_site(text: str, source: str) -> tuple[str, list[str]]:
             missing.append(path)
         if path in FROM_ROOT or path.startswith("docs/"):
             here = Path(page_of(source)).parent.as_posix()
+            if label.endswith(".md"):
+                label = title(ROOT / path)
             return f"{image}[{label}]({relpath(page_of(path), here)}{hash_}{anchor})"
         return label
 
     return LINK.sub(link, text), missing
+
+
+def title(page: Path) -> str:
+    return page.read_text("utf-8").partition("\n")[0].removeprefix("# ")
 
 
 if __name__ == "__main__":
