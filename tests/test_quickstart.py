@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 # The copy runs in this environment, which is that of `make setup`
 INSTEAD = {"make repro": "dvc repro", ". .venv/bin/activate": "true", "make ui": "fcn tracking ui"}
 SERVERS = {"fcn tracking ui": "/", "fcn serve": "/health"}  # they run until Ctrl-C
-START_S = 300
+START_S = 900  # on a busy machine
 FEW = 4  # steps of each net; what the whole training gives is in tests/stages/test_sample_result.py
 
 
@@ -68,19 +68,23 @@ def answers_until_stopped(folder: Path, line: str, path: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     ) as server:
-        assert server.stdout
-        seen, deadline = "", time.monotonic() + START_S
-        while not (address := re.search(r"http://[\d.]+:\d+", seen)):
-            assert time.monotonic() < deadline, seen
-            assert server.poll() is None, seen
-            if select.select([server.stdout], [], [], 1)[0]:
-                seen += server.stdout.readline()
-        while True:
-            try:
-                assert httpx.get(address[0] + path, timeout=60).status_code == 200
-                break
-            except httpx.TransportError:  # the address is printed before the server listens
+        try:
+            assert server.stdout
+            seen, deadline = "", time.monotonic() + START_S
+            while not (address := re.search(r"http://[\d.]+:\d+", seen)):
                 assert time.monotonic() < deadline, seen
-                time.sleep(1)
-        server.send_signal(signal.SIGINT)
-        server.communicate(timeout=60)
+                assert server.poll() is None, seen
+                if select.select([server.stdout], [], [], 1)[0]:
+                    seen += server.stdout.readline()
+            while True:
+                try:
+                    assert httpx.get(address[0] + path, timeout=60).status_code == 200
+                    break
+                except httpx.TransportError:  # the address is printed before the server listens
+                    assert server.poll() is None, seen
+                    assert time.monotonic() < deadline, seen
+                    time.sleep(1)
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=60)
+        finally:
+            server.kill()
