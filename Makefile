@@ -6,12 +6,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help repro test test-slow check format ui lock setup clean
+.PHONY: help repro test test-slow check docs format ui lock setup clean
 
 help:
 	@echo "make repro      run the pipeline of the profile in params.yaml: data, shards, three nets, scores, report"
 	@echo "make ui         compare runs in MLflow's pages, whose address is printed (PORT=... for another port than 5000)"
 	@echo "make test       run the tests; make test-slow the long ones; make check style and types"
+	@echo "make docs       build the documentation as a site, .site/html/index.html, and check its links"
 	@echo "make lock       choose the packages' versions anew; make setup the environment alone; make clean drop it"
 
 repro: setup
@@ -28,6 +29,10 @@ check: setup
 	ruff check .
 	pyright
 
+docs: setup
+	python docs/site/pages.py
+	zensical build --strict --clean
+
 format: setup
 	ruff format .
 	ruff check --fix .
@@ -38,7 +43,7 @@ ui: setup
 
 lock: $(BIN)/uv
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--group dev --extra s3 pyproject.toml -o requirements.lock
+		--group dev --group docs --extra s3 pyproject.toml -o requirements.lock
 
 setup: .venv/synced
 

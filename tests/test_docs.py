@@ -1,6 +1,9 @@
 """docs/: what they tell a reader to copy is what the code takes."""
 
+import ast
 import re
+from functools import cache
+from pathlib import Path
 
 import pytest
 from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -73,3 +76,35 @@ def test_every_fault_has_a_test():
 def test_the_sweep_to_copy_is_the_one_that_is_shipped():
     (block,) = blocks((ROOT / "docs" / "sweeps.md").read_text("utf-8"), "yaml")
     assert yaml.load(block) == yaml.load((ROOT / "sweeps" / "sample-lr.yaml").read_text("utf-8"))
+
+
+def test_every_function_that_a_page_names_is_in_its_file():
+    named = {
+        (page.name, *reference)
+        for page in (ROOT / "docs").glob("*.md")
+        for reference in re.findall(r"`((?:fcn|pipeline)/[\w/]+\.py)::([\w.]+)`", page.read_text("utf-8"))
+    }
+    assert len(named) > 70
+    named = {one for one in named if not one[2].startswith("test_")}  # of docs/faults.md, below tests/
+    assert [one for one in named if one[2] not in defined_in(ROOT / one[1])] == []
+
+
+@cache
+def defined_in(path: Path) -> set[str]:
+    """The names of functions, classes, their methods and constants of a file."""
+    names = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            inner = [inner.name for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)]
+            names |= {node.name, *(f"{node.name}.{name}" for name in inner)}
+    return names
+
+
+def test_every_room_is_on_the_page_about_the_design():
+    design = (ROOT / "docs" / "design.md").read_text("utf-8")
+    rooms = [path.name for path in (ROOT / "pipeline").iterdir() if (path / "__init__.py").exists()]
+    assert len(rooms) > 15
+    assert [room for room in rooms if f"| `pipeline/{room}/` |" not in design] == []

@@ -84,7 +84,11 @@ class Split(Section):
 
 
 class Splits(Section):
-    """The training and the validation split."""
+    """The lists of both splits.
+
+    train: the images to train on.
+    val: the images to score.
+    """
 
     train: Split
     val: Split

@@ -259,7 +259,11 @@ class Net(Section):
 
 
 class Nets(Section):
-    """The recipes of the chain."""
+    """The recipes of the chain.
+
+    fcn32s: starts from the backbone, or from `train.start`.
+    fcn16s, fcn8s: start from the net before.
+    """
 
     fcn32s: Net
     fcn16s: Net
