@@ -287,8 +287,8 @@ def _class_weights(data: Fingerprint) -> Choice | Mapping[str, Choice]:
     reason = (
         f"{which}, under {RARE:.0%}: without weights a net may never predict it. These are inverse to the root of each "
         f"class's share, so that they differ by a factor of {weights.max() / weights.min():.0f}; `inverse` would by "
-        f"{(weights.max() / weights.min()) ** 2:.0f}. Frequent classes pay for it: on VOC `inverse` took mean IU from "
-        "0.247 to 0.183 (docs/benchmarks.md); the root's price is not measured. Compare with none"
+        f"{(weights.max() / weights.min()) ** 2:.0f}. Frequent classes pay for it: on VOC's photos the pixel accuracy "
+        "was 0.816 with them and 0.851 without, at the same mean IU (docs/benchmarks.md). Compare with none"
     )
     by_class = {name: float(f"{weight:.3g}") for name, weight in zip(data.classes, weights, strict=True)}
     return _reasoned(by_class, reason)
