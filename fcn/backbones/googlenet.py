@@ -117,7 +117,7 @@ def _layers(width: float, is_papers: bool, dropout: float, pixels: str) -> Itera
     conv1, conv3 = scaled(64, width), scaled(192, width)
     yield "pixels", PixelNormalization(pixels)
     yield "at_least", AtLeast(MIN_SIZE)
-    yield "nhwc", MemoryLayout(gpu=torch.channels_last)
+    yield "nhwc", MemoryLayout(cpu=torch.channels_last, gpu=torch.channels_last)
     yield "conv1", basic_conv(3, conv1, 7, padding=3, stride=2)
     yield "maxpool1", nn.MaxPool2d(3, 2, ceil_mode=True)
     yield "conv2", basic_conv(conv1, conv1, 1)

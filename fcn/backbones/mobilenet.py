@@ -61,7 +61,7 @@ def _layers(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn
         nn.LeakyReLU(SLOPE, inplace=True),
     )
     yield "pixels", PixelNormalization(pixels)
-    yield "nhwc", MemoryLayout(gpu=torch.channels_last)
+    yield "nhwc", MemoryLayout(cpu=torch.channels_last, gpu=torch.channels_last)
     for number, blocks in enumerate(STAGES, start=1):
         stage = Row(first) if number == 1 else Row()
         for channels, stride in blocks:

@@ -65,7 +65,7 @@ def _layers(width: float, dropout: float, pixels: str) -> Iterator[tuple[str, nn
     """Yield all layers in order."""
     before = scaled(STAGES[0][0], width)
     yield "pixels", PixelNormalization(pixels)
-    yield "nhwc", MemoryLayout(gpu=torch.channels_last)
+    yield "nhwc", MemoryLayout(cpu=torch.channels_last, gpu=torch.channels_last)
     yield "conv1", nn.Conv2d(3, before, 7, 2, padding=3, bias=False)
     yield "bn1", nn.BatchNorm2d(before)
     yield "relu", nn.ReLU(inplace=True)
