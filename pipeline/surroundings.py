@@ -153,13 +153,13 @@ def _name_user() -> None:
 
 def _give_home() -> None:
     """Keep caches and the token of Ray elsewhere if the user's home is missing or cannot be written."""
-    home = Path(os.path.expanduser("~"))
-    if home.is_dir() and os.access(home, os.W_OK):
+    home = os.path.expanduser("~")
+    if os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK):
         return
     folder = own_temp_folder()
-    if not home.is_dir():
+    if not os.path.isdir(home):
         os.environ["HOME"] = str(folder)
-    elif not (home / ".ray" / "auth_token").exists():
+    elif not os.access(os.path.join(home, ".ray", "auth_token"), os.R_OK):
         os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(folder / "auth_token"))
     for name, below in (("XDG_CACHE_HOME", "cache"), ("MPLCONFIGDIR", "matplotlib")):
         if name not in os.environ:

@@ -181,6 +181,14 @@ def test_a_user_without_any_home_gets_one(system_python):
         assert done.stdout.strip() == str(NOBODY), done.stderr
 
 
+def test_a_home_of_another_user_is_left_alone(system_python, tmp_path):
+    (tmp_path / ".ray").mkdir()
+    tmp_path.chmod(0o700)
+    code = "import os; print(os.environ['RAY_AUTH_TOKEN_PATH'])"
+    done = run_here(code, *as_nobody(system_python), cwd=Path("/"), HOME=str(tmp_path))
+    assert str(NOBODY) in done.stdout, done.stderr
+
+
 def test_a_home_that_can_be_written_is_used(tmp_path):
     done = run_here(
         "import os; print(os.environ['HOME'], 'MPLCONFIGDIR' in os.environ)",

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -43,29 +44,42 @@ def packages(setting: Setting) -> str:
     if not lock.exists():
         return f"no {LOCK} here to compare with"
     wanted: dict[str, list[str]] = {}  # a package may have a version for each Python
-    optional = set()
+    conditional = set()
     for name, version, marker in LOCKED.findall(lock.read_text("utf-8")):
         wanted.setdefault(name, []).append(version)
         if marker:
-            optional.add(name)
-    missing, other = [], []
-    for name, versions in wanted.items():
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            if name not in optional or len(versions) > 1:
-                missing.append(name)
-            continue
-        if found not in versions:
-            other.append(f"{name} {found} (locked: {' or '.join(versions)})")
-    if missing:
-        raise UserError(f"{len(missing)} packages of {LOCK} are missing: {and_more(missing)}; run make setup")
+            conditional.add(name)
+    installed = {name: _version(name) for name in wanted}
+    absent = {name for name, version in installed.items() if version is None}
+    if missing := sorted(absent & _dependencies(setting.root)):
+        raise UserError(f"packages of {LOCK} are missing: {and_more(missing)}; run make setup")
+    other = sorted(absent - conditional)
+    other += [
+        f"{name} {version} instead of {' or '.join(wanted[name])}"
+        for name, version in installed.items()
+        if version and version not in wanted[name]
+    ]
     if other:
-        raise AdviceError(f"{len(other)} packages differ from {LOCK}: {and_more(other)}; run make setup")
+        raise AdviceError(
+            f"{len(other)} packages are missing or differ from {LOCK}: {and_more(other)}; run make setup"
+        )
     return f"{len(wanted)} as in {LOCK}"
 
 
-def project(setting: Setting) -> str:
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _dependencies(root: Path) -> set[str]:
+    """Return the packages that runs import; the lock has others, of tests and tools."""
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    return {re.split(r"[^A-Za-z0-9._-]", text)[0].lower() for text in project["dependencies"]}
+
+
+def project_folder(setting: Setting) -> str:
     refuse_path(setting.root)
     refuse_read_only(setting.root)
     return str(setting.root)
@@ -156,7 +170,7 @@ def network(_: Setting) -> str:
 CHECKS: Checks = {
     "Python": python,
     "packages": packages,
-    "project": project,
+    "project": project_folder,
     "git and DVC": git_and_dvc,
     "cores": cores,
     "memory": memory,

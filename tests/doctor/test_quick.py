@@ -29,6 +29,13 @@ def locked(name: str, version: str, marker: str = "") -> str:
     return f"{name}=={version}{marker} \\\n    --hash=sha256:00\n    # via x\n"
 
 
+def lock_of(setting: Setting, *dependencies: str) -> Path:
+    """The lock of a project that depends on these packages."""
+    needs = [f"{name}[extra]>=1,<2" for name in dependencies]
+    (setting.root / "pyproject.toml").write_text(f"[project]\ndependencies = {needs}\n")
+    return setting.root / quick.LOCK
+
+
 def test_all_checks_hold_in_this_environment(setting):
     states = {finding.check: finding.state for finding in find(quick.BEFORE_A_RUN, setting)}
     assert "fail" not in states.values()
@@ -36,7 +43,8 @@ def test_all_checks_hold_in_this_environment(setting):
 
 
 def test_the_checks_before_a_run_take_well_under_a_second(setting):
-    (setting.root / quick.LOCK).write_bytes((ROOT / quick.LOCK).read_bytes())
+    for name in (quick.LOCK, "pyproject.toml"):
+        (setting.root / name).write_bytes((ROOT / name).read_bytes())
     begin = time.process_time()
     refuse(quick.BEFORE_A_RUN, setting)
     assert time.process_time() - begin < 0.5
@@ -56,8 +64,8 @@ def test_the_pythons_are_those_of_the_package():
 
 
 def test_a_missing_package_is_refused_and_another_version_is_a_warning(setting):
-    lock, numpy = setting.root / quick.LOCK, metadata.version("numpy")
-    lock.write_text(locked("numpy", numpy) + locked("not-to-be-had", "1", " ; sys_platform == 'win32'"))
+    lock, numpy = lock_of(setting, "numpy", "not-to-be-had"), metadata.version("numpy")
+    lock.write_text(locked("numpy", numpy) + locked("pywin32-none", "1", " ; sys_platform == 'win32'"))
     assert quick.LOCK in quick.packages(setting)
     lock.write_text(locked("numpy", "0.1", " ; a") + locked("numpy", numpy, " ; b"))
     quick.packages(setting)
@@ -66,6 +74,9 @@ def test_a_missing_package_is_refused_and_another_version_is_a_warning(setting):
         quick.packages(setting)
     lock.write_text(locked("numpy", "0.1") + locked("not-to-be-had", "1"))
     with pytest.raises(UserError, match="not-to-be-had"):
+        quick.packages(setting)
+    lock_of(setting, "numpy")  # now a package of tests or tools alone
+    with pytest.raises(AdviceError, match="not-to-be-had"):
         quick.packages(setting)
 
 
@@ -136,7 +147,7 @@ def test_too_few_open_files_are_refused(setting, monkeypatch):
 
 
 def test_the_first_stage_refuses_before_any_work_with_a_sentence_for_each_reason(setting):
-    lock = setting.root / quick.LOCK
+    lock = lock_of(setting, "not-to-be-had")
     lock.write_text(locked("not-to-be-had", "1"))
     done = run_stage(setting.root, "stages.source")
     assert done.returncode == 2
