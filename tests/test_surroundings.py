@@ -5,6 +5,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -181,11 +182,12 @@ def test_a_user_without_any_home_gets_one(system_python):
         assert done.stdout.strip() == str(NOBODY), done.stderr
 
 
-def test_a_home_of_another_user_is_left_alone(system_python, tmp_path):
-    (tmp_path / ".ray").mkdir()
-    tmp_path.chmod(0o700)
+def test_a_home_of_another_user_is_left_alone(system_python):
     code = "import os; print(os.environ['RAY_AUTH_TOKEN_PATH'])"
-    done = run_here(code, *as_nobody(system_python), cwd=Path("/"), HOME=str(tmp_path))
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        Path(home, ".ray").mkdir(mode=0o700)
+        Path(home).chmod(0o755)
+        done = run_here(code, *as_nobody(system_python), cwd=Path("/"), unset=("TMPDIR",), HOME=home)
     assert str(NOBODY) in done.stdout, done.stderr
 
 
