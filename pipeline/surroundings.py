@@ -4,6 +4,7 @@ Each stage and command runs by `run_command`. `make setup` runs this file before
 the standard library alone.
 """
 
+import io
 import os
 import pwd
 import re
@@ -38,7 +39,7 @@ def adapt() -> None:
     _spare_loopback_the_proxy()
     _allow_open_files()
     for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal's encoding lacks
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _restart_in_plain_environment()
 

@@ -15,6 +15,7 @@ RAY_PATIENCE_S = 300.0  # on a busy machine; half a minute on another
 
 def gpu(setting: Setting) -> str:
     import torch
+    from torch.cuda import nccl
 
     num_wanted = setting.profile.train.num_workers if setting.profile.train.use_gpu else 0
     if not torch.cuda.is_available():
@@ -34,10 +35,9 @@ def gpu(setting: Setting) -> str:
         raise UserError(
             f"{num_wanted} workers need a GPU each, this machine has {num_found}: lower num_workers"
         )
-    nccl = (
-        ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else "missing"
-    )
-    return f"{num_found} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}, NCCL {nccl}"
+    has_nccl = torch.distributed.is_nccl_available()
+    version = ".".join(map(str, nccl.version())) if has_nccl else "missing"
+    return f"{num_found} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}, NCCL {version}"
 
 
 def ray(setting: Setting) -> str:
