@@ -1,10 +1,15 @@
-# Every target works alone on a fresh machine with Python 3.11+, pip and git; a second call costs seconds.
+# Every target works alone on a fresh machine with Python 3.11 to 3.14 and pip; a second call costs seconds.
 PYTHON ?= python3
 BIN := .venv/bin
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+# A container's user may have no name, which DVC asks for, and no home for uv's cache
+export USER := $(or $(USER),$(shell id -un 2>/dev/null),nameless)
+ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+export UV_CACHE_DIR := .venv/cache
+endif
 
 .PHONY: help repro test test-slow check docs format ui lock setup clean
 
@@ -16,7 +21,7 @@ help:
 	@echo "make lock       choose the packages' versions anew; make setup the environment alone; make clean drop it"
 
 repro: setup
-	dvc repro
+	python -m dvc repro
 
 test: setup
 	pytest -n 2 --dist loadfile --cov=fcn --cov=pipeline --cov-report=term:skip-covered
@@ -45,17 +50,26 @@ lock: $(BIN)/uv
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--group dev --group docs --extra s3 pyproject.toml -o requirements.lock
 
-setup: .venv/synced
+# Scripts of an environment hold its path, so that of a project that was moved is made again. Without git, as in an
+# archive of the code, DVC needs a word to work
+setup:
+	@if [ -s .venv/synced ] && [ "$$(cat .venv/synced)" != "$$(pwd -P)" ]; then \
+		echo "the environment was made in $$(cat .venv/synced); it is made again here"; rm -rf .venv; fi
+	@$(MAKE) -s --no-print-directory .venv/synced
+	@if git rev-parse --git-dir >/dev/null 2>&1; then \
+		! grep -qs no_scm .dvc/config.local || python -m dvc config -q --local --unset core.no_scm; \
+	else grep -qs no_scm .dvc/config.local || python -m dvc config -q --local core.no_scm true; fi
 
 # Compiled once here, or each of the dozens of processes of a run would compile torch and Ray for itself
 .venv/synced: requirements.lock pyproject.toml | $(BIN)/uv
 	uv pip sync -q --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
 	uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@touch $@
+	@pwd -P > $@
 
 $(BIN)/uv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "Python 3.11 to 3.14 is needed, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m pipeline.surroundings
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.download.weights import fetch_weights
-from pipeline.errors import exit_cleanly
 from pipeline.models import backbone
+from pipeline.surroundings import run_command
 
 
 def main() -> None:
@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

@@ -5,7 +5,7 @@ Writes the digest of their content to data/<profile>/raw.json, which the next st
 
 from pipeline import config
 from pipeline.datasets import raw
-from pipeline.errors import exit_cleanly
+from pipeline.surroundings import run_command
 
 
 def main() -> None:
@@ -14,4 +14,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

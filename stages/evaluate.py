@@ -8,10 +8,10 @@ import argparse
 from pathlib import Path
 
 from pipeline import config, files, paths, tracking
-from pipeline.errors import exit_cleanly
 from pipeline.evaluation import per_image, scoring
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.report import net_figures
+from pipeline.surroundings import run_command
 
 
 def main() -> None:
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

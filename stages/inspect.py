@@ -13,10 +13,10 @@ from pathlib import Path
 from pipeline import config, files, paths, tracking
 from pipeline.cache.client import NodeCache
 from pipeline.datasets import raw, splits
-from pipeline.errors import exit_cleanly
 from pipeline.inspection import describe, leaks, near_duplicates
 from pipeline.report import canvas, plots
 from pipeline.shards.read import open_shards
+from pipeline.surroundings import run_command
 from pipeline.tables import render
 
 
@@ -86,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

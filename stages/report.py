@@ -1,9 +1,9 @@
 """Write the report of a profile, reports/<profile>: scores, differences, figures and images of its nets."""
 
 from pipeline import config, paths
-from pipeline.errors import exit_cleanly
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.report import content, write
+from pipeline.surroundings import run_command
 from pipeline.tables import render
 
 
@@ -17,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.datasets import own, raw, splits
-from pipeline.errors import DatasetError, exit_cleanly
+from pipeline.errors import DatasetError
 from pipeline.shards.read import open_shards
 from pipeline.shards.write import MapFunction, link_shards, write_shards
+from pipeline.surroundings import run_command
 
 
 def main() -> None:
@@ -114,4 +115,4 @@ def workers(number: int) -> Iterator[MapFunction]:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

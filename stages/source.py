@@ -4,18 +4,24 @@ data/<profile>/source.json is the fingerprint of a user's own folder, models/<pr
 train.start names; DVC copies a changed one again. A profile without them has a fingerprint that is always the same.
 Where the folder or the net is not on this machine, as in a colleague's clone, its fingerprint stays as it is, so that
 what was made from it is used.
+The first stage of all, it refuses surroundings in which a later one would fail.
 data/<profile>/choice.json: whether scores on val decide what training keeps; another val then trains again.
 """
 
 import json
+from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.errors import CheckpointError, exit_cleanly
+from pipeline.doctor import quick
+from pipeline.doctor.findings import Setting, refuse
+from pipeline.errors import CheckpointError
 from pipeline.files import sha256_file, write_json
+from pipeline.surroundings import run_command
 
 
 def main() -> None:
     profile_name, profile = config.load()
+    refuse(quick.BEFORE_A_RUN, Setting(Path.cwd(), profile_name, profile))
     write_source(profile_name, profile.data.source.own)
     write_start(profile_name, profile.train.start)
     write_choice(profile_name, profile.train.chooses)
@@ -59,4 +65,4 @@ def write_start(profile_name: str, start: str | None) -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

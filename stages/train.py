@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipeline import config
-from pipeline.errors import exit_cleanly
+from pipeline.surroundings import run_command
 from pipeline.training import driver
 
 
@@ -17,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

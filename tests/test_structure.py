@@ -22,6 +22,7 @@ FLOORS = (
     {"loading", "download", "cluster", "tracking", "inspection", "export"},
     {"datasets", "monitoring", "evaluation"},
     {"training", "report", "prediction", "importing"},
+    {"doctor"},
     {"serving", "planning", "experiments", "stages"},
     {"cli"},
 )

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class MemoryLayout(nn.Module):
     """Store a feature map in the memory format that the next convolutions run fastest in.
 
-    cpu, gpu: the format on each device; None: unchanged. Most nets are fastest with the channels of a pixel side by side:
-        by 1.1 to 1.4 times on a CPU (docs/benchmarks.md). VGG-16 is, on a CPU, only as long as it has few channels.
+    cpu, gpu: the format on each device; None: unchanged. Most nets are fastest with the channels of a pixel side by
+        side; VGG-16 is, on a CPU, only as long as it has few channels.
     """
 
     def __init__(self, *, cpu: torch.memory_format | None = None, gpu: torch.memory_format | None = None):

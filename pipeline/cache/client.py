@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.cache.fetcher import FREE_BYTES, block_path, cached_files
 from pipeline.cache.index import INDEX, Index
 from pipeline.errors import ShardError, UserError
+from pipeline.surroundings import own_temp_folder
 
 START_S = 30.0  # for the fetcher's start on a busy machine
 GB = 10**9
@@ -251,14 +251,10 @@ class Connection:
     @cached_property
     def _address(self) -> str:
         """The socket: a short path, which a socket must have, on a disk of this machine."""
-        folder = Path(tempfile.gettempdir()) / f"fcn-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
-            raise ShardError(f"{folder} belongs to another user; set TMPDIR to a folder of your own")
         # A fetcher has the credentials of the process that started it
         environment = sorted(item for item in os.environ.items() if item[0].startswith(CREDENTIALS))
         name = json.dumps([str(self._cache.path), environment])
-        return str(folder / sha256(name.encode()).hexdigest()[:16])
+        return str(own_temp_folder() / sha256(name.encode()).hexdigest()[:16])
 
     def _start(self) -> "subprocess.Popen[bytes]":
         """Start a fetcher; it ends by itself, at once if there is another. Ctrl-C in the terminal does not reach it."""

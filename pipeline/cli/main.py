@@ -4,6 +4,7 @@ import argparse
 
 from pipeline.cli.checks import add_shards, add_verify
 from pipeline.cli.cluster import add_cluster
+from pipeline.cli.doctor import add_doctor
 from pipeline.cli.export import add_caffe, add_export
 from pipeline.cli.heatmap import add_heatmap
 from pipeline.cli.importing import add_import
@@ -13,13 +14,13 @@ from pipeline.cli.results import add_compare, add_explain, add_inspect
 from pipeline.cli.seeds import add_seeds
 from pipeline.cli.sweep import add_sweep
 from pipeline.cli.tracking import add_register, add_tracking
-from pipeline.errors import exit_cleanly
+from pipeline.surroundings import run_command
 
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one message and exit code 2."""
     arguments = parser().parse_args()
-    exit_cleanly(lambda: arguments.run(arguments))
+    run_command(lambda: arguments.run(arguments))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         prog="fcn", description="Fully convolutional networks: check, convert and use them."
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_doctor(commands)
     add_import(commands)
     add_init(commands)
     add_verify(commands)

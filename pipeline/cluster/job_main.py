@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from pipeline import files, paths
-from pipeline.errors import UserError, exit_cleanly
+from pipeline.errors import UserError
+from pipeline.surroundings import run_command
 
 CODE = Path(__file__).parents[2]
 LISTING = paths.RUNS / "code.txt"  # names of the files that the last job copied
@@ -60,4 +61,4 @@ def configure_without_git(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_command(main)

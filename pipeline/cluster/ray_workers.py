@@ -275,13 +275,19 @@ def _connect(num_cpus: int) -> None:
     address = nodes.cluster_address()
     if not address:
         nodes.ensure_token()
-        ray.init(
-            address="local",  # not a cluster that happens to run on this machine
-            num_cpus=max(num_cpus, os.cpu_count() or 1),
-            include_dashboard=False,  # ten processes
-            # Without the dashboard a helper of Ray Train warns every second that it cannot query it
-            logging_config=ray.LoggingConfig(log_level="ERROR"),
-        )
+        try:
+            ray.init(
+                address="local",  # not a cluster that happens to run on this machine
+                num_cpus=max(num_cpus, os.cpu_count() or 1),
+                include_dashboard=False,  # ten processes
+                # Without the dashboard a helper of Ray Train warns every second that it cannot query it
+                logging_config=ray.LoggingConfig(log_level="ERROR"),
+            )
+        except Exception as error:  # Ray raises even the base class
+            reason = shorten(str(error), 400)
+            raise UserError(
+                f"Ray does not start on this machine: {reason}; `fcn doctor` names what is in the way"
+            ) from error
         return
     if address.startswith("http"):
         raise UserError(

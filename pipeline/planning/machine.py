@@ -1,15 +1,11 @@
 """The machine that a plan is made for."""
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from pipeline.distributed.precision import has_bfloat16
-from pipeline.training.preflight import available_memory
-
-CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+from pipeline.monitoring.machine import available_memory, num_cores
 
 
 class Machine(NamedTuple):
@@ -40,14 +36,10 @@ class Machine(NamedTuple):
 
 def read() -> Machine:
     """Return the resources of this machine."""
-    limits = [available_memory()]
-    for path in map(Path, CONTAINER_LIMITS):
-        if path.is_file() and (text := path.read_text().strip()).isdecimal():
-            limits.append(float(text))
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return Machine(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        min(limits),
+        num_cores(),
+        available_memory(),
         len(gpus),
         gpus[0].name if gpus else "",
         min((gpu.total_memory for gpu in gpus), default=0),

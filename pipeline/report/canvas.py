@@ -48,6 +48,21 @@ matplotlib.rcParams["font.family"] = families({font.name for font in font_manage
 _told: set[str] = set()  # letters of which a sentence was printed
 
 
+def missing_letters(text: str) -> set[str]:
+    """Return the letters of a text that no font in use has."""
+    fonts = [
+        font_manager.get_font(font_manager.findfont(name)) for name in matplotlib.rcParams["font.family"]
+    ]
+    return {letter for letter in text if not any(font.get_char_index(ord(letter)) for font in fonts)}
+
+
+def font_advice(letters: Collection[str]) -> str:
+    return (
+        f"no installed font has the letters {''.join(sorted(letters))}, so figures show boxes for them; install "
+        "a font of that script, such as Noto Sans CJK (Debian: fonts-noto-cjk)"
+    )
+
+
 @contextmanager
 def _missing_letters_in_one_sentence() -> Iterator[None]:
     """Print one sentence for all letters that no font has, in place of a warning for each."""
@@ -61,12 +76,7 @@ def _missing_letters_in_one_sentence() -> Iterator[None]:
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if letters - _told:
-        print(
-            f"no installed font has the letters {''.join(sorted(letters))}, so figures show boxes for them; install "
-            "a font of that script, such as Noto Sans CJK (Debian: fonts-noto-cjk)",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(font_advice(letters), file=sys.stderr, flush=True)
         _told.update(letters)
 
 

@@ -63,8 +63,11 @@ class _Reader:
 
 
 def expand(urls: Sequence[str]) -> tuple[Folder, list[str]]:
-    """Return the folder and the names of tars: URLs or paths with {000000..000146}, or a folder for all of its tars."""
-    paths = [path for url in urls for path in expand_urls(url)]
+    """Return the folder and the names of tars: URLs or paths with {000000..000146}, or a folder for all of its tars.
+
+    A path that exists is taken as it is, also with braces in it.
+    """
+    paths = [path for url in urls for path in ([url] if Path(url).exists() else expand_urls(url))]
     if len(paths) == 1 and not paths[0].endswith(".tar"):
         folder = Folder(paths[0].rstrip("/"))
         names = sorted(name for name in folder.list() if name.endswith(".tar"))

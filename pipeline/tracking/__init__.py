@@ -13,6 +13,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # printed for each run that ends
 os.environ.setdefault("PGCONNECT_TIMEOUT", "10")  # PostgreSQL's client waits for minutes by default
 
+from pipeline.tracking.describe import describe as describe
 from pipeline.tracking.follow import Follower as Follower
 from pipeline.tracking.lookup import download_children as download_children
 from pipeline.tracking.lookup import download_metrics as download_metrics

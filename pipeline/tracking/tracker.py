@@ -14,6 +14,7 @@ from mlflow.store.db import utils as database
 
 from pipeline import git, paths
 from pipeline.errors import ResultError
+from pipeline.surroundings import plain
 from pipeline.tracking.models import find_model, log_model
 from pipeline.tracking.moved import ARTIFACTS, DATABASE, correct_addresses
 from pipeline.tracking.naming import flat, run_name
@@ -77,7 +78,12 @@ class Tracker:
         database.MAX_RETRY_COUNT = 1  # by default, a stage would wait 100 seconds for a database that is down
         if self.is_own:
             correct_addresses(self.root)
-        return MlflowClient(self.uri)
+        return MlflowClient(self.address)
+
+    @property
+    def address(self) -> str:
+        """The address for MLflow, where a `?` in the project's path would begin options of the database."""
+        return f"sqlite:///{plain(self.root) / DATABASE}" if self.is_own else self.uri
 
     @property
     def server(self) -> str:
@@ -313,9 +319,13 @@ class Tracker:
         ]
         return sorted(of_profile, key=lambda each: each.name != self.experiment)
 
+    def find_experiment(self) -> Experiment | None:
+        """Return the profile's experiment, also a deleted one."""
+        return next(iter(self._experiments()), None)
+
     def experiment_id(self) -> str:
         """Return the id of the experiment; create it if it is missing. Raises ResultError if it was deleted."""
-        experiment = next(iter(self._experiments()), None)
+        experiment = self.find_experiment()
         if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED:
             raise ResultError(
                 f"the experiment {experiment.name} was deleted in MLflow; restore it: "
@@ -335,7 +345,7 @@ class Tracker:
 
     def shell(self, command: str) -> str:
         """Return the line for a shell that gives a command to this server's `mlflow`."""
-        return f"MLFLOW_TRACKING_URI={shlex.quote(without_passwords(self.uri))} mlflow {command}"
+        return f"MLFLOW_TRACKING_URI={shlex.quote(without_passwords(self.address))} mlflow {command}"
 
 
 def is_deleted(run: Run) -> bool:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import ResultError
+from pipeline.surroundings import plain
 from pipeline.tracking.moved import ARTIFACTS
 from pipeline.tracking.outage import OUTAGE, one_line, warn
 from pipeline.tracking.tracker import Tracker
@@ -27,7 +28,7 @@ def serve(profile: str, root: Path, port: int) -> None:
         f"MLflow starts, in up to a minute; the runs of {profile}: http://127.0.0.1:{port}{page}", flush=True
     )
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--artifacts-destination", str(tracker.root / ARTIFACTS)]
+    command += ["--workers", "1", "--artifacts-destination", str(plain(tracker.root) / ARTIFACTS)]
     # The address of a database may hold a password, which has no place in the list of processes
-    environment = {"MLFLOW_BACKEND_STORE_URI": tracker.uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {"MLFLOW_BACKEND_STORE_URI": tracker.address, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execve(sys.executable, command, os.environ | environment)

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.loading.transforms import largest, smallest
 from pipeline.models.backbone import make_net
 from pipeline.models.checkpoint import NUM_KEPT
+from pipeline.monitoring.machine import available_memory
 from pipeline.monitoring.meter import peak_memory_gb
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
@@ -204,12 +204,3 @@ def check_memory(job: Job, device_bytes: int, copied_bytes: int, rank: Rank) -> 
             f"{free_bytes / 1e9:.1f} GB are free; lower train.batch_size (now {job.train.batch_size}) or raise "
             "train.accumulation"
         )
-
-
-def available_memory() -> float:
-    """Return the bytes that this machine can still allocate; infinity on systems other than Linux."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return math.inf
-    line = next(line for line in path.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024

@@ -1,0 +1,1 @@
+"""`fcn doctor`: what a run needs of its surroundings, found out before it."""
