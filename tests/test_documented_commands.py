@@ -17,7 +17,7 @@ COMMANDS = list(all_commands())
 # Programs of others, which a reader has or a page names as needed
 OTHERS = {
     *("bash", "cat", "cd", "curl", "export", "file", "find", "mkdir", "ssh", ".", "$EDITOR"),
-    *("git", "kubectl", "mlflow", "pip", "python3", "ray", "pre-commit", "docker", "nginx", "caddy"),
+    *("git", "kubectl", "mlflow", "pip", "python3", "ray", "pre-commit", "docker", "nginx", "caddy", "uv"),
 }
 
 

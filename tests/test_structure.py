@@ -22,9 +22,8 @@ FLOORS = (
     {"loading", "download", "cluster", "tracking", "inspection", "export"},
     {"datasets", "monitoring", "evaluation"},
     {"training", "report", "prediction", "importing"},
-    {"doctor"},
-    {"serving", "planning", "experiments", "stages"},
-    {"cli"},
+    {"doctor", "serving", "planning", "experiments"},
+    {"stages", "cli"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS_OF = {  # third-party frameworks, and the rooms that may import them
