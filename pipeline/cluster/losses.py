@@ -1,0 +1,75 @@
+"""Says in a line each what a run on a cluster loses, and what it waits for. Ray says it in pages, or not at all."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train import UserCallback
+
+INTERVAL_S = 2.0
+END_S = 5.0  # Ray answers no longer than this when its head is gone
+
+
+class Workers(UserCallback):
+    """Prints why workers ended. An error that is not known to come from a lost process or node keeps its stack.
+
+    known: errors of workers that end the run with their message.
+    """
+
+    def __init__(self, name: str, known: type[Exception]):
+        self.name, self.known = name, known
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        for number, error in sorted(worker_exceptions.items()):
+            cause = getattr(error, "_base_exc", error)  # Ray wraps what a worker's function raises
+            if not isinstance(cause, self.known):
+                print(f"{self.name}  worker {number} {describe(error, cause)}", flush=True)
+
+
+def describe(error: BaseException, cause: BaseException) -> str:
+    text = " ".join(str(cause).split())
+    if isinstance(cause, RayActorError):
+        because = re.search(r"because (.*)", text)
+        return f"is gone: {because[1] if because else text}"
+    if re.search(r"/gloo/|NCCL|ProcessGroup", text):
+        return f"has lost the others: {re.sub(r'^.*?[]] ', '', text, count=1)}"
+    return f"failed: {error}"
+
+
+@contextmanager
+def watch(missing: Callable[[], int], head: str) -> Iterator[None]:
+    """Say during the block which nodes come and go, and how many CPUs are missing.
+
+    missing: returns the number of CPUs that the run waits for.
+    head: HOST:PORT, for the remedy.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(missing, head, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(END_S)
+
+
+def _watch(missing: Callable[[], int], head: str, ended: threading.Event) -> None:
+    seen: dict[str, str] = {}
+    num_missing = 0
+    while not ended.wait(INTERVAL_S):
+        present = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        lost = [address for node, address in seen.items() if node not in present]
+        came = [address for node, address in present.items() if node not in seen] if seen else []
+        before, num_missing = num_missing, missing()
+        changes = [f"node {address} lost" for address in lost] + [
+            f"node {address} is here" for address in came
+        ]
+        if num_missing and (changes or num_missing != before):
+            changes.append(f"waiting for {num_missing} more CPU; join it again: fcn cluster join {head}")
+        if changes:
+            print(", ".join(changes), flush=True)
+        seen = present
