@@ -41,10 +41,10 @@ def describe(error: BaseException, cause: BaseException) -> str:
 
 
 @contextmanager
-def watch(missing: Callable[[], int], head: str) -> Iterator[None]:
-    """Say during the block which nodes come and go, and how many CPUs are missing.
+def watch(missing: Callable[[], str], head: str) -> Iterator[None]:
+    """Say during the block which nodes come and go, and what the run waits for.
 
-    missing: returns the number of CPUs that the run waits for.
+    missing: returns what the cluster lacks, such as "2 more CPU", or "".
     head: HOST:PORT, for the remedy.
     """
     ended = threading.Event()
@@ -57,19 +57,18 @@ def watch(missing: Callable[[], int], head: str) -> Iterator[None]:
         thread.join(END_S)
 
 
-def _watch(missing: Callable[[], int], head: str, ended: threading.Event) -> None:
+def _watch(missing: Callable[[], str], head: str, ended: threading.Event) -> None:
     seen: dict[str, str] = {}
-    num_missing = 0
+    lacking = ""
     while not ended.wait(INTERVAL_S):
         present = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-        lost = [address for node, address in seen.items() if node not in present]
-        came = [address for node, address in present.items() if node not in seen] if seen else []
-        before, num_missing = num_missing, missing()
-        changes = [f"node {address} lost" for address in lost] + [
-            f"node {address} is here" for address in came
+        changes = [f"node {address} lost" for node, address in seen.items() if node not in present]
+        changes += [
+            f"node {address} joined" for node, address in present.items() if seen and node not in seen
         ]
-        if num_missing and (changes or num_missing != before):
-            changes.append(f"waiting for {num_missing} more CPU; join it again: fcn cluster join {head}")
+        before, lacking = lacking, missing()
+        if lacking and (changes or lacking != before):
+            changes.append(f"waiting for {lacking}; join it again: fcn cluster join {head}")
         if changes:
             print(", ".join(changes), flush=True)
         seen = present

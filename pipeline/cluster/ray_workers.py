@@ -263,8 +263,10 @@ def _num_fitting(cpus_per_worker: int, *, use_gpu: bool) -> int:
 
 
 def _watch(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> AbstractContextManager[None]:
-    def missing() -> int:
-        return max(0, num_workers - _num_fitting(cpus_per_worker, use_gpu=use_gpu)) * cpus_per_worker
+    def missing() -> str:
+        number = num_workers - _num_fitting(cpus_per_worker, use_gpu=use_gpu)
+        gpus = f" and {number} more GPU" if use_gpu else ""
+        return f"{number * cpus_per_worker} more CPU{gpus}" if number > 0 else ""
 
     return losses.watch(missing, ray.get_runtime_context().gcs_address)
 
