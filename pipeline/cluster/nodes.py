@@ -25,8 +25,7 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, each worker would get its own environment
-    "RAY_raylet_start_wait_time_s": "300",  # to start on a busy machine; default 60
-    "RAY_worker_register_timeout_seconds": "300",  # the same for workers
+    "RAY_worker_register_timeout_seconds": "300",  # to start workers on a busy machine; default 60
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each worker warns that the others' addresses have no name
     # Metrics would be served on every interface, without the token. An invalid port switches the last two off
     "RAY_enable_metrics_collection": "0",
