@@ -1,5 +1,6 @@
 """Says in a line each what a run on a cluster loses, and what it waits for. Ray says it in pages, or not at all."""
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,20 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 from ray.train import UserCallback
+
+# Loggers of Ray Train's controller and workers, which import this file, up to which level they say nothing: stacks of
+# what they call expected or safe to ignore (lost workers that do not leave their group, an autoscaler that is slow to
+# answer), and of every error of a worker, which `Workers` below shows
+QUIET = {
+    "callbacks.backend_setup": logging.WARNING,
+    "execution.scaling_policy.autoscaling_coordinator_client": logging.WARNING,
+    "execution.scaling_policy.elastic": logging.WARNING,
+    "util": logging.ERROR,
+}
+for module, level in QUIET.items():  # by filters, because Ray Train resets the levels
+    logging.getLogger(f"ray.train.v2._internal.{module}").addFilter(
+        lambda record, level=level: record.levelno > level
+    )
 
 INTERVAL_S = 2.0
 END_S = 5.0  # Ray answers no longer than this when its head is gone
@@ -36,7 +51,8 @@ def describe(error: BaseException, cause: BaseException) -> str:
         because = re.search(r"because (.*)", text)
         return f"is gone: {because[1] if because else text}"
     if re.search(r"/gloo/|NCCL|ProcessGroup", text):
-        return f"has lost the others: {re.sub(r'^.*?[]] ', '', text, count=1)}"
+        reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # without gloo's file, line and advice
+        return f"has lost the others: {reason}"
     return f"failed: {error}"
 
 

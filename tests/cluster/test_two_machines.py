@@ -72,6 +72,7 @@ def wait_for(condition: Callable[[], object], log: Path) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, log.read_text()
+        assert not re.search(r"^error: ", log.read_text(), re.MULTILINE), log.read_text()
         time.sleep(0.5)
 
 
