@@ -5,9 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.cluster import (
-    nodes,
-)  # jobs is imported where it is needed: with it comes Ray, which takes seconds
+# jobs is imported where it is needed: with it comes Ray, which takes seconds
+from pipeline.cluster import nodes, start
 from pipeline.errors import INTERRUPTED
 from pipeline.paths import CHAIN
 
@@ -114,11 +113,11 @@ def stop(arguments: argparse.Namespace) -> None:
 
 
 def head(arguments: argparse.Namespace) -> None:
-    nodes.start_head(arguments.port, arguments.options)
+    start.head(arguments.port, arguments.options)
 
 
 def join(arguments: argparse.Namespace) -> None:
-    nodes.join(arguments.head, arguments.options)
+    start.join(arguments.head, arguments.options)
 
 
 def token(_: argparse.Namespace) -> None:

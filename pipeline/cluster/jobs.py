@@ -53,8 +53,7 @@ def connect(address: str) -> JobSubmissionClient:
         client = JobSubmissionClient(address)
     except AuthenticationError:
         raise UserError(
-            f"{address} refuses the token in {nodes.token_file()}: copy the file ~/.ray/auth_token of the cluster's "
-            "head there, with mode 600, or name yours in RAY_AUTH_TOKEN_PATH"
+            f"{address} refuses the token in {nodes.token_file()}: {nodes.TOKEN_REMEDY}"
         ) from None
     if client._server_ray_version != ray.__version__:
         raise UserError(
@@ -139,21 +138,31 @@ def environment(root: Path) -> dict[str, str]:
 
 def follow(client: JobSubmissionClient, job: str) -> bool:
     """Print a job's log from its beginning until the job ends, and return whether it succeeded."""
-    num_printed, last_seen = 0, time.monotonic()
+    num_printed, last_seen, is_lost = 0, time.monotonic(), False
     while True:
         try:
             num_printed = asyncio.run(_print_log(client, job, num_printed))
             status = client.get_job_status(job)
-            last_seen = time.monotonic()
+            last_seen, is_lost = time.monotonic(), False
             if status.is_terminal():
                 print(f"job {job}: {status.lower()}", flush=True)
                 return status == JobStatus.SUCCEEDED
         except OSError as error:  # of requests: the network, a tunnel or the head is down
+            if not is_lost:
+                print(f"the job server does not answer; trying for {PATIENCE_S:.0f} s", flush=True)
+            is_lost = True
             if time.monotonic() - last_seen > PATIENCE_S:
                 raise UserError(
-                    f"the job server no longer answers ({error}), but job {job} may go on: fcn cluster follow {job}"
+                    f"the job server no longer answers ({type(error).__name__}). If the network or a tunnel broke, the "
+                    f"job goes on: fcn cluster follow {job}. If the head is gone, start it (fcn cluster head; nodes "
+                    "join it by themselves) and submit the job again: it goes on from its last checkpoint"
                 ) from None
         except RuntimeError as error:
+            if "does not exist" in str(error):
+                raise UserError(
+                    f"the cluster does not know job {job}; if its head was started anew, submit the job again: it goes "
+                    "on from its last checkpoint"
+                ) from None
             raise UserError(f"job {job}: {error}") from None
         time.sleep(1)
 

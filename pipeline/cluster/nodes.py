@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster: their settings, their token, and how to start one on this machine.
+"""Nodes of a Ray cluster: their settings, their token and their addresses; start.py starts one on this machine.
 
 Anyone who reaches Ray's ports can run programs, so all nodes and clients must have the same token. Ray does not encrypt
 it: a firewall must protect the ports. The dashboard with its job server listens on loopback only.
@@ -6,18 +6,27 @@ it: a firewall must protect the ports. The dashboard with its job server listens
 
 import os
 import secrets
-import sys
-from collections.abc import Sequence
+import socket
 from pathlib import Path
+
+import psutil
 
 from pipeline.errors import UserError
 
-PORT = 6379
-JOB_SERVER = "http://127.0.0.1:8265"  # of a head on this machine, or at this end of a tunnel
+PORT = 6379  # of the head, where other nodes join
+JOB_PORT = 8265  # of its job server
+JOB_SERVER = f"http://127.0.0.1:{JOB_PORT}"  # of a head on this machine, or at this end of a tunnel
+CONNECT_TIMEOUT_S = 10.0
+TOKEN_REMEDY = (
+    "copy the file ~/.ray/auth_token of the cluster's head there, with mode 600, or name yours in "
+    "RAY_AUTH_TOKEN_PATH"
+)
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, each worker would get its own environment
+    "RAY_worker_register_timeout_seconds": "300",  # to start workers on a busy machine; default 60
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each worker warns that the others' addresses have no name
     # Metrics would be served on every interface, without the token. An invalid port switches the last two off
     "RAY_enable_metrics_collection": "0",
     "AUTOSCALER_METRIC_PORT": "-1",
@@ -30,31 +39,40 @@ def cluster_address() -> str | None:
     return os.environ.get("RAY_ADDRESS") or None
 
 
-def start_head(port: int, options: Sequence[str]) -> None:
-    """Replace this process with the head of a new cluster, which runs until Ctrl-C.
+def own_address() -> str:
+    """Return this machine's address in the network of its default route, else in another network, else loopback.
 
-    port: where other nodes join.
-    options: further options of `ray start`.
+    Not the one that its name leads to, which on Debian and Ubuntu is 127.0.1.1.
     """
-    token = ensure_token()
-    print(
-        f"token: {token} (it allows to run programs here; copy it to each node and client, with mode 600)\n"
-        f"another node:          fcn cluster join THIS_HOST:{port}\n"
-        "a job, from this host: fcn cluster submit --folder FOLDER\n"
-        "from elsewhere:        ssh -L 8265:127.0.0.1:8265 THIS_HOST, then the same there",
-        flush=True,
-    )
-    _exec_ray(["--head", f"--port={port}", "--dashboard-host=127.0.0.1", *options], token)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("8.8.8.8", 53))  # sends nothing
+            return probe.getsockname()[0]
+        except OSError:
+            pass
+    is_up = {name: status.isup for name, status in psutil.net_if_stats().items()}
+    for name, addresses in psutil.net_if_addrs().items():
+        for each in addresses:
+            if each.family == socket.AF_INET and not each.address.startswith("127.") and is_up.get(name):
+                return each.address
+    return "127.0.0.1"
 
 
-def join(address: str, options: Sequence[str]) -> None:
-    """Replace this process with a node of a cluster, which runs until Ctrl-C.
+def interface(address: str) -> str | None:
+    """Return the name of this machine's network interface with an address, or None."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if address in [each.address for each in addresses]:
+            return name
+    return None
 
-    address: HOST:PORT of the cluster's head.
-    options: further options of `ray start`.
-    """
-    require_token()
-    _exec_ray([f"--address={address}", *options], token_file())
+
+def reach(address: str) -> None:
+    """Connect to HOST:PORT and hang up. Raises OSError if nothing listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OverflowError, ValueError) as error:
+        raise OSError(f"not HOST:PORT: {error}") from None
 
 
 def token_file() -> Path:
@@ -91,16 +109,4 @@ def require_token() -> None:
     except OSError:
         is_present = False
     if not is_present:
-        raise UserError(
-            f"the cluster's token is missing from {path}: copy the file ~/.ray/auth_token of the cluster's head there, "
-            "with mode 600, or name yours in RAY_AUTH_TOKEN_PATH"
-        )
-
-
-def _exec_ray(arguments: Sequence[str], token: Path) -> None:
-    bin = Path(sys.executable).parent  # first on the PATH, so that jobs run this environment's `python`
-    environment = os.environ | ENVIRONMENT | {"PATH": f"{bin}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if "RAY_AUTH_TOKEN" not in environment:
-        environment["RAY_AUTH_TOKEN_PATH"] = str(token)
-    sys.stdout.flush()
-    os.execve(bin / "ray", ["ray", "start", "--block", *arguments], environment)
+        raise UserError(f"the cluster's token is missing from {path}: {TOKEN_REMEDY}")

@@ -3,10 +3,9 @@
 import math
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -25,6 +24,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines that differ in their 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line of a worker is shown twice
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # delay at the end of a run; default 2
 os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # to start on a busy machine; default 20
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # the same for workers; default 60
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray warns about
 if not nodes.cluster_address():  # preemption happens only on a cluster
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -36,12 +36,12 @@ import torch.distributed as dist
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch.config import _TorchBackend
 
 from pipeline import files
+from pipeline.cluster import losses
 from pipeline.distributed.rank import COLLECTIVE_TIMEOUT_S, Rank
 from pipeline.errors import UserError
-
-CONNECT_TIMEOUT_S = 10.0
 
 Worker = Callable[[Any, Rank], None]
 
@@ -59,6 +59,30 @@ class _Trainer(TorchTrainer):
         if nodes.cluster_address():
             return callbacks
         return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
+
+class _Backend(_TorchBackend):
+    """Joins workers over the interface of their Ray node's address.
+
+    gloo would take the address that the machine's name leads to, which on Debian and Ubuntu is 127.0.1.1, and NCCL the
+    first interface, which may be a container bridge.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(_name_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class _TorchConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+def _name_interface() -> None:
+    if interface := nodes.interface(ray.util.get_node_ip_address()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # this one, not all that begin so
 
 
 def run_workers(
@@ -112,7 +136,7 @@ def run_workers(
                 "batch_size": batch_size,
                 "error_file": error_file,
             },
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            torch_config=_TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=num_workers if least == num_workers else (least, num_workers),
                 use_gpu=use_gpu,
@@ -122,12 +146,19 @@ def run_workers(
                 name=name,
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=max_failures),
-                # Of several runs in one session, Ray's lines would not say which they are about
-                logging_config=LoggingConfig(log_level="INFO" if is_own else "ERROR"),
+                callbacks=[losses.Workers(name, UserError)],
+                # Ray's lines of level INFO have stacks of lost workers, about which the callback has a line each. Of
+                # several runs in one session, its warnings would not say which they are about
+                logging_config=LoggingConfig(log_level="WARNING" if is_own else "ERROR"),
             ),
         )
         try:
-            with _sigterm_calls(on_sigterm) if on_sigterm and is_own else nullcontext():
+            with (
+                _sigterm_calls(on_sigterm) if on_sigterm and is_own else nullcontext(),
+                _watch(least, cpus_per_worker, use_gpu=use_gpu)
+                if is_own and nodes.cluster_address()
+                else nullcontext(),
+            ):
                 trainer.fit()
         except TrainingFailedError as error:
             if not error_file.exists():
@@ -217,13 +248,27 @@ def capacity(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> int:
     """
     if use_gpu:
         _require_gpus(num_workers)
+    return max(1, _num_fitting(cpus_per_worker, use_gpu=use_gpu) // num_workers)
+
+
+def _num_fitting(cpus_per_worker: int, *, use_gpu: bool) -> int:
+    """Return how many workers the cluster of this session has room for, if nothing else runs there."""
     num_fitting = 0
     for node in ray.nodes():
         has = node["Resources"] if node["Alive"] else {}
         num_fitting += int(
             min(has.get("CPU", 0) / cpus_per_worker, has.get("GPU", 0) if use_gpu else math.inf)
         )
-    return max(1, num_fitting // num_workers)
+    return num_fitting
+
+
+def _watch(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> AbstractContextManager[None]:
+    def missing() -> str:
+        number = num_workers - _num_fitting(cpus_per_worker, use_gpu=use_gpu)
+        gpus = f" and {number} more GPU" if use_gpu else ""
+        return f"{number * cpus_per_worker} more CPU{gpus}" if number > 0 else ""
+
+    return losses.watch(missing, ray.get_runtime_context().gcs_address)
 
 
 @contextmanager
@@ -314,12 +359,13 @@ def _require_gpus(number: int) -> None:
 
 def _require_listener(address: str) -> None:
     """Raise UserError if nothing listens at HOST:PORT. Ray would wait ten minutes. Other addresses pass."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    place = address.rpartition("://")[2]
+    host, _, port = place.rpartition(":")
     if not (host and port.isdigit()):
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
+        nodes.reach(place)
+    except OSError as error:
         raise UserError(
             f"RAY_ADDRESS={address}: no answer ({error}); give HOST:PORT of a cluster's head, or unset it for a "
             "cluster of this machine alone"

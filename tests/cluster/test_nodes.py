@@ -1,4 +1,4 @@
-"""The token of a cluster, and the command that starts a node."""
+"""The token of a cluster."""
 
 import stat
 from pathlib import Path
@@ -52,26 +52,4 @@ def test_the_token_may_be_elsewhere(tmp_path, monkeypatch):
 
 def test_a_node_without_the_heads_token_is_refused(token):
     with pytest.raises(UserError, match=str(token)):
-        nodes.join("127.0.0.1:1", [])
-
-
-def test_a_node_requires_the_token_and_keeps_the_dashboard_on_loopback(token, monkeypatch, capfd):
-    started = []
-    monkeypatch.setattr(nodes.os, "execve", lambda *arguments: started.append(arguments))
-    nodes.start_head(7000, ["--num-cpus", "1"])
-    nodes.join("head:7000", [])
-    (_, head, environment), (_, node, _) = started
-    assert head == [
-        "ray",
-        "start",
-        "--block",
-        "--head",
-        "--port=7000",
-        "--dashboard-host=127.0.0.1",
-        "--num-cpus",
-        "1",
-    ]
-    assert node == ["ray", "start", "--block", "--address=head:7000"]
-    assert environment["RAY_AUTH_MODE"] == "token"
-    assert environment["RAY_AUTH_TOKEN_PATH"] == str(token)
-    assert token.read_text() not in "".join(capfd.readouterr())
+        nodes.require_token()

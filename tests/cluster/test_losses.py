@@ -1,0 +1,113 @@
+"""What a run on a cluster says of workers and nodes that it loses; test_two_machines.py has the losses themselves."""
+
+import multiprocessing
+import os
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+from pipeline.cluster import losses
+from pipeline.errors import UserError
+
+
+def said(capsys, error: Exception) -> str:
+    losses.Workers("fcn32s", UserError).after_exception(run_context=None, worker_exceptions={1: error})
+    return capsys.readouterr().out
+
+
+def of_a_worker(error: Exception) -> Exception:
+    """The error as Ray Train hands it on."""
+    return UserExceptionWithTraceback(
+        error, traceback_str=f"Traceback (most recent call last):\n ...\n{error!r}\n"
+    )
+
+
+def meet(rank: int, folder: str, answers) -> None:
+    """Join two processes, of which the second dies; the first sends what it then gets."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=300)
+    )
+    dist.all_reduce(torch.ones(1))
+    if rank == 1:
+        os._exit(9)
+    try:
+        while True:
+            dist.all_reduce(torch.ones(1))
+    except RuntimeError as error:
+        answers.put(str(error))
+
+
+def test_a_worker_that_a_lost_one_leaves_alone_has_a_line_without_a_stack(tmp_path, capsys):
+    spawn = multiprocessing.get_context("spawn")
+    answers = spawn.SimpleQueue()
+    pair = [spawn.Process(target=meet, args=(rank, str(tmp_path), answers)) for rank in (0, 1)]
+    for process in pair:
+        process.start()
+    text = answers.get()
+    for process in pair:
+        process.join()
+    line = said(capsys, of_a_worker(RuntimeError(text)))
+    assert line.count("\n") == 1
+    assert line.startswith("fcn32s  worker 1 ")
+    assert "127.0.0.1" in line  # of the one it lost
+    assert "gloo" not in line  # the file of a library
+
+
+def test_a_worker_that_died_has_a_line(capsys):
+    cause = ActorDiedErrorContext(
+        error_message="The actor died because its node has died. Node Id: 5a\n\tthe node was terminated",
+        class_name="RayTrainWorker",
+        actor_id=bytes(16),
+        node_ip_address="10.77.0.2",
+        pid=12,
+    )
+    line = said(capsys, ActorDiedError(cause))
+    assert line.count("\n") == 1
+    assert line.startswith("fcn32s  worker 1 ")
+    assert "its node has died" in line
+    assert "actor_id" not in line
+
+
+def test_an_error_of_another_kind_keeps_its_stack(capsys):
+    error = of_a_worker(IndexError("a mistake of this code"))
+    assert str(error) in said(capsys, error)
+
+
+def test_an_error_that_ends_the_run_with_its_message_is_not_said_twice(capsys):
+    assert said(capsys, of_a_worker(UserError("no such file"))) == ""
+
+
+def test_nodes_that_come_and_go_are_named_with_what_is_missing(monkeypatch, capsys):
+    def cluster(*addresses: str) -> list[dict]:
+        return [
+            {"NodeID": a, "NodeManagerAddress": a, "Alive": a in addresses} for a in ("10.0.0.1", "10.0.0.2")
+        ]
+
+    both, one = cluster("10.0.0.1", "10.0.0.2"), cluster("10.0.0.1")
+    states = [both, both, one, one, both, both]
+    monkeypatch.setattr(losses, "INTERVAL_S", 0)
+    monkeypatch.setattr(losses.ray, "nodes", lambda: now)
+    now = states[0]
+
+    def missing() -> str:
+        nonlocal now
+        text = "" if now is both else "1 more CPU"
+        now = states.pop(0) if states else now
+        return text
+
+    with losses.watch(missing, "10.0.0.1:6379"):
+        while states:
+            time.sleep(0.01)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    lost, joined = lines
+    assert all(
+        part in lost for part in ("10.0.0.2 lost", "waiting for 1 more CPU", "fcn cluster join 10.0.0.1:6379")
+    )
+    assert "10.0.0.2 joined" in joined
