@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 from pipeline.cli.arguments import integer
+from pipeline.cli.names import model_path
 from pipeline.models.tiles import SIDE
 
-MODEL_HELP = "a .pt, .safetensors or .onnx file of this project"
+MODEL_HELP = (
+    "a .pt, .safetensors or .onnx file of this project; sample/fcn8s stands for models/sample/fcn8s.pt"
+)
 
 
 def add_predict(commands) -> None:
@@ -40,9 +43,10 @@ def predict(arguments: argparse.Namespace) -> None:
     from pipeline.prediction.photos import find_photos
     from pipeline.prediction.predict import predict_photos
 
+    model = model_path(arguments.model)
     photos = find_photos(arguments.inputs, sys.stdin)
     unreadable = predict_photos(
-        arguments.model,
+        model,
         photos,
         arguments.output,
         side=arguments.tile,
@@ -98,7 +102,7 @@ def serve(arguments: argparse.Namespace) -> None:
     from pipeline.serving.app import Limits, serve
 
     limits = Limits(arguments.max_mb * 10**6, arguments.timeout, arguments.waiting, arguments.tile)
-    serve(arguments.model, arguments.host, arguments.port, limits)
+    serve(model_path(arguments.model), arguments.host, arguments.port, limits)
 
 
 def add_submit(commands) -> None:
@@ -135,7 +139,7 @@ def submit(arguments: argparse.Namespace) -> None:
     from pipeline.prediction.voc_package import submit as pack
 
     num_predictions = pack(
-        arguments.source,
+        model_path(arguments.source),
         arguments.voc,
         arguments.list,
         arguments.dest,
