@@ -64,7 +64,7 @@ def whats_here(folder: str, suffix: str) -> str:
     from pipeline.files import and_more
 
     found = sorted(Path(folder).glob(f"*/*.{suffix}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    here = f"{folder} here: {and_more(map(str, found), 6)}" if found else f"there are no {folder} here"
+    here = f"{folder} here: {and_more(found, 6)}" if found else f"there are no {folder} here"
     profile = active_profile()
     if not profile:
         return f"{here}; this is not the project's root, which holds params.yaml"

@@ -94,15 +94,16 @@ def compare(arguments: argparse.Namespace) -> None:
 def _result(run: str, bootstrap: "Bootstrap") -> "Result":
     """Return the scores of a run, or of a group of seeds: profile/group/net."""
     from pipeline.evaluation import compare
-    from pipeline.experiments import group
 
     profile, _, rest = run.partition("/")
     name, _, net = rest.partition("/")
-    if name == "seeds" and net:
-        name = group.newest_group(profile, Path.cwd())
-    elif not (name.startswith(group.PREFIX) and net):
+    if not (net and name.partition("-")[0] == "seeds"):
         with metrics_file(run) as path:
             return compare.read(path, run)
+    from pipeline.experiments import group  # imports torch and MLflow, which takes seconds
+
+    if name == "seeds":
+        name = group.newest_group(profile, Path.cwd())
     return group.read_net(profile, name, net, Path.cwd(), bootstrap, run)
 
 
