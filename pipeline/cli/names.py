@@ -67,7 +67,7 @@ def whats_here(folder: str, suffix: str) -> str:
     here = f"{folder} here: {and_more(found, 6)}" if found else f"there are no {folder} here"
     profile = active_profile()
     if not profile:
-        return f"{here}; this is not the project's root, which holds params.yaml"
+        return f"{here}; this is not the project's root, the checkout that holds params.yaml"
     return f"{here}; the active profile is {profile}, and `dvc repro` makes its {folder}"
 
 

@@ -114,7 +114,7 @@ def path_of(name: str, root: Path = Path()) -> Path:
     path = root / PROFILES / f"{name}.yaml"
     if not path.exists():
         known = sorted(file.stem for file in (root / PROFILES).glob("*.yaml"))
-        where = "" if known else f"; run from the project's root, which holds {PROFILES}/"
+        where = "" if known else f"; run from the project's root, the checkout that holds {PROFILES}/"
         raise UnknownProfileError(f"unknown profile {name!r}; known: {', '.join(known) or 'none'}{where}")
     return path
 
@@ -128,7 +128,9 @@ def _values(section: type[S], path: Path) -> Any:
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing; run from the project's root, which holds {PARAMS}") from None
+        raise ConfigError(
+            f"{path} is missing; run from the project's root, the checkout that holds {PARAMS}"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist

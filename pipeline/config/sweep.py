@@ -169,7 +169,9 @@ def read(path: Path, root: Path) -> tuple[Sweep, list[config.Profile]]:
     """
     if not path.exists():
         known = sorted(str(file.relative_to(root)) for file in (root / "sweeps").glob("*.yaml"))
-        raise ConfigError(f"{path} is missing; sweeps here: {', '.join(known) or 'none'}")
+        raise ConfigError(
+            f"{path} is missing; sweeps here: {', '.join(known) or "none; run from the project's root, the checkout that holds sweeps/"}"
+        )
     if path.resolve().parent == (root / config.PROFILES).resolve():
         raise ConfigError(f"{path} is a profile; a sweep names it and says what to try (docs/sweeps.md)")
     sweep = config.validated(Sweep, path)

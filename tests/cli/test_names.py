@@ -127,7 +127,7 @@ def test_a_folder_of_splits_names_them_and_a_file_is_no_folder_of_shards(fcn):
     for split in ("train", "val"):
         Path("shards", split).mkdir(parents=True)
         Path("shards", split, "manifest.parquet").touch()
-    for command in (("inspect", "{}"), ("shards", "verify", "{}"), ("shards", "fetch", "{}")):
+    for command in (("inspect", "{}"), ("shards", "verify", "{}")):
         code, out, error = fcn(*(part.format("shards") for part in command))
         assert code in (1, 2)
         assert "shards/train, shards/val" in out + error
