@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from typing import Any
 
 import pytest
@@ -80,6 +81,27 @@ def test_the_cluster_runs_the_locked_version_of_ray(rayjob):
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == locked
 
 
+# --- a release
+
+
+def test_version_changelog_and_citation_agree():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert f"## {version}\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+def test_the_wheel_holds_every_file_of_its_packages(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "fcn", "pipeline", "stages"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert set(tracked.stdout.split()) <= packed
+
+
 # --- the image
 
 
@@ -93,9 +115,19 @@ def test_no_result_and_no_secret_gets_into_the_image():
 # --- workflows of GitHub
 
 
-@pytest.mark.parametrize("name", [".github/workflows/checks.yml", "deploy/results.yml"])
-def test_a_workflow_fits_githubs_schema(name):
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [
+        (".github/workflows/checks.yml", "github-workflows"),
+        ("deploy/results.yml", "github-workflows"),
+        (".github/ISSUE_TEMPLATE/bug.yml", "github-issue-forms"),
+        (".github/ISSUE_TEMPLATE/result.yml", "github-issue-forms"),
+        (".github/ISSUE_TEMPLATE/config.yml", "github-issue-config"),
+        ("CITATION.cff", "citation-file-format"),
+    ],
+)
+def test_a_file_fits_the_schema_of_its_reader(name, schema):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
     done = subprocess.run([*command, str(ROOT / name)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

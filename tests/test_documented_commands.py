@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import itertools
 import re
 import subprocess
 
@@ -52,7 +53,9 @@ def check(parser: argparse.ArgumentParser, arguments: list[str], whole: bool) ->
             return parser.parse_args([argument for argument in arguments if argument != "..."])
         except SystemExit:
             pytest.fail("its arguments are refused")
-    for argument in arguments:
+    for argument in itertools.takewhile(
+        lambda each: each != "--", arguments
+    ):  # what follows is for another program
         inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         if argument.startswith("--"):
             assert argument.partition("=")[0] in parser._option_string_actions, argument

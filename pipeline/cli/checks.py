@@ -89,7 +89,10 @@ def index_shards(arguments: argparse.Namespace) -> None:
     try:
         classes = [line.strip() for line in arguments.classes.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{arguments.classes} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise DatasetError(
+            f"--classes {arguments.classes} cannot be read: {reason}; name a file with a class name a line"
+        ) from error
     members = Members(arguments.image.lower(), arguments.label.lower())
     num_samples = index(arguments.urls, members, classes, arguments.split, arguments.output)
     print(f"{num_samples} samples indexed")

@@ -3,20 +3,27 @@
 import argparse
 from pathlib import Path
 
+from pipeline.cli.names import model_path
+
 
 def add_export(commands) -> None:
     text = "write a model for other programs: ONNX or torch.export for images and batches of any size, or safetensors"
     command = commands.add_parser("export", help=text, description=text)
-    command.add_argument("model", type=Path, help="a model file, such as models/sample/fcn8s.pt")
-    command.add_argument("dest", type=Path, help="the file to write")
-    command.add_argument("--format", choices=("onnx", "pt2", "safetensors"), required=True)
+    command.add_argument(
+        "model", type=Path, help="a model file, such as models/sample/fcn8s.pt, or sample/fcn8s for short"
+    )
+    command.add_argument("dest", type=Path, help="the file to write: .onnx, .pt2 or .safetensors")
+    command.add_argument(
+        "--format", choices=("onnx", "pt2", "safetensors"), help="default: the suffix of DEST"
+    )
     command.set_defaults(run=export)
 
 
 def export(arguments: argparse.Namespace) -> None:
     from pipeline.export.export import export_model
 
-    difference = export_model(arguments.model, arguments.dest, arguments.format)
+    kind = arguments.format or arguments.dest.suffix.removeprefix(".")
+    difference = export_model(model_path(arguments.model), arguments.dest, kind)
     print(
         f"wrote {arguments.dest}; read back, it differs from the model by {difference:.1e} of its largest score"
     )
@@ -63,5 +70,5 @@ def import_caffe(arguments: argparse.Namespace) -> None:
 def export_caffe(arguments: argparse.Namespace) -> None:
     from pipeline.export import caffe
 
-    for path in caffe.export_caffe(arguments.model, arguments.dest, *arguments.size):
+    for path in caffe.export_caffe(model_path(arguments.model), arguments.dest, *arguments.size):
         print(f"wrote {path}")

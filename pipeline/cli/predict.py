@@ -1,13 +1,17 @@
 """`fcn predict`, `fcn serve` and `fcn submit`: use a model on photos."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 from pipeline.cli.arguments import integer
+from pipeline.cli.names import model_path
 from pipeline.models.tiles import SIDE
 
-MODEL_HELP = "a .pt, .safetensors or .onnx file of this project"
+MODEL_HELP = (
+    "a .pt, .safetensors or .onnx file of this project; sample/fcn8s stands for models/sample/fcn8s.pt"
+)
 
 
 def add_predict(commands) -> None:
@@ -40,9 +44,10 @@ def predict(arguments: argparse.Namespace) -> None:
     from pipeline.prediction.photos import find_photos
     from pipeline.prediction.predict import predict_photos
 
+    model = model_path(arguments.model)
     photos = find_photos(arguments.inputs, sys.stdin)
     unreadable = predict_photos(
-        arguments.model,
+        model,
         photos,
         arguments.output,
         side=arguments.tile,
@@ -70,6 +75,20 @@ def add_serve(commands) -> None:
         "--port", type=integer(0, 65535), default=8000, help="0: any free one (default: %(default)s)"
     )
     command.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which a proxy shows the page, such as segment.example.org; may be given several times",
+    )
+    command.add_argument(
+        "--root-path",
+        type=_root_path,
+        default="",
+        metavar="/PREFIX",
+        help="under which a proxy shows the page, as in https://example.org/PREFIX/",
+    )
+    command.add_argument(
         "--max-mb",
         type=integer(1),
         default=32,
@@ -94,11 +113,18 @@ def add_serve(commands) -> None:
     command.set_defaults(run=serve)
 
 
+def _root_path(text: str) -> str:
+    if not re.fullmatch(r"(/[\w.~-]+)*/?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path such as /segment")
+    return text.rstrip("/")
+
+
 def serve(arguments: argparse.Namespace) -> None:
-    from pipeline.serving.app import Limits, serve
+    from pipeline.serving.app import Limits, Proxy, serve
 
     limits = Limits(arguments.max_mb * 10**6, arguments.timeout, arguments.waiting, arguments.tile)
-    serve(arguments.model, arguments.host, arguments.port, limits)
+    proxy = Proxy(tuple(arguments.allowed_host), arguments.root_path)
+    serve(model_path(arguments.model), arguments.host, arguments.port, limits, proxy)
 
 
 def add_submit(commands) -> None:
@@ -135,7 +161,7 @@ def submit(arguments: argparse.Namespace) -> None:
     from pipeline.prediction.voc_package import submit as pack
 
     num_predictions = pack(
-        arguments.source,
+        model_path(arguments.source),
         arguments.voc,
         arguments.list,
         arguments.dest,

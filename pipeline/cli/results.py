@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli.names import MODEL_SUFFIXES, model_path, require_scores, run_name
+
 if TYPE_CHECKING:
     from pipeline.evaluation.bootstrap import Bootstrap
     from pipeline.evaluation.compare import Result
@@ -61,6 +63,11 @@ def add_compare(commands) -> None:
     command.add_argument(
         "--classes", action="store_true", help="also IU, F1, precision and recall of each class"
     )
+    command.add_argument(
+        "--published",
+        action="store_true",
+        help="also published scores that are not comparable to the first run",
+    )
     command.add_argument("--format", choices=("plain", "markdown", "html"), default="plain")
     command.set_defaults(run=compare)
 
@@ -77,7 +84,8 @@ def compare(arguments: argparse.Namespace) -> None:
         results += _children(parent, bootstrap)
     if not results:
         raise ResultError("no run to compare; give a RUN or --parent RUN")
-    tables = [compare.score_table(results), compare.difference_table(results, bootstrap)]
+    scores = compare.score_table(results, incomparable=arguments.published)
+    tables = [scores, compare.difference_table(results, bootstrap)]
     if arguments.classes:
         tables.append(compare.class_table(results))
     print(render([table for table in tables if table.rows], arguments.format))
@@ -86,15 +94,16 @@ def compare(arguments: argparse.Namespace) -> None:
 def _result(run: str, bootstrap: "Bootstrap") -> "Result":
     """Return the scores of a run, or of a group of seeds: profile/group/net."""
     from pipeline.evaluation import compare
-    from pipeline.experiments import group
 
     profile, _, rest = run.partition("/")
     name, _, net = rest.partition("/")
-    if name == "seeds" and net:
-        name = group.newest_group(profile, Path.cwd())
-    elif not (name.startswith(group.PREFIX) and net):
+    if not (net and name.partition("-")[0] == "seeds"):
         with metrics_file(run) as path:
             return compare.read(path, run)
+    from pipeline.experiments import group  # imports torch and MLflow, which takes seconds
+
+    if name == "seeds":
+        name = group.newest_group(profile, Path.cwd())
     return group.read_net(profile, name, net, Path.cwd(), bootstrap, run)
 
 
@@ -132,8 +141,8 @@ def explain(arguments: argparse.Namespace) -> None:
     from pipeline.evaluation.explain import explain_model, explain_result
 
     path = Path(arguments.what)
-    if path.suffix in (".pt", ".safetensors"):
-        facts_of_files = explain_model(path)
+    if path.suffix in MODEL_SUFFIXES:
+        facts_of_files = explain_model(model_path(path))
     else:
         with metrics_file(arguments.what) as path:
             facts_of_files = explain_result(compare.read(path, arguments.what))
@@ -147,13 +156,14 @@ def metrics_file(run: str) -> Iterator[Path]:
 
     from pipeline import paths
 
-    profile, _, net = run.partition("/")
+    name = run if run.endswith(".json") else run_name(run)
+    profile, _, net = name.partition("/")
     if run.endswith(".json"):
-        yield Path(run)
+        yield require_scores(Path(run))
     elif net and "/" not in net:
         yield paths.metrics(profile, net)
     else:
         from pipeline import tracking  # MLflow takes seconds to import
 
         with TemporaryDirectory() as folder:
-            yield tracking.download_metrics(run, Path.cwd(), Path(folder))
+            yield tracking.download_metrics(name, Path.cwd(), Path(folder))

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.arguments import integer
+from pipeline.cli.names import profile_name
 from pipeline.paths import CHAIN
 
 
@@ -16,7 +17,7 @@ def add_seeds(commands) -> None:
     command = commands.add_parser(
         "seeds", help="train with several seeds: mean, spread, interval", description=text
     )
-    command.add_argument("profile", metavar="PROFILE", help="profiles/PROFILE.yaml")
+    command.add_argument("profile", type=profile_name, metavar="PROFILE", help="profiles/PROFILE.yaml")
     command.add_argument(
         "--num",
         type=integer(2, 1000),

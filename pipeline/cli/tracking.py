@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 from pipeline.cli.arguments import integer
+from pipeline.cli.names import profile_name, run_name
+
+PROFILE_HELP = "default: the one params.yaml names"
 
 
 def add_tracking(commands) -> None:
@@ -17,11 +20,11 @@ def add_tracking(commands) -> None:
         "be sent"
     )
     command = actions.add_parser("replay", help="send MLflow what it missed", description=text)
-    command.add_argument("profile", nargs="?", metavar="PROFILE", help="default: the one params.yaml names")
+    command.add_argument("profile", nargs="?", type=profile_name, metavar="PROFILE", help=PROFILE_HELP)
     command.set_defaults(run=replay)
     text = "show the runs on a local web page, MLflow's own, until Ctrl-C; print the page's address"
     command = actions.add_parser("ui", help=text, description=text)
-    command.add_argument("profile", nargs="?", metavar="PROFILE", help="default: the one params.yaml names")
+    command.add_argument("profile", nargs="?", type=profile_name, metavar="PROFILE", help=PROFILE_HELP)
     command.add_argument(
         "--port", type=integer(1, 65535), default=5000, help="on 127.0.0.1 (default: %(default)s)"
     )
@@ -35,8 +38,9 @@ def replay(arguments: argparse.Namespace) -> None:
     root = Path.cwd()
     profile = arguments.profile or config.load(root)[0]
     if not (root / paths.RUNS / profile).is_dir():
+        known = sorted(folder.name for folder in (root / paths.RUNS).glob("[!.]*/"))
         raise ResultError(
-            f"no runs of profile {profile!r} in {root / paths.RUNS}; name another, or run from the project's root"
+            f"no runs of profile {profile!r} in {root / paths.RUNS}; profiles with runs: {', '.join(known) or 'none'}"
         )
     are_complete = []
     for is_complete, message in tracking.replay(profile, root):
@@ -47,10 +51,13 @@ def replay(arguments: argparse.Namespace) -> None:
 
 
 def ui(arguments: argparse.Namespace) -> None:
-    from pipeline import config, tracking
+    from pipeline import config, paths, tracking
 
     root = Path.cwd()
-    tracking.serve(arguments.profile or config.load(root)[0], root, arguments.port)
+    profile = arguments.profile or config.load(root)[0]
+    if not (root / paths.RUNS / profile).is_dir():  # of a profile whose file is gone, the runs may be there
+        config.path_of(profile, root)
+    tracking.serve(profile, root, arguments.port)
 
 
 def add_register(commands) -> None:
@@ -69,4 +76,4 @@ def add_register(commands) -> None:
 def register(arguments: argparse.Namespace) -> None:
     from pipeline import tracking
 
-    print(tracking.register(arguments.model, arguments.name, arguments.alias, Path.cwd()))
+    print(tracking.register(run_name(arguments.model), arguments.name, arguments.alias, Path.cwd()))

@@ -28,6 +28,10 @@ PROFILES = Path("profiles")
 STRIDE = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8}
 
 
+class UnknownProfileError(ConfigError):
+    """No file of profiles/ has the name."""
+
+
 class Profile(Section):
     """All values of a profile; each section's class describes its keys."""
 
@@ -86,7 +90,10 @@ def load(root: Path = Path()) -> tuple[str, Profile]:
     Raises ConfigError with a line for each mistake: file, key, the values it may have and the value it has.
     """
     params = validated(Params, root / PARAMS)
-    return params.profile, read(params.profile, root)
+    try:
+        return params.profile, read(params.profile, root)
+    except UnknownProfileError as error:
+        raise UnknownProfileError(f"{PARAMS}: {error}") from None
 
 
 def read(name: str, root: Path = Path()) -> Profile:
@@ -107,7 +114,8 @@ def path_of(name: str, root: Path = Path()) -> Path:
     path = root / PROFILES / f"{name}.yaml"
     if not path.exists():
         known = sorted(file.stem for file in (root / PROFILES).glob("*.yaml"))
-        raise ConfigError(f"{PARAMS}: unknown profile {name!r}; known: {', '.join(known) or 'none'}")
+        where = "" if known else f"; run from the project's root, the checkout that holds {PROFILES}/"
+        raise UnknownProfileError(f"unknown profile {name!r}; known: {', '.join(known) or 'none'}{where}")
     return path
 
 
@@ -120,7 +128,9 @@ def _values(section: type[S], path: Path) -> Any:
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing; run from the project's root, which holds {PARAMS}") from None
+        raise ConfigError(
+            f"{path} is missing; run from the project's root, the checkout that holds {PARAMS}"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist

@@ -167,6 +167,12 @@ def read(path: Path, root: Path) -> tuple[Sweep, list[config.Profile]]:
 
     Raises ConfigError if the file, or the profile of a trial, has a mistake: before any trial runs.
     """
+    if not path.exists():
+        known = [str(file.relative_to(root)) for file in sorted((root / "sweeps").glob("*.yaml"))]
+        here = f"sweeps here: {', '.join(known)}" if known else "no sweeps here, run from the project's root"
+        raise ConfigError(f"{path} is missing; {here}")
+    if path.resolve().parent == (root / config.PROFILES).resolve():
+        raise ConfigError(f"{path} is a profile; a sweep names it and says what to try (docs/sweeps.md)")
     sweep = config.validated(Sweep, path)
     values = config.read_values(sweep.profile, root)
     profiles = []

@@ -200,16 +200,22 @@ def leak_warning(name: str, values: Mapping[str, Any]) -> str:
     return f"LEAK: {name} was trained on {values['num_leaked']} of the {values['num_images']} images it is scored on"
 
 
-def score_table(results: Sequence[Result], published: Sequence[Published] = PUBLISHED) -> Table:
-    """Return the scores of runs, then published scores. The last column shows which are comparable to the first run."""
+def score_table(
+    results: Sequence[Result], published: Sequence[Published] = PUBLISHED, *, incomparable: bool = False
+) -> Table:
+    """Return the scores of runs, then published scores. The last column shows which are comparable to the first run.
+
+    incomparable: also show published scores that are not.
+    """
     first, rows = results[0], []
+    shown = [row for row in published if incomparable or not _unpublished_reason(row, first)]
     for result in results:
         reasons = [incomparable_reason(first, result) if result is not first else ""]
         reasons.append(leak_warning(result.name, result.values))
         scores = [with_interval(result.values, name) for name in (*SCORES, *ADDED)]
         num_seeds = max(1, len(result.runs))
         rows.append((result.name, *scores, split_of(result), num_seeds, _comparable(reasons)))
-    for row in published:
+    for row in shown:
         percents = [getattr(row, name) for name in SCORES]
         scores = ["-" if percent is None else f"{percent / 100:.3f}" for percent in percents]
         scores += ["-" for _ in ADDED]
@@ -225,9 +231,10 @@ def score_table(results: Sequence[Result], published: Sequence[Published] = PUBL
         f"{brackets}." if levels else "The runs have no intervals; evaluate them again.",
         "All scores are of one confusion matrix over all pixels; a class in neither truth nor prediction is left out "
         "of mean IU (the reference's score.py) and mean F1. mean_acc is the mean recall.",
+        *(["Published: " + "; ".join(dict.fromkeys(row.source for row in shown)) + "."] if shown else []),
         *(
-            ["Published: " + "; ".join(dict.fromkeys(row.source for row in published)) + "."]
-            if published
+            ["Published scores on other images are left out; `fcn compare --published` shows them."]
+            if len(shown) < len(published)
             else []
         ),
     )

@@ -56,10 +56,13 @@ def export_model(model_path: Path, dest: Path, kind: str) -> float:
     Raises ExportError if the difference is larger or dest cannot be written, CheckpointError if model_path does not
     hold a model.
     """
+    suffixes = [f".{known}" for known in KINDS]
     if kind not in KINDS:
-        raise ExportError(f"unknown format {kind!r}; known: {', '.join(KINDS)}")
+        raise ExportError(f"{dest} has no suffix of a known format; it must end in {' or '.join(suffixes)}")
     if dest.suffix != f".{kind}":
         raise ExportError(f"{dest} must end in .{kind}, the suffix of its format")
+    if dest.is_dir():
+        raise ExportError(f"{dest} is a folder; give the file to write, such as {dest / f'fcn8s.{kind}'}")
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as scratch:

@@ -15,6 +15,7 @@ HEAD_BYTES = 1024
 MAX_QUOTED = 60  # characters of a text
 TORCH, SAFETENSORS, ONNX = "a file of torch.save", "a safetensors file", "an ONNX file"
 DOWNLOAD = "download the file itself: open its page in a browser, or copy the address of its download button"
+EXPORTED = "give the model that was exported"
 UNPACK = "unpack it and give the file with the weights"
 OTHER_PROGRAM = "look for the same net's weights for PyTorch, a .pt, .pth or .safetensors file"
 WRITE_WEIGHTS = "where the net was made, write its weights alone: torch.save(model.state_dict(), FILE)"
@@ -47,7 +48,7 @@ KINDS = (
 )  # fmt: skip
 MEMBERS = (  # of a zip archive
     (r"(.*/)?constants\.pkl", Kind("a TorchScript program, not weights", WRITE_WEIGHTS)),
-    (r"(.*/)?archive_format", Kind("a program of torch.export, not weights", "give the model that was exported")),
+    (r"(.*/)?archive_format", Kind("a program of torch.export, not weights", EXPORTED)),
     (r"(.*/)?data\.pkl", Kind(TORCH, "its name should end in .pt")),
     (r"model\.weights\.h5", Kind("a net of Keras", OTHER_PROGRAM)),
     (r".*\.npy", Kind("a .npz archive of numpy", OTHER_PROGRAM)),
@@ -63,6 +64,8 @@ def require_kind(path: Path, *allowed: str, expected: str) -> str:
     Raises CheckpointError if the file cannot be read, or is of another kind.
     """
     kind = kind_of(path)
+    if kind and kind.what not in allowed and kind.remedy.endswith(f" {path.suffix}"):
+        kind = kind._replace(remedy=EXPORTED)
     if kind and kind.what not in allowed:
         raise CheckpointError(f"{path} is {kind.what}; expected {expected}; {kind.remedy}")
     return kind.what if kind else ""
@@ -113,4 +116,5 @@ def _kind_of_text(head: bytes) -> Kind | None:
         :MAX_QUOTED
     ]
     what = "an HTML page" if page else "an XML page" if text.startswith("<") else "a text"
-    return Kind(f'{what} ("{quoted}"), not the file itself', DOWNLOAD)
+    remedy = DOWNLOAD if text.startswith("<") else f"give another; if it was downloaded, {DOWNLOAD}"
+    return Kind(f'{what} ("{quoted}"), not the file itself', remedy)

@@ -43,7 +43,7 @@ def _params_naming(name: str, root: Path) -> str:
         text = (root / PARAMS).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{PARAMS} cannot be read ({error.strerror}); run from the project's root"
+            f"{PARAMS} cannot be read ({error.strerror}); run from the project's root, the checkout that holds it"
         ) from error
     changed, count = re.subn(r"(?m)^profile:[ \t]*[^\s#]+", f"profile: {as_yaml(name)}", text)
     if count != 1:

@@ -21,20 +21,34 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, ServerError, UserError
 from pipeline.models.predictor import Predictor
 from pipeline.prediction.photos import decode_photo
 from pipeline.serving.answer import described, layers, segment
+from pipeline.serving.metrics import CONTENT_TYPE_LATEST, Measured, Metrics
 from pipeline.serving.request_queue import RequestQueue
 from pipeline.serving.same_origin import SameOrigin, own_names, policy
+from pipeline.serving.slow_senders import HeadTimeout
 from pipeline.shards.labels import encode_label
 
 PAGE = Path(__file__).with_name("page.html")
 PHOTO = "the photo"  # its name in messages; the file's name is not sent
 STATUS_OF = {PhotoFormatError: 415, PhotoSizeError: 413, PhotoError: 400}
 Format = Literal["png", "json", "layers"]
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """How a proxy shows the server to others; the default is no proxy.
+
+    allowed: names that a request's Host and Origin may have.
+    root_path: the prefix of all paths, such as /segment, whether the proxy takes it away or not.
+    """
+
+    allowed: tuple[str, ...] = ()
+    root_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Limits:
     side: int
 
 
-def serve(model: Path, host: str, port: int, limits: Limits) -> None:
+def serve(model: Path, host: str, port: int, limits: Limits, proxy: Proxy) -> None:
     """Serve until Ctrl-C.
 
     port: 0 for any free port.
@@ -63,9 +77,16 @@ def serve(model: Path, host: str, port: int, limits: Limits) -> None:
     predictor = Predictor.load(model)
     listening = _listen(host, port)
     page = PAGE.read_text("utf-8")
-    app = SameOrigin(application(predictor, page, limits), own_names(host), policy(page))
+    app = UnderPrefix(application(predictor, page, limits), proxy.root_path)
+    app = SameOrigin(app, own_names(host), [name.lower() for name in proxy.allowed], policy(page))
     config = uvicorn.Config(
-        app, http="h11", ws="none", log_config=None, server_header=False, access_log=False
+        app,
+        http=HeadTimeout,
+        ws="none",
+        log_config=None,
+        server_header=False,
+        access_log=False,
+        proxy_headers=False,  # nothing depends on the client's address or scheme
     )
     address, port = listening.getsockname()[:2]
     url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
@@ -78,6 +99,16 @@ def serve(model: Path, host: str, port: int, limits: Limits) -> None:
             flush=True,
         )
     Server(config).run(sockets=[listening])
+
+
+class UnderPrefix:
+    """ASGI middleware: starlette finds the routes with the prefix and without it, as root_path is defined."""
+
+    def __init__(self, app: ASGIApp, prefix: str):
+        self.app, self.prefix = app, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "root_path": self.prefix}, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -102,7 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def application(predictor: Predictor, page: str, limits: Limits) -> FastAPI:
-    """Return the app of the page, /predict and /health. Its errors are JSON, {"error": message}.
+    """Return the app of the page, /predict, /health and /metrics. Its errors are JSON, {"error": message}.
 
     page: HTML.
     """
@@ -110,6 +141,8 @@ def application(predictor: Predictor, page: str, limits: Limits) -> FastAPI:
         docs_url=None, redoc_url=None, openapi_url=None
     )  # FastAPI's pages load scripts of other hosts
     queue = RequestQueue(limits.seconds, limits.max_waiting)
+    metrics = Metrics(queue)
+    app.add_middleware(Measured, metrics=metrics)
     defaults = {"backbone": "vgg16", "stride": 8}
     about = {"name": predictor.name} | {key: predictor.options.get(key, defaults[key]) for key in defaults}
 
@@ -134,6 +167,10 @@ def application(predictor: Predictor, page: str, limits: Limits) -> FastAPI:
     async def health() -> dict[str, Any]:
         model = about | {"classes": predictor.classes}
         return {"status": "ok", "model": model, "requests": queue.num_inside}
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/predict")
     async def predict(request: Request, format: Format = "png") -> Response:

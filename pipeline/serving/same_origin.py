@@ -21,11 +21,13 @@ class SameOrigin:
     by which a server behind NAT is reached.
 
     names: of this server, in lower case.
+    allowed: names under which a proxy shows this server, in lower case; its pages may use it under any port, since the
+        proxy may send another Host than the browser did.
     policy: the Content-Security-Policy.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str], policy: str):
-        self.app, self.names = app, names
+    def __init__(self, app: ASGIApp, names: Collection[str], allowed: Collection[str], policy: str):
+        self.app, self.names, self.allowed = app, {*names, *allowed}, allowed
         self.headers = {
             "content-security-policy": policy,
             "x-content-type-options": "nosniff",
@@ -46,11 +48,20 @@ class SameOrigin:
     def _refusal(self, headers: Headers) -> JSONResponse | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_own(host):
-            message = f"{host!r} is not a name of this server; use its address"
+            message = (
+                f"{host!r} is not a name of this server; use its address, or start it with --allowed-host"
+            )
             return JSONResponse({"error": message}, 400)
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and not self._is_allowed(origin, host):
             return JSONResponse({"error": f"a page of {origin} may not use this server"}, 403)
         return None
+
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        try:
+            parts = urlsplit(origin)
+            return parts.netloc == host or (parts.hostname or "") in self.allowed
+        except ValueError:  # such as http://[
+            return False
 
     def _is_own(self, host: str) -> bool:
         name = re.sub(r":\d*$", "", host).lower()

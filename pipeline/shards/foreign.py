@@ -72,7 +72,7 @@ def expand(urls: Sequence[str]) -> tuple[Folder, list[str]]:
         folder = Folder(paths[0].rstrip("/"))
         names = sorted(name for name in folder.list() if name.endswith(".tar"))
         if not names:
-            raise ShardError(f"{folder.where}: no tars there")
+            raise ShardError(f"{folder.where}: no tars there; name their folder, or the tars themselves")
         return folder, names
     folders, names = zip(
         *((path.rpartition("/")[0] or ".", path.rpartition("/")[2]) for path in paths), strict=True

@@ -211,6 +211,7 @@ def fetch_all(shards: Shards) -> int:
 
 def all_damage(where: Path | str) -> Iterator[str]:
     """Read every byte of a folder of shards and yield a line for each damage; ShardError if it has no files."""
+    _require_split(where)
     if Folder(str(where)).can_list and not Folder(str(where)).list():
         raise ShardError(f"{where}: no files there; give the folder of one split, with its {MANIFEST}")
     try:
@@ -227,6 +228,7 @@ def all_damage(where: Path | str) -> Iterator[str]:
 
 def _open(where: Path | str) -> Shards:
     """Return the shards with their manifest checked, not yet their bytes."""
+    _require_split(where)
     folder = Folder(str(where))
     files = folder.list() if folder.can_list else {MANIFEST}
     if MANIFEST not in files:
@@ -246,3 +248,12 @@ def _open(where: Path | str) -> Shards:
     if location.read(MANIFEST) != content:
         raise ShardError(f"{location.where} holds other shards than the manifest of {where} lists; {REMEDY}")
     return Shards(location.where if location.is_remote else Path(location.where), table, header)
+
+
+def _require_split(where: Path | str) -> None:
+    """Raise ShardError if a path is that of a file, or of a folder whose folders are the splits."""
+    path = Path(where)
+    if path.is_file():
+        raise ShardError(f"{path} is a file; give the folder of one split, with its {MANIFEST}")
+    if splits := sorted(str(file.parent) for file in path.glob(f"*/{MANIFEST}")):
+        raise ShardError(f"{path} holds {len(splits)} splits; give one of them: {', '.join(splits)}")

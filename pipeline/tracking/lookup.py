@@ -27,6 +27,8 @@ def download_metrics(run: str, root: Path, folder: Path) -> Path:
     tracker = _open_tracker("any", root, run)
     try:
         metrics = _download(tracker, _present(tracker, run, _named_run(tracker, run)).info.run_id, folder)
+    except ResultError:
+        raise
     except OUTAGE as error:
         raise ResultError(f"run {run!r} cannot be read from MLflow: {one_line(error)}") from error
     if metrics:
@@ -71,6 +73,8 @@ def download_children(parent: str, root: Path, folder: Path) -> list[Child]:
                 variant = tags[MEMBER].split("/")[1]
                 name = child.info.run_name or child.info.run_id
                 children.append(Child(name, tags["net"], variant, "seeds" in run.data.tags, metrics))
+    except ResultError:
+        raise
     except OUTAGE as error:
         raise ResultError(
             f"children of run {parent!r} cannot be read from MLflow: {one_line(error)}"
@@ -118,6 +122,8 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
                 "train it again"
             )
         version = register_version(tracker.client, model_run, model, name, alias).version
+    except ResultError:
+        raise
     except OUTAGE as error:
         raise ResultError(f"run {run!r} cannot be registered in MLflow: {one_line(error)}") from error
     return f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"

@@ -29,6 +29,9 @@ def serve(profile: str, root: Path, port: int) -> None:
     )
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--artifacts-destination", str(plain(tracker.root) / ARTIFACTS)]
+    # Its last line would be the address of a welcome page
+    command += ["--uvicorn-opts", "--log-level warning"]
     # The address of a database may hold a password, which has no place in the list of processes
     environment = {"MLFLOW_BACKEND_STORE_URI": tracker.address, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment |= {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
     os.execve(sys.executable, command, os.environ | environment)

@@ -28,7 +28,7 @@ def row(table: Table, name: str, split: str = "") -> dict[str, object]:
 
 def test_a_run_stands_with_its_interval_above_every_published_row():
     result = make_result("fcn8s")
-    table = score_table([result])
+    table = score_table([result], incomparable=True)
     cells = row(table, "fcn8s")
     low, score, high = (result.values[key] for key in ("mean_iu_low", "mean_iu", "mean_iu_high"))
     assert cells["mean_iu"] == f"{score:.3f} [{low:.3f}, {high:.3f}]"
@@ -40,7 +40,7 @@ def test_a_run_stands_with_its_interval_above_every_published_row():
 
 def test_the_published_numbers_are_those_of_the_papers_tables():
     """Typed a second time from CVPR 2015 and the reference release's README."""
-    table = score_table([make_result("a")])
+    table = score_table([make_result("a")], incomparable=True)
     expected = {
         ("FCN-32s-fixed", "seg11valid"): ["0.454", "0.830", "0.597", "0.720"],
         ("FCN-32s", "seg11valid"): ["0.594", "0.891", "0.733", "0.814"],
@@ -62,8 +62,9 @@ def test_the_published_numbers_are_those_of_the_papers_tables():
 
 
 def test_a_published_row_compares_only_to_a_run_on_the_very_same_list_of_images():
-    small = score_table([make_result("a")])
-    voc = score_table([make_result("b", keys_sha256=published_scores.SEG11VALID, num_images=736)])
+    on_voc = make_result("b", keys_sha256=published_scores.SEG11VALID, num_images=736)
+    small = score_table([make_result("a")], incomparable=True)
+    voc = score_table([on_voc], incomparable=True)
     for name in ("FCN-8s", "FCN-32s, released"):
         assert "seg11valid, not small val, 30 images" in row(small, name, "seg11valid")[COMPARABLE]
         assert row(voc, name, "seg11valid")[COMPARABLE] == "yes"
@@ -72,6 +73,15 @@ def test_a_published_row_compares_only_to_a_run_on_the_very_same_list_of_images(
         assert str(row(table, "SDS", "VOC2012 test")[COMPARABLE]).startswith(
             "no: another split: VOC2012 test"
         )
+
+
+def test_published_rows_that_do_not_compare_are_left_out_unless_they_are_asked_for():
+    on_voc = make_result("b", keys_sha256=published_scores.SEG11VALID, num_images=736)
+    assert [cells[0] for cells in score_table([make_result("a")]).rows] == ["a"]
+    table = score_table([on_voc])
+    expected = [one.name for one in published_scores.PUBLISHED if one.split == "seg11valid"]
+    assert [cells[0] for cells in table.rows] == ["b", *expected]
+    assert {cells[-1] for cells in table.rows} == {"yes"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +127,7 @@ def without_added(name: str) -> Result:
 
 
 def test_f1_and_precision_stand_beside_the_papers_scores_but_not_in_its_rows():
-    table = score_table([make_result("a"), without_added("b")])
+    table = score_table([make_result("a"), without_added("b")], incomparable=True)
     values = make_result("a").values
     assert row(table, "a")["mean_f1"] == f"{values['mean_f1']:.3f}"
     for cells in (row(table, "b"), row(table, "FCN-8s", "seg11valid")):
