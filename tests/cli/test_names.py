@@ -1,11 +1,14 @@
 """A model, a run or a profile named in another way, or missing: understood, or refused by its right name."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_fcn
+from tests.conftest import ROOT, run_fcn
 from tests.made_results import make_result
 from tests.tiny_model import write_model
 
@@ -134,3 +137,14 @@ def test_a_folder_of_splits_names_them_and_a_file_is_no_folder_of_shards(fcn):
         code, out, error = fcn(*(part.format("notes.txt") for part in command))
         assert code in (1, 2)
         assert "notes.txt is a file" in out + error
+
+
+def test_comparing_single_runs_imports_neither_torch_nor_mlflow_which_take_seconds(here):
+    program = (
+        "import sys; from pipeline.cli.main import main; sys.argv = ['fcn', 'compare', 'mine/fcn8s']; main(); "
+        "print({'torch', 'mlflow', 'ray'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
