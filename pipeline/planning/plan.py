@@ -21,7 +21,7 @@ CROP_SHARE = 0.85  # of the median photo's shorter side, as the profile laptop h
 MAX_CROP = {"cpu": 384, "cuda": 640}
 PASSES = {
     "voc": (30, 8, 8),
-    "laptop": (14, 4, 4),
+    "laptop": (15, 4, 4),
     "own": (60, 15, 15),
 }  # over the photos, by template and net
 LEAST, MOST = (300, 100, 100), (20_000, 10_000, 10_000)  # iterations, by net
@@ -133,6 +133,7 @@ def make(
             "use_gpu": Choice(use_gpu, f"{machine.num_gpus} found" if use_gpu else "no GPU found"),
             "batch_size": Choice(batch_size, batch_reason),
             "loss": Choice("mean", "over the valid pixels of a step, so that rates fit any size of photo"),
+            "terms": Choice(recipe.train.terms.model_dump(exclude_defaults=True), tuned),
             "optimizer": Choice(recipe.train.optimizer.model_dump(exclude_defaults=True), tuned),
             "schedule": Choice(recipe.train.schedule, tuned),
             "warmup": Choice(recipe.train.warmup, "steps over which the rate grows from 0"),
