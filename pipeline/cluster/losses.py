@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray._private import worker as ray_worker
 from ray.train import UserCallback
+
+from pipeline.cluster import nodes
 
 # Loggers of Ray Train's controller and workers, which import this file, up to which level they say nothing: stacks of
 # what they call expected or safe to ignore (lost workers that do not leave their group, an autoscaler that is slow to
@@ -24,6 +26,16 @@ for module, level in QUIET.items():  # by filters, because Ray Train resets the 
     logging.getLogger(f"ray.train.v2._internal.{module}").addFilter(
         lambda record, level=level: record.levelno > level
     )
+
+
+def _print_but_separations(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+    """Print lines that Ray sends from other nodes, but for the stack of one that was cut off: `watch` names it."""
+    if data.get("pid") not in ("raylet", "gcs_server") or not nodes.is_separation("\n".join(data["lines"])):
+        _print(data, *arguments, **options)
+
+
+_print = ray_worker.print_to_stdstream  # Ray has no setting for it
+ray_worker.print_to_stdstream = _print_but_separations
 
 INTERVAL_S = 2.0
 END_S = 5.0  # Ray answers no longer than this when its head is gone
@@ -40,15 +52,15 @@ class Workers(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         for number, error in sorted(worker_exceptions.items()):
-            cause = getattr(error, "_base_exc", error)  # Ray wraps what a worker's function raises
-            if not isinstance(cause, self.known):
-                print(f"{self.name}  worker {number} {describe(error, cause)}", flush=True)
+            raised = getattr(error, "_base_exc", None)  # Ray wraps what a worker's function raises
+            if not isinstance(raised, self.known):
+                print(f"{self.name}  worker {number} {_describe(error, raised)}", flush=True)
 
 
-def describe(error: BaseException, cause: BaseException) -> str:
-    text = " ".join(str(cause).split())
-    if isinstance(cause, RayActorError):
-        because = re.search(r"because (.*)", text)
+def _describe(error: BaseException, raised: BaseException | None) -> str:
+    text = " ".join(str(raised or error).split())
+    if raised is None:  # Ray reports on a worker that no longer answers
+        because = re.search(r"The actor (?:died|is dead) because (.*)", text)
         return f"is gone: {because[1] if because else text}"
     if re.search(r"/gloo/|NCCL|ProcessGroup", text):
         reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # without gloo's file, line and advice

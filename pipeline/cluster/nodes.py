@@ -5,6 +5,7 @@ it: a firewall must protect the ports. The dashboard with its job server listens
 """
 
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -20,6 +21,12 @@ CONNECT_TIMEOUT_S = 10.0
 TOKEN_REMEDY = (
     "copy the file ~/.ray/auth_token of the cluster's head there, with mode 600, or name yours in "
     "RAY_AUTH_TOKEN_PATH"
+)
+SEPARATIONS = (  # Ray's words, on the node and on the head
+    "GCS consider this node to be dead",
+    "marked as dead by the GCS",
+    "has been marked dead because the detector has missed too many heartbeats",
+    "gcs_placement_group_scheduler.cc",  # cannot take back what a lost node held
 )
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -73,6 +80,12 @@ def reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OverflowError, ValueError) as error:
         raise OSError(f"not HOST:PORT: {error}") from None
+
+
+def is_separation(words: str) -> bool:
+    """Return whether Ray says that head and node gave each other up, and nothing else that is an error."""
+    errors = re.findall(r"^.* [CE] \d+ \d+\] .*$", words, re.MULTILINE) or [words]
+    return all(any(each in error for each in SEPARATIONS) for error in errors)
 
 
 def token_file() -> Path:

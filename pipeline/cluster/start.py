@@ -3,7 +3,6 @@
 import argparse
 import ipaddress
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,9 +14,7 @@ from pipeline.cluster import nodes
 from pipeline.errors import INTERRUPTED, UserError
 
 CLIENT_PORT = 10001  # of the Ray client server
-# Ray's last words on a node when the head is not ready yet, and when it has given up this node
-HEAD_STARTS = "No node info found for head node"
-GIVEN_UP = ("GCS consider this node to be dead", "marked as dead by the GCS")
+HEAD_STARTS = "No node info found for head node"  # Ray's last words on a node when the head is not ready yet
 
 
 def head(port: int, options: Sequence[str]) -> None:
@@ -106,8 +103,7 @@ def _answers(address: str) -> bool:
 
 def _was_cut_off(said: str) -> bool:
     """Return whether Ray ended because the head had given up this node."""
-    fatal = re.findall(r"^.* C \d+ \d+\] .*$", said, re.MULTILINE)
-    return "raylet [exit code=1]" in said and all(any(each in line for each in GIVEN_UP) for line in fatal)
+    return "raylet [exit code=1]" in said and nodes.is_separation(said)
 
 
 def _run(arguments: Sequence[str], token: Path, ready: str) -> str:

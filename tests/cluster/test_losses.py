@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from ray._private import worker as ray_worker
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
@@ -81,6 +82,27 @@ def test_an_error_of_another_kind_keeps_its_stack(capsys):
 
 def test_an_error_that_ends_the_run_with_its_message_is_not_said_twice(capsys):
     assert said(capsys, of_a_worker(UserError("no such file"))) == ""
+
+
+CUT_OFF = [
+    "[2026-11-27 18:24:57,484 C 25 25] (raylet) node_manager.cc:971: [Timeout] Exiting because this node manager has "
+    "mistakenly been marked as dead by the GCS: GCS failed to check the health of this node for 5 times.",
+    "*** StackTrace Information ***",
+    "/lib/x86_64-linux-gnu/libc.so.6(__libc_start_main+0x85) [0x7fdff4645305] __libc_start_main",
+]
+CRASHED = "[2026-11-27 18:24:57,484 C 25 25] (raylet) plasma.cc:1: Check failed: is_sealed"
+
+
+def test_rays_stack_of_a_node_that_was_cut_off_is_not_shown_and_any_other_of_its_errors_is(capsys):
+    def shown(*lines: str, pid: str = "raylet") -> str:
+        data = {"lines": list(lines), "pid": pid, "ip": "10.0.0.2", "is_err": False}
+        ray_worker.print_to_stdstream(data, ignore_prefix=False)
+        return capsys.readouterr().out
+
+    assert shown(*CUT_OFF) == ""
+    assert CRASHED in shown(CRASHED)
+    assert CRASHED in shown(*CUT_OFF, CRASHED)
+    assert CUT_OFF[0] in shown(CUT_OFF[0], pid="123")  # a worker's line
 
 
 def test_nodes_that_come_and_go_are_named_with_what_is_missing(monkeypatch, capsys):

@@ -66,13 +66,16 @@ class Cluster:
         assert name is not None
         self.one.run(FCN, "cluster", "stop", name[1])
         assert job[0].wait() == 1
+        self.one.run(
+            "sh", "-c", "while pgrep -f '[d]vc repro'; do sleep 1; done"
+        )  # which outlives its job a little
 
 
 def wait_for(condition: Callable[[], object], log: Path) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, log.read_text()
-        assert not re.search(r"^error: ", log.read_text(), re.MULTILINE), log.read_text()
+        assert not re.search(r"^error: |^job \S+: failed$", log.read_text(), re.MULTILINE), log.read_text()
         time.sleep(0.5)
 
 
