@@ -79,4 +79,6 @@ def machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
         for machine in pair:
             machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "eth0")
             machine.run("ip", "link", "set", "eth0", "up")
+        for machine in pair:  # the cable carries something a moment later
+            machine.run("sh", "-c", "until ip link show eth0 | grep -q LOWER_UP; do sleep 0.1; done")
         yield one, two
