@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from pipeline.cluster import nodes
 from pipeline.errors import INTERRUPTED, UserError
 
@@ -77,7 +79,11 @@ def join(address: str, options: Sequence[str]) -> None:
             f"{address}: no answer ({error}); give HOST:PORT of a running head, as `fcn cluster head` prints it, and "
             "see that no firewall lies between"
         ) from None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--temp-dir", default="/tmp/ray", type=Path)
+    chosen, _ = parser.parse_known_args(options)
     while True:
+        _put_away_logs(chosen.temp_dir / "session_latest" / "logs")
         said = _run(
             [f"--address={address}", *options], nodes.token_file(), f"this machine is a node of {address}"
         )
@@ -91,6 +97,15 @@ def join(address: str, options: Sequence[str]) -> None:
         )
         while not _answers(address):
             time.sleep(1)
+
+
+def _put_away_logs(folder: Path) -> None:
+    """Move logs of workers that have ended to `old`. Else jobs show their lines again when a node joins again."""
+    (folder / "old").mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("worker-*-*.*"):
+        number = log.stem.rpartition("-")[2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            log.replace(folder / "old" / log.name)
 
 
 def _answers(address: str) -> bool:

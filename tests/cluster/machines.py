@@ -25,9 +25,9 @@ class Machine:
         self.folder = folder
         hosts = folder / "hosts"
         hosts.write_text(HOSTS)
-        setup = (
+        setup = (  # the loop reaps what processes leave
             f"hostname box{number} && mount --bind {hosts} /etc/hosts && mkdir -p /tmp/ray && "
-            "mount -t tmpfs none /tmp/ray && ip link set lo up && echo up && exec sleep infinity"
+            "mount -t tmpfs none /tmp/ray && ip link set lo up && echo up && while sleep 1; do :; done"
         )
         namespaces = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command = ["unshare", *namespaces, "sh", "-c", setup]
@@ -79,4 +79,6 @@ def machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
         for machine in pair:
             machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "eth0")
             machine.run("ip", "link", "set", "eth0", "up")
+        for machine in pair:
+            machine.run("sh", "-c", "until ip -br link show eth0 | grep -q ' UP '; do sleep 0.1; done")
         yield one, two
