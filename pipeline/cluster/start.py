@@ -83,7 +83,7 @@ def join(address: str, options: Sequence[str]) -> None:
     parser.add_argument("--temp-dir", default="/tmp/ray", type=Path)
     chosen, _ = parser.parse_known_args(options)
     while True:
-        _put_away_logs(chosen.temp_dir / "session_latest" / "logs")
+        _put_away_logs(chosen.temp_dir)
         said = _run(
             [f"--address={address}", *options], nodes.token_file(), f"this machine is a node of {address}"
         )
@@ -101,11 +101,11 @@ def join(address: str, options: Sequence[str]) -> None:
 
 def _put_away_logs(folder: Path) -> None:
     """Move logs of workers that have ended to `old`. Else jobs show their lines again when a node joins again."""
-    (folder / "old").mkdir(parents=True, exist_ok=True)
-    for log in folder.glob("worker-*-*.*"):
+    for log in folder.glob("session_*/logs/worker-*-*.*"):
         number = log.stem.rpartition("-")[2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
-            log.replace(folder / "old" / log.name)
+            (log.parent / "old").mkdir(exist_ok=True)
+            log.replace(log.parent / "old" / log.name)
 
 
 def _answers(address: str) -> bool:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -42,11 +42,11 @@ class Machine:
     def start(self, *command: str, cwd: Path, log: Path | None = None) -> subprocess.Popen[str]:
         """Start a command on this machine; its outputs go to a file or, without one, to a pipe."""
         enter = ["nsenter", "-t", str(self.pid), "-n", "-u", "-i", "-m", "-p", f"--wd={cwd}"]
-        output = log.open("w") if log else subprocess.PIPE
         environment = os.environ | {"HOME": str(self.folder)}
-        return subprocess.Popen(
-            [*enter, *command], env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
-        )
+        with log.open("w") if log else nullcontext(subprocess.PIPE) as output:
+            return subprocess.Popen(
+                [*enter, *command], env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+            )
 
     def run(self, *command: str, fails: bool = False, cwd: Path = Path("/")) -> str:
         """Both outputs of a command, which must succeed, or must fail."""
@@ -58,7 +58,7 @@ class Machine:
     def off(self) -> None:
         """End every process, as a power cut does."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 @contextmanager
