@@ -43,8 +43,10 @@ for module, function in FILTERS.items():
 
 
 def _print_but_separations(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
-    """Print lines that Ray sends from other nodes, but for the stack of one that was cut off: `watch` names it."""
-    if data.get("pid") not in ("raylet", "gcs_server") or not nodes.is_separation("\n".join(data["lines"])):
+    """Print what Ray sends from nodes, but for the pages about one that was lost: `watch` names it."""
+    words = "\n".join(data["lines"])
+    is_known = any(each in words for each in nodes.SEPARATIONS) and not nodes.unknown_errors(words)
+    if data.get("pid") not in ("raylet", "gcs_server") or not is_known:
         _print(data, *arguments, **options)
 
 

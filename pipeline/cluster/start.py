@@ -117,8 +117,8 @@ def _answers(address: str) -> bool:
 
 
 def _was_cut_off(said: str) -> bool:
-    """Return whether Ray ended because the head had given up this node."""
-    return "raylet [exit code=1]" in said and nodes.is_separation(said)
+    """Return whether Ray ended because this node and the head no longer reached each other."""
+    return "raylet [exit code=1]" in said and not nodes.unknown_errors(said)
 
 
 def _run(arguments: Sequence[str], token: Path, ready: str) -> str:
