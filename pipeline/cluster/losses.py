@@ -13,59 +13,62 @@ from ray.train import UserCallback
 
 from pipeline.cluster import nodes
 
-# Loggers of Ray Train's controller and workers, which import this file, up to which level they say nothing: stacks of
-# what they call expected or safe to ignore (lost workers that do not leave their group, an autoscaler that is slow to
-# answer), and of every error of a worker, which `Workers` below shows
-QUIET = {
-    "callbacks.backend_setup": logging.WARNING,
-    "execution.scaling_policy.autoscaling_coordinator_client": logging.WARNING,
-    "execution.scaling_policy.elastic": logging.WARNING,
-    "util": logging.ERROR,
+INTERVAL_S = 2.0
+END_S = 5.0  # Ray answers no longer than this when its head is gone
+LOST_OTHERS = re.compile(r"\[\S*/gloo/transport/\S*\] |.*ncclRemoteError")  # how a worker's error begins
+OWN_ERROR = "\npipeline.errors."
+
+# Loggers of Ray Train's controller and workers, which import this file. They say nothing of what they call expected or
+# safe to ignore, with stacks (lost workers that do not leave their group, an autoscaler that is slow to answer), nor of
+# errors that have a message or a line of their own. These are filters because Ray Train resets the loggers' levels
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+def _is_unknown(record: logging.LogRecord) -> bool:
+    stack = record.getMessage()
+    return OWN_ERROR not in stack and not LOST_OTHERS.search(stack)
+
+
+FILTERS = {
+    "callbacks.backend_setup": _is_error,
+    "execution.scaling_policy.autoscaling_coordinator_client": _is_error,
+    "execution.scaling_policy.elastic": _is_error,
+    "util": _is_unknown,
 }
-for module, level in QUIET.items():  # by filters, because Ray Train resets the levels
-    logging.getLogger(f"ray.train.v2._internal.{module}").addFilter(
-        lambda record, level=level: record.levelno > level
-    )
+for module, function in FILTERS.items():
+    logging.getLogger(f"ray.train.v2._internal.{module}").addFilter(function)
 
 
 def _print_but_separations(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
-    """Print lines that Ray sends from other nodes, but for the stack of one that was cut off: `watch` names it."""
-    if data.get("pid") not in ("raylet", "gcs_server") or not nodes.is_separation("\n".join(data["lines"])):
+    """Print what Ray sends from nodes, but for the pages about one that was lost: `watch` names it."""
+    words = "\n".join(data["lines"])
+    is_known = any(each in words for each in nodes.SEPARATIONS) and not nodes.unknown_errors(words)
+    if data.get("pid") not in ("raylet", "gcs_server") or not is_known:
         _print(data, *arguments, **options)
 
 
 _print = ray_worker.print_to_stdstream  # Ray has no setting for it
 ray_worker.print_to_stdstream = _print_but_separations
 
-INTERVAL_S = 2.0
-END_S = 5.0  # Ray answers no longer than this when its head is gone
-
 
 class Workers(UserCallback):
-    """Prints why workers ended. An error that is not known to come from a lost process or node keeps its stack.
+    """Prints a line about each worker that was lost. Of other errors the worker itself has printed the stack."""
 
-    known: errors of workers that end the run with their message.
-    """
-
-    def __init__(self, name: str, known: type[Exception]):
-        self.name, self.known = name, known
+    def __init__(self, name: str):
+        self.name = name
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         for number, error in sorted(worker_exceptions.items()):
-            raised = getattr(error, "_base_exc", None)  # Ray wraps what a worker's function raises
-            if not isinstance(raised, self.known):
-                print(f"{self.name}  worker {number} {_describe(error, raised)}", flush=True)
-
-
-def _describe(error: BaseException, raised: BaseException | None) -> str:
-    text = " ".join(str(raised or error).split())
-    if raised is None:  # Ray reports on a worker that no longer answers
-        because = re.search(r"The actor (?:died|is dead) because (.*)", text)
-        return f"is gone: {because[1] if because else text}"
-    if re.search(r"/gloo/|NCCL|ProcessGroup", text):
-        reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # without gloo's file, line and advice
-        return f"has lost the others: {reason}"
-    return f"failed: {error}"
+            text = " ".join(str(error).split())
+            if start := LOST_OTHERS.match(text):
+                reason = text[start.end() :].partition(". ")[0]  # without advice
+                print(f"{self.name}  worker {number} has lost the others: {reason}", flush=True)
+            elif type(error).__module__.startswith("ray."):  # it no longer answers
+                because = re.search(r"The actor (?:died|is dead) because (.*)", text)
+                print(f"{self.name}  worker {number} is gone: {because[1] if because else text}", flush=True)
 
 
 @contextmanager

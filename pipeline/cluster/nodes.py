@@ -27,6 +27,7 @@ SEPARATIONS = (  # Ray's words, on the node and on the head
     "marked as dead by the GCS",
     "has been marked dead because the detector has missed too many heartbeats",
     "gcs_placement_group_scheduler.cc",  # cannot take back what a lost node held
+    "Raylet is terminated",  # for a reason that only the node itself knows, and tells there
 )
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -82,10 +83,10 @@ def reach(address: str) -> None:
         raise OSError(f"not HOST:PORT: {error}") from None
 
 
-def is_separation(words: str) -> bool:
-    """Return whether Ray says that head and node gave each other up, and nothing else that is an error."""
-    errors = re.findall(r"^.* [CE] \d+ \d+\] .*$", words, re.MULTILINE) or [words]
-    return all(any(each in error for each in SEPARATIONS) for error in errors)
+def unknown_errors(words: str) -> list[str]:
+    """Return the errors among Ray's words, but for those of a head and a node that gave each other up."""
+    errors = re.findall(r"^.* [CE] \d+ \d+\] .*$", words, re.MULTILINE)
+    return [error for error in errors if not any(each in error for each in SEPARATIONS)]
 
 
 def token_file() -> Path:

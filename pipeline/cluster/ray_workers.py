@@ -146,7 +146,7 @@ def run_workers(
                 name=name,
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=max_failures),
-                callbacks=[losses.Workers(name, UserError)],
+                callbacks=[losses.Workers(name)],
                 # Ray's lines of level INFO have stacks of lost workers, about which the callback has a line each. Of
                 # several runs in one session, its warnings would not say which they are about
                 logging_config=LoggingConfig(log_level="WARNING" if is_own else "ERROR"),

@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from pipeline.cluster import nodes
 from pipeline.errors import INTERRUPTED, UserError
 
@@ -77,7 +79,11 @@ def join(address: str, options: Sequence[str]) -> None:
             f"{address}: no answer ({error}); give HOST:PORT of a running head, as `fcn cluster head` prints it, and "
             "see that no firewall lies between"
         ) from None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--temp-dir", default="/tmp/ray", type=Path)
+    chosen, _ = parser.parse_known_args(options)
     while True:
+        _put_away_logs(chosen.temp_dir)
         said = _run(
             [f"--address={address}", *options], nodes.token_file(), f"this machine is a node of {address}"
         )
@@ -93,6 +99,15 @@ def join(address: str, options: Sequence[str]) -> None:
             time.sleep(1)
 
 
+def _put_away_logs(folder: Path) -> None:
+    """Move logs of workers that have ended to `old`. Else jobs show their lines again when a node joins again."""
+    for log in folder.glob("session_*/logs/worker-*-*.*"):
+        number = log.stem.rpartition("-")[2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            (log.parent / "old").mkdir(exist_ok=True)
+            log.replace(log.parent / "old" / log.name)
+
+
 def _answers(address: str) -> bool:
     try:
         nodes.reach(address)
@@ -102,8 +117,8 @@ def _answers(address: str) -> bool:
 
 
 def _was_cut_off(said: str) -> bool:
-    """Return whether Ray ended because the head had given up this node."""
-    return "raylet [exit code=1]" in said and nodes.is_separation(said)
+    """Return whether Ray ended because this node and the head no longer reached each other."""
+    return "raylet [exit code=1]" in said and not nodes.unknown_errors(said)
 
 
 def _run(arguments: Sequence[str], token: Path, ready: str) -> str:

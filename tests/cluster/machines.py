@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,9 @@ class Machine:
         self.folder = folder
         hosts = folder / "hosts"
         hosts.write_text(HOSTS)
-        setup = (
+        setup = (  # the loop reaps what processes leave
             f"hostname box{number} && mount --bind {hosts} /etc/hosts && mkdir -p /tmp/ray && "
-            "mount -t tmpfs none /tmp/ray && ip link set lo up && echo up && exec sleep infinity"
+            "mount -t tmpfs none /tmp/ray && ip link set lo up && echo up && while sleep 1; do :; done"
         )
         namespaces = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command = ["unshare", *namespaces, "sh", "-c", setup]
@@ -42,11 +42,11 @@ class Machine:
     def start(self, *command: str, cwd: Path, log: Path | None = None) -> subprocess.Popen[str]:
         """Start a command on this machine; its outputs go to a file or, without one, to a pipe."""
         enter = ["nsenter", "-t", str(self.pid), "-n", "-u", "-i", "-m", "-p", f"--wd={cwd}"]
-        output = log.open("w") if log else subprocess.PIPE
         environment = os.environ | {"HOME": str(self.folder)}
-        return subprocess.Popen(
-            [*enter, *command], env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
-        )
+        with log.open("w") if log else nullcontext(subprocess.PIPE) as output:
+            return subprocess.Popen(
+                [*enter, *command], env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+            )
 
     def run(self, *command: str, fails: bool = False, cwd: Path = Path("/")) -> str:
         """Both outputs of a command, which must succeed, or must fail."""
@@ -58,7 +58,7 @@ class Machine:
     def off(self) -> None:
         """End every process, as a power cut does."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 @contextmanager
@@ -80,5 +80,5 @@ def machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
             machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "eth0")
             machine.run("ip", "link", "set", "eth0", "up")
         for machine in pair:  # the cable carries something a moment later
-            machine.run("sh", "-c", "until ip link show eth0 | grep -q LOWER_UP; do sleep 0.1; done")
+            machine.run("sh", "-c", "until ip -br link show eth0 | grep -q ' UP '; do sleep 0.1; done")
         yield one, two

@@ -1,6 +1,8 @@
 """What `fcn cluster head` and `join` say before Ray starts; test_two_machines.py has what they say later."""
 
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,3 +106,22 @@ def test_a_head_that_does_not_answer_is_not_waited_for(monkeypatch, capsys, star
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error: {address}: ")
     assert started == []
+
+
+def test_a_node_that_joins_puts_away_the_logs_of_workers_that_have_ended(
+    monkeypatch, capsys, started, tmp_path
+):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    logs = tmp_path / "session_1" / "logs"
+    logs.mkdir(parents=True)
+    names = [f"worker-5a-01-{ended.pid}.out", f"worker-5a-01-{os.getpid()}.out", "raylet.out"]
+    for name in names:
+        (logs / name).write_text(name)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        code, _, _ = run_fcn(monkeypatch, capsys, "cluster", "join", address, "--", f"--temp-dir={tmp_path}")
+    assert code == 2  # this Ray ended at once
+    assert len(started) == 1
+    left = {path.relative_to(logs).as_posix(): path.read_text() for path in logs.rglob("*.out")}
+    assert left == {f"old/{names[0]}": names[0], names[1]: names[1], names[2]: names[2]}

@@ -66,9 +66,6 @@ class Cluster:
         assert name is not None
         self.one.run(FCN, "cluster", "stop", name[1])
         assert job[0].wait() == 1
-        self.one.run(
-            "sh", "-c", "while pgrep -f '[d]vc repro'; do sleep 1; done"
-        )  # which outlives its job a little
 
 
 def wait_for(condition: Callable[[], object], log: Path) -> None:
