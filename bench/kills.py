@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from pipeline.models import checkpoint
 from tests.project_copy import Project
 from tests.stages.test_chain import tiny
@@ -61,8 +63,10 @@ class Repro:
         if victim == "dvc":
             return self.process.pid
         if victim == "worker":
-            group = re.findall(r"pid=(\d+)\) world_rank=(\d)", self.log.read_text())
-            return int(chance.choice(list({rank: pid for pid, rank in group}.values())))
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            return chance.choice(
+                [each.pid for each in children if any("RayTrainWorker" in word for word in each.cmdline())]
+            )
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(
             next(pid for pid in children if b"stages.train" in Path(f"/proc/{pid}/cmdline").read_bytes())
