@@ -83,7 +83,8 @@ def write_photo(path: Path, height: int = 40, width: int = 60, **options) -> Pat
 def scores_of(net: FCN, image: np.ndarray) -> torch.Tensor:
     """(C, H, W), straight from the net."""
     with torch.inference_mode():
-        return net(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0]
+        # In the layout that the predictor has: another one changes the order of float32 sums
+        return net(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))[0]
 
 
 def label_of(net: FCN, image: np.ndarray) -> np.ndarray:
