@@ -12,7 +12,6 @@ import resource
 import shlex
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -170,7 +169,11 @@ def _give_home() -> None:
 
 def _spare_loopback_the_proxy() -> None:
     """Reach this machine's own servers directly where the environment names a proxy."""
-    proxies = urllib.request.getproxies_environment()
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return
+    from urllib.request import getproxies_environment  # takes longer than the rest of a start
+
+    proxies = getproxies_environment()
     if set(proxies) <= {"no"}:
         return
     spared = [host.strip() for host in proxies.get("no", "").split(",") if host.strip()]

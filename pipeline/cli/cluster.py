@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# jobs is imported where it is needed: with it comes Ray, which takes seconds
-from pipeline.cluster import nodes, start
+# jobs and start are imported where they are needed: with them come Ray, which takes seconds, and psutil
+from pipeline.cluster import nodes
 from pipeline.errors import INTERRUPTED
 from pipeline.paths import CHAIN
 
@@ -113,10 +113,14 @@ def stop(arguments: argparse.Namespace) -> None:
 
 
 def head(arguments: argparse.Namespace) -> None:
+    from pipeline.cluster import start
+
     start.head(arguments.port, arguments.options)
 
 
 def join(arguments: argparse.Namespace) -> None:
+    from pipeline.cluster import start
+
     start.join(arguments.head, arguments.options)
 
 

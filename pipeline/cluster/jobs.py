@@ -160,8 +160,8 @@ def follow(client: JobSubmissionClient, job: str) -> bool:
         except RuntimeError as error:
             if "does not exist" in str(error):
                 raise UserError(
-                    f"the cluster does not know job {job}; if its head was started anew, submit the job again: it goes "
-                    "on from its last checkpoint"
+                    f"the cluster has no job {job}; if its head was restarted, submit the job again: training resumes "
+                    "from its last checkpoint"
                 ) from None
             raise UserError(f"job {job}: {error}") from None
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster: their settings, their token and their addresses; start.py starts one on this machine.
+"""Nodes of a Ray cluster: their settings and their token; start.py starts one on this machine.
 
 Anyone who reaches Ray's ports can run programs, so all nodes and clients must have the same token. Ray does not encrypt
 it: a firewall must protect the ports. The dashboard with its job server listens on loopback only.
@@ -9,8 +9,6 @@ import re
 import secrets
 import socket
 from pathlib import Path
-
-import psutil
 
 from pipeline.errors import UserError
 
@@ -45,33 +43,6 @@ ENVIRONMENT = {
 def cluster_address() -> str | None:
     """Return RAY_ADDRESS, or None if work runs on a cluster of this machine alone."""
     return os.environ.get("RAY_ADDRESS") or None
-
-
-def own_address() -> str:
-    """Return this machine's address in the network of its default route, else in another network, else loopback.
-
-    Not the one that its name leads to, which on Debian and Ubuntu is 127.0.1.1.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("8.8.8.8", 53))  # sends nothing
-            return probe.getsockname()[0]
-        except OSError:
-            pass
-    is_up = {name: status.isup for name, status in psutil.net_if_stats().items()}
-    for name, addresses in psutil.net_if_addrs().items():
-        for each in addresses:
-            if each.family == socket.AF_INET and not each.address.startswith("127.") and is_up.get(name):
-                return each.address
-    return "127.0.0.1"
-
-
-def interface(address: str) -> str | None:
-    """Return the name of this machine's network interface with an address, or None."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if address in [each.address for each in addresses]:
-            return name
-    return None
 
 
 def reach(address: str) -> None:

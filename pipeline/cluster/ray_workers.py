@@ -39,7 +39,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.torch.config import _TorchBackend
 
 from pipeline import files
-from pipeline.cluster import losses
+from pipeline.cluster import addresses, losses
 from pipeline.distributed.rank import COLLECTIVE_TIMEOUT_S, Rank
 from pipeline.errors import UserError
 
@@ -80,7 +80,7 @@ class _TorchConfig(TorchConfig):
 
 
 def _name_interface() -> None:
-    if interface := nodes.interface(ray.util.get_node_ip_address()):
+    if interface := addresses.interface(ray.util.get_node_ip_address()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # this one, not all that begin so
 

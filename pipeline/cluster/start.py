@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.cluster import nodes
+from pipeline.cluster import addresses, nodes
 from pipeline.errors import INTERRUPTED, UserError
 
 CLIENT_PORT = 10001  # of the Ray client server
@@ -26,7 +26,7 @@ def head(port: int, options: Sequence[str]) -> None:
     options: further options of `ray start`.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--node-ip-address", default=nodes.own_address())
+    parser.add_argument("--node-ip-address", default=addresses.own_address())
     parser.add_argument("--dashboard-port", default=nodes.JOB_PORT, type=int)
     parser.add_argument("--ray-client-server-port", default=CLIENT_PORT, type=int)
     chosen, _ = parser.parse_known_args(options)

@@ -13,8 +13,8 @@ from tests.cluster.machines import machines
 from tests.conftest import ROOT, run_fcn
 
 ADDRESSES = """
-from pipeline.cluster import nodes
-print(nodes.own_address(), nodes.interface(nodes.own_address()), nodes.interface("127.0.0.1"))
+from pipeline.cluster import addresses
+print(addresses.own_address(), addresses.interface(addresses.own_address()), addresses.interface("127.0.0.1"))
 """
 
 
