@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +27,8 @@ def download_metrics(run: str, root: Path, folder: Path) -> Path:
     Raises ResultError if the run is missing or has no scores.
     """
     tracker = _open_tracker("any", root, run)
-    try:
+    with _failure_means(f"run {run!r} cannot be read from MLflow"):
         metrics = _download(tracker, _present(tracker, run, _named_run(tracker, run)).info.run_id, folder)
-    except ResultError:
-        raise
-    except OUTAGE as error:
-        raise ResultError(f"run {run!r} cannot be read from MLflow: {one_line(error)}") from error
     if metrics:
         return metrics
     raise ResultError(f"MLflow's run {run!r} has no scores; evaluate that model again, or name another run")
@@ -60,7 +58,7 @@ def download_children(parent: str, root: Path, folder: Path) -> list[Child]:
     Raises ResultError if the run is missing or has no scored children.
     """
     tracker = _open_tracker("any", root, parent)
-    try:
+    with _failure_means(f"children of run {parent!r} cannot be read from MLflow"):
         run = _present(tracker, parent, _named_run(tracker, parent))
         found = tracker.client.search_runs(
             [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'", max_results=10_000
@@ -73,12 +71,6 @@ def download_children(parent: str, root: Path, folder: Path) -> list[Child]:
                 variant = tags[MEMBER].split("/")[1]
                 name = child.info.run_name or child.info.run_id
                 children.append(Child(name, tags["net"], variant, "seeds" in run.data.tags, metrics))
-    except ResultError:
-        raise
-    except OUTAGE as error:
-        raise ResultError(
-            f"children of run {parent!r} cannot be read from MLflow: {one_line(error)}"
-        ) from error
     if not children:
         raise ResultError(f"MLflow's run {parent!r} has no children with scores; name a run of `fcn seeds`")
     return sorted(
@@ -112,7 +104,7 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
         )
     profile, _, net = run.partition("/")
     tracker = _open_tracker(profile if net else "any", root, run)
-    try:
+    with _failure_means(f"run {run!r} cannot be registered in MLflow"):
         model_run = _present(tracker, run, _net_run(tracker, net) if net else _named_run(tracker, run))
         model = find_model(tracker.client, model_run) or _log_file(tracker, net, model_run)
         if model is None:
@@ -122,11 +114,18 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
                 "train it again"
             )
         version = register_version(tracker.client, model_run, model, name, alias).version
+    return f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+
+
+@contextmanager
+def _failure_means(what: str) -> Iterator[None]:
+    """Raise ResultError with `what` and the reason if MLflow fails in the block; a ResultError passes as it is."""
+    try:
+        yield
     except ResultError:
         raise
     except OUTAGE as error:
-        raise ResultError(f"run {run!r} cannot be registered in MLflow: {one_line(error)}") from error
-    return f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+        raise ResultError(f"{what}: {one_line(error)}") from error
 
 
 def _open_tracker(profile: str, root: Path, run: str) -> Tracker:
