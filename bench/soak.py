@@ -1,17 +1,22 @@
-"""Disturb `dvc repro` at random for an hour, and compare what it ends with to what an undisturbed run ended with.
+"""Inject random faults into `dvc repro` for an hour, and compare its results with those of an undisturbed run.
 
     python -m bench.soak --minutes 60 --seed 0
 
-Three projects take turns, each with a tiny net: the drawn sample; a few photos as a folder of one's own; and the
-sample with its shards in moto's S3 server. Runs are logged to a real MLflow server. In each round the whole chain runs
-anew, and after a random time one fault comes: a process killed (worker, driver, dvc, MLflow server), the store standing
-still, a file damaged (shard, checkpoint, model, object of DVC's cache, block of the node's cache), the disk full, or
-all files' times moved. Then `dvc repro` is called again until it ends well, at most TRIES times; a file that its
-message tells to remove is removed.
+Three projects take turns, each with a tiny net: the drawn sample; a folder of own photos; and the sample with its
+shards in moto's S3 server. All log to a real MLflow server. Each round runs the whole chain from the start. At a random
+time it injects one of these faults:
 
-A round is good if the weights of all three nets and their scores equal the undisturbed ones bit for bit, and no call
-ended with a traceback. The table counts how: without a word from the user, or after a call that ended in an error.
-The disk is a tmpfs of its own, which needs root; otherwise that fault is left out.
+* SIGKILL for a worker, the driver, dvc or the MLflow server;
+* a store that does not answer for some seconds;
+* one flipped bit in a shard, a checkpoint, a model, an object of DVC's cache or a block of the node's cache;
+* a full disk (a tmpfs, which needs root; without root this fault is left out);
+* modification times of all files that are a day too early or too late.
+
+Then the round calls `dvc repro` until it succeeds, at most TRIES times. It removes the files that a message tells the
+user to remove.
+
+A round passes if the weights and scores of all three nets are bit-equal to those of an undisturbed run, and no call
+ended with a traceback. The table counts the rounds that passed without an error and those with one.
 """
 
 import argparse
@@ -194,7 +199,7 @@ def server_killed(server: Server) -> Callable[[Chain, random.Random], str | None
 def disturbed(
     chain: Chain, fault: Callable, chance: random.Random, duration_s: float
 ) -> tuple[str | None, list[str]]:
-    """Run the chain anew with one fault; return what was done, and the message of each call that ended in an error."""
+    """Run the whole chain with one fault. Return the fault, and the output of each call that failed."""
     chain.start("--force")
     until = time.monotonic() + chance.uniform(0.1, 0.9) * duration_s
     done = None

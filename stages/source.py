@@ -4,8 +4,9 @@ data/<profile>/source.json is the fingerprint of a user's own folder, models/<pr
 train.start names; DVC copies a changed one again. A profile without them has a fingerprint that is always the same.
 Where the folder or the net is not on this machine, as in a colleague's clone, its fingerprint stays as it is, so that
 what was made from it is used.
-The first stage of all, it refuses surroundings in which a later one would fail.
 data/<profile>/choice.json: whether scores on val decide what training keeps; another val then trains again.
+
+This stage runs first. It refuses surroundings in which a later stage would fail.
 """
 
 import json

@@ -46,8 +46,8 @@ def page_of(source: str) -> str:
 def on_site(text: str, source: str) -> tuple[str, list[str]]:
     """Return a page with links for the site, and the paths it leads to that do not exist.
 
-    A link that is named after its file gets the title of the page. One to a file of the repository that is no page
-    becomes its text, which names the file.
+    If the text of a link is the name of its file, the page's title replaces the text. If the file is not a page of the
+    site, the text replaces the link.
     """
     missing: list[str] = []
 

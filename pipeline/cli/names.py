@@ -43,7 +43,9 @@ def run_name(text: str) -> str:
     if result := re.fullmatch(r"(?:\./)?(?:models/(.+/.+)\.pt|metrics/(.+/.+)\.json)", text):
         text = result[1] or result[2]
     if Path(text).exists() or Path(text).suffix in MODEL_SUFFIXES:
-        raise ResultError(f"{text} is no run; name one as sample/fcn8s, or by its id or name in MLflow")
+        raise ResultError(
+            f"{text} is not a run; give one as PROFILE/NET, such as sample/fcn8s, or its id or name in MLflow"
+        )
     if re.fullmatch("[^/]+/[^/]+", text):
         require_scores(paths.metrics(*text.split("/")))
     return text

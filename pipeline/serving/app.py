@@ -41,7 +41,7 @@ Format = Literal["png", "json", "layers"]
 
 @dataclass(frozen=True)
 class Proxy:
-    """How a proxy shows the server to others; the default is no proxy.
+    """The addresses under which a proxy publishes the server; by default there is no proxy.
 
     allowed: names that a request's Host and Origin may have.
     root_path: the prefix of all paths, such as /segment, whether the proxy takes it away or not.

@@ -101,7 +101,7 @@ def test_missing_scores_name_those_that_are_there(fcn, command, run):
 def test_a_file_that_is_no_run_is_refused(fcn, command, what):
     code, _, error = fcn(*(part.format(what) for part in command))
     assert code == 2
-    assert f"{what} is no run" in error
+    assert f"{what} is not a run" in error
 
 
 @pytest.mark.parametrize("command", [("seeds", "{}"), ("tracking", "replay", "{}"), ("tracking", "ui", "{}")])
