@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import files, paths, tracking
-from pipeline.cluster import ray_workers
+from pipeline.cluster import connection, ray_workers
 from pipeline.cluster.tune import End, Running, run_trials
 from pipeline.errors import UserError
 from pipeline.experiments.sweep_plan import Plan, make_plan, make_trials
@@ -99,7 +99,7 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
     asha = plan.sweep.asha
     # ASHA compares a trial with those before it, and would stop none of a grid that begins with the worst values
     order = random.Random(plan.sweep.seed).sample(range(len(trials)), len(trials))
-    with ray_workers.session(num_cpus):
+    with connection.session(num_cpus):
         rooms = [
             ray_workers.capacity(t.num_workers, r.cpus_per_worker, use_gpu=t.use_gpu)
             for t, r in zip(train, run, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import ray_workers
+from pipeline.cluster import connection
 from pipeline.cluster.tune import End, run_trials
 from pipeline.errors import UserError
 
@@ -44,7 +44,7 @@ class Scripted:
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
-    with ray_workers.session(2):
+    with connection.session(2):
         yield
 
 

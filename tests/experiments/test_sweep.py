@@ -15,7 +15,7 @@ import torch
 from mlflow import MlflowClient
 
 from pipeline import config
-from pipeline.cluster import ray_workers
+from pipeline.cluster import connection
 from pipeline.datasets import synthetic
 from pipeline.errors import ConfigError, LeakError, UserError
 from pipeline.experiments import sweep
@@ -59,7 +59,7 @@ def write_sweep(root: Path, name: str = "rates", **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    with ray_workers.session(2):
+    with connection.session(2):
         yield
 
 
