@@ -10,6 +10,7 @@ EXPERIMENTS = Path(".dvc", "tmp", "exps")  # DVC's copies of the project, delete
 # Outside DVC's outs, which DVC empties before a stage runs. The first two are in the project, see `project`
 DOWNLOADS = Path("downloads")  # archives, and `.part` files of unfinished ones
 RUNS = Path("runs")  # working checkpoints
+SEEDS = "seeds-"  # begins the name of a group of seeds
 VERIFIED = RUNS / ".verified"  # records of shards whose sha256 was checked
 
 

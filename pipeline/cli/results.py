@@ -93,11 +93,12 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def _result(run: str, bootstrap: "Bootstrap") -> "Result":
     """Return the scores of a run, or of a group of seeds: profile/group/net."""
+    from pipeline import paths
     from pipeline.evaluation import compare
 
     profile, _, rest = run.partition("/")
     name, _, net = rest.partition("/")
-    if not (net and name.partition("-")[0] == "seeds"):
+    if not (net and (name == "seeds" or name.startswith(paths.SEEDS))):
         with metrics_file(run) as path:
             return compare.read(path, run)
     from pipeline.experiments import group  # imports torch and MLflow, which takes seconds

@@ -208,7 +208,8 @@ def score_table(
     incomparable: also show published scores that are not.
     """
     first, rows = results[0], []
-    shown = [row for row in published if incomparable or not _unpublished_reason(row, first)]
+    reasons_of = {row: _unpublished_reason(row, first) for row in published}
+    shown = [row for row, reason in reasons_of.items() if incomparable or not reason]
     for result in results:
         reasons = [incomparable_reason(first, result) if result is not first else ""]
         reasons.append(leak_warning(result.name, result.values))
@@ -219,7 +220,7 @@ def score_table(
         percents = [getattr(row, name) for name in SCORES]
         scores = ["-" if percent is None else f"{percent / 100:.3f}" for percent in percents]
         scores += ["-" for _ in ADDED]
-        rows.append((row.name, *scores, row.split, "-", _comparable([_unpublished_reason(row, first)])))
+        rows.append((row.name, *scores, row.split, "-", _comparable([reasons_of[row]])))
     levels = sorted({result.values["level"] for result in results if "level" in result.values})
     brackets = f"In brackets: the {' or '.join(map('{:.0%}'.format, levels))} interval"
     has_groups = [bool(result.runs) for result in results]

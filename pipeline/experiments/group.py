@@ -9,7 +9,6 @@ from pipeline.errors import ResultError
 from pipeline.evaluation import compare
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.compare import Result
-from pipeline.experiments.seeds import PREFIX
 from pipeline.report import group_page
 from pipeline.report.group_page import Group
 from pipeline.shards.read import open_shards
@@ -18,7 +17,7 @@ from pipeline.tables import render
 
 def newest_group(profile_name: str, root: Path) -> str:
     """Return the name of the profile's group that was scored last. Raises ResultError if there is none."""
-    pages = (root / paths.RUNS / profile_name).glob(f"{PREFIX}*/{group_page.PAGE}")
+    pages = (root / paths.RUNS / profile_name).glob(f"{paths.SEEDS}*/{group_page.PAGE}")
     newest = max(pages, key=lambda page: page.stat().st_mtime, default=None)
     if newest is None:
         raise ResultError(f"profile {profile_name!r} has no seeds; run `fcn seeds {profile_name}`")

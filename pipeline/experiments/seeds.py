@@ -21,7 +21,6 @@ from pipeline.progress import bar
 from pipeline.shards.read import open_shards
 from pipeline.training.prepare import CODE, SPLITS_WORK, code_that_decides
 
-PREFIX = "seeds-"  # of a group's name
 MAX_SEED = 2**63 - 1  # see pipeline.config.section.Seed
 
 
@@ -77,7 +76,7 @@ def group_name(profile_name: str, profile: Profile, root: Path) -> str:
         mode="json", include={"model", "backbone", "train", "nets"}, exclude={"train": SPLITS_WORK}
     )
     decisive = [profile_name, recipe, digests, code_digest(CODE, code_that_decides())]
-    return PREFIX + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    return paths.SEEDS + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def variant_of(profile_name: str, group: str, seed: int, root: Path) -> Variant:
@@ -92,13 +91,13 @@ def train_seeds(
     As many chains are trained at once as the machine or the cluster has room for, in one session of Ray. It can be
     killed and called again: finished nets are not trained again.
     """
-    from pipeline.cluster import ray_workers  # takes seconds to import
+    from pipeline.cluster import connection, ray_workers  # takes seconds to import
 
     workers, cpus = profile.train.num_workers, profile.run.cpus_per_worker
     # A cluster's processes have the environment of their node
     environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     run = partial(_run_seed, profile_name, profile, root, group, last_net, environment)
-    with ray_workers.session(workers * cpus):
+    with connection.session(workers * cpus):
         num_at_once = ray_workers.capacity(workers, cpus, use_gpu=profile.train.use_gpu)
         with (
             ray_workers.tasks(num_at_once, cpus_per_call=0) as side_by_side,
