@@ -63,19 +63,20 @@ class Downloader:
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _hedged(self, request: Callable[[], bytes]) -> bytes:
-        """Return the first answer of a request and, whenever all stall, of one more, up to MAX_REQUESTS."""
+        """Return the first answer of a request and, whenever all stall, of one more, up to MAX_REQUESTS at a time.
+
+        A request that fails beside stalled ones is repeated: those could take until the store's client gives up.
+        """
         running = {self._pool.submit(self._timed, request)}
-        for number in range(1, MAX_REQUESTS + 1):
-            patience_s = self._stall_s() if number < MAX_REQUESTS else None
+        while True:
+            patience_s = self._stall_s() if len(running) < MAX_REQUESTS else None
             done, running = wait(running, patience_s, FIRST_COMPLETED)
-            while done:
-                future = done.pop()
-                if not future.exception() or not (running or done):
-                    return future.result()
-                if not done:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
+            answers = [future for future in done if not future.exception()]
+            if answers or not running:
+                return (answers or list(done))[0].result()
+            if done:
+                time.sleep(LEAST_STALL_S)
             running.add(self._pool.submit(self._timed, request))
-        raise AssertionError("the last wait has no limit")
 
     def _timed(self, request: Callable[[], bytes]) -> bytes:
         begun_s = time.monotonic()

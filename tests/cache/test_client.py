@@ -181,7 +181,7 @@ def test_cut_and_stalled_answers_are_asked_for_again(local, link, tmp_path: Path
     link.num_cuts, link.num_stalls, link.stall_s = 5, 2, 120.0
     begun_s = time.monotonic()
     assert all_samples(shards) == all_samples(local)
-    assert time.monotonic() - begun_s < 100
+    assert time.monotonic() - begun_s < 50  # one that waited for a stalled request would take 60 s
     link.num_cuts = link.num_stalls = 0
 
 
