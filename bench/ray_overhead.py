@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from pipeline import config
-from pipeline.cluster import ray_workers
+from pipeline.cluster import nodes, ray_workers
 from pipeline.curves import read_points
 from pipeline.distributed.rank import Rank
 from pipeline.monitoring.meter import CURVES
@@ -113,7 +113,10 @@ def bare_steps_per_s(profile: config.Profile, num_threads: int, num_steps: int) 
         str(num_threads),
         str(num_steps),
     ]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    # As a script of its own would run: without this project's settings of malloc
+    environment = {name: value for name, value in os.environ.items() if name not in nodes.MALLOC}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return float(done.stdout)
 
 
 def steps_per_s(job: Any) -> float:

@@ -110,7 +110,8 @@ class FCN(nn.Module):
         if self.stride == 8:
             skip = self.score_pool3(self._scaled("pool3", pool3))
             score = self._fused(self.upscore_pool4(score), skip, self.offset_pool3)  # stride 8
-        score = aligned(self.get_submodule(self.last)(score), self.offset_score, image)
+        # The loss reads a class at a time: of scores in a CPU's layout it would make a copy for each term
+        score = aligned(self.get_submodule(self.last)(score.contiguous()), self.offset_score, image)
         return score.to(torch.promote_types(score.dtype, torch.float32))
 
     def train(self, mode: bool = True) -> "FCN":

@@ -91,10 +91,10 @@ class InvertedResidual(nn.Module):
         if expansion > 1:
             self.layers.add_module("expand_conv", nn.Conv2d(in_channels, inner, 1, bias=False))
             self.layers.add_module("bn0", _norm(inner))
-            self.layers.add_module("relu0", nn.ReLU6(inplace=True))
+            self.layers.add_module("relu0", nn.ReLU6())
         self.layers.add_module("depthwise_conv", _conv(inner, inner, kernel, stride, groups=inner))
         self.layers.add_module("bn1", _norm(inner))
-        self.layers.add_module("relu1", nn.ReLU6(inplace=True))
+        self.layers.add_module("relu1", nn.ReLU6())
         self.layers.add_module("project_conv", nn.Conv2d(inner, out_channels, 1, bias=False))
         self.layers.add_module("bn2", _norm(out_channels))
         self.has_shortcut = stride == 1 and in_channels == out_channels
@@ -118,7 +118,7 @@ def _layers(size: str, width: float, dropout: float, pixels: str) -> Iterator[tu
     first, last, inner = _rounded(FIRST * width), _rounded(LAST * width), SIZES[size][0] * width
     yield "pixels", PixelNormalization(pixels)
     yield "nhwc", MemoryLayout(cpu=torch.channels_last, gpu=torch.channels_last)
-    yield "stem", Row(SameConv2d(3, first, 3), _norm(first), nn.ReLU6(inplace=True))
+    yield "stem", Row(SameConv2d(3, first, 3), _norm(first), nn.ReLU6())
     before = first
     for number, (stage, repeats) in enumerate(zip(STAGES, num_blocks(size), strict=True), start=1):
         kernel, stride, expansion, channels, _ = stage
@@ -127,7 +127,7 @@ def _layers(size: str, width: float, dropout: float, pixels: str) -> Iterator[tu
             blocks.append(InvertedResidual(before, after, kernel, stride if i == 0 else 1, expansion))
             before = after
         yield f"stage{number}", blocks
-    yield "head", Row(nn.Conv2d(before, last, 1, bias=False), _norm(last), nn.ReLU6(inplace=True))
+    yield "head", Row(nn.Conv2d(before, last, 1, bias=False), _norm(last), nn.ReLU6())
     yield "dropout", nn.Dropout(dropout)
 
 

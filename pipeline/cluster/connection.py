@@ -22,6 +22,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # delay at th
 os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # to start on a busy machine; default 20
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # the same for workers; default 60
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray warns about
+os.environ.update(nodes.MALLOC | dict(os.environ))  # for the workers: malloc reads it when a process starts
 if not nodes.cluster_address():  # preemption happens only on a cluster
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
