@@ -21,7 +21,7 @@ CROP_SHARE = 0.85  # of the median photo's shorter side, as the profile laptop h
 MAX_CROP = {"cpu": 384, "cuda": 640}
 PASSES = {
     "voc": (30, 8, 8),
-    "laptop": (15, 4, 4),
+    "laptop": (10, 3, 3),
     "own": (60, 15, 15),
 }  # over the photos, by template and net
 LEAST, MOST = (300, 100, 100), (20_000, 10_000, 10_000)  # iterations, by net

@@ -109,8 +109,8 @@ def test_class_weights_are_written_for_classes_of_any_name():
     ("num_train", "batch_size", "expected"),
     [
         (5, 4, [300, 100, 100]),  # the least
-        (1600, 16, [1500, 400, 400]),  # 15 and 4 passes
-        (10_582, 16, [math.ceil(10_582 * 15 / 160) * 10, 2650, 2650]),
+        (1600, 16, [1000, 300, 300]),  # 10 and 3 passes
+        (10_582, 16, [math.ceil(10_582 * 10 / 160) * 10, 1990, 1990]),
         (10**6, 16, [20_000, 10_000, 10_000]),  # the most
     ],
 )
