@@ -24,7 +24,7 @@ repro: setup
 	python -m dvc repro
 
 test: setup
-	pytest -n 2 --dist loadfile --cov=fcn --cov=pipeline --cov-report=term:skip-covered
+	pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=fcn --cov=pipeline --cov-report=term:skip-covered
 
 test-slow: setup
 	pytest -m slow

@@ -18,6 +18,11 @@ settings.load_profile("any machine")
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests begin first, or one process would work on them alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def stoppable() -> None:
     """A shell has what it runs in the background ignore Ctrl-C, and every process a test starts would inherit that."""

@@ -12,6 +12,8 @@ from pipeline.cluster import ray_workers
 from pipeline.errors import UserError
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.early
+
 
 def run(storage: Path, *, num_workers: int, use_gpu: bool = False, min_workers: int | None = None) -> None:
     ray_workers.run_workers(

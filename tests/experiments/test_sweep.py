@@ -26,6 +26,8 @@ from stages import shard
 from tests.project_copy import yaml
 from tests.stage_runs import edit_profile, sample_profile, write_profile
 
+pytestmark = pytest.mark.early
+
 NAME = "small"
 SWEEP = {
     "profile": NAME,

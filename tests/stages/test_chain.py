@@ -17,6 +17,8 @@ from pipeline.report import gallery
 from tests.project_copy import Project, stages_run
 from tests.s3_server import s3_server
 
+pytestmark = pytest.mark.early
+
 CHAIN = ["fcn32s", "fcn16s", "fcn8s"]
 
 

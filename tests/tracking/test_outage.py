@@ -27,6 +27,8 @@ from tests.tracking.stages import (
     wait_for,
 )
 
+pytestmark = pytest.mark.early
+
 
 @contextlib.contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:

@@ -28,6 +28,8 @@ from pipeline.training.driver import train_net
 from pipeline.training.loop import train_worker
 from pipeline.training.prepare import make_job
 
+pytestmark = pytest.mark.early
+
 
 @pytest.fixture(scope="module")
 def values(request) -> dict[str, Any]:

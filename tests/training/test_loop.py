@@ -38,6 +38,8 @@ from tests.gloo import run_in_processes
 from tests.jobs import TINY, changed
 from tests.training.conftest import write
 
+pytestmark = pytest.mark.early
+
 CLASSES = synthetic.CLASSES
 DRAWN = Transforms(mirror=True, jitter=4, scale=(0.8, 1.25), contrast=0.2)
 
