@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.cli.arguments import integer
 from pipeline.cli.names import model_path
+from pipeline.files import and_more, counted
 from pipeline.models.tiles import SIDE
 
 MODEL_HELP = (
@@ -41,11 +42,17 @@ def add_predict(commands) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    from pipeline.prediction.photos import find_photos
+    from pipeline.prediction.photos import find_photos, other_files
     from pipeline.prediction.predict import predict_photos
 
     model = model_path(arguments.model)
     photos = find_photos(arguments.inputs, sys.stdin)
+    if others := other_files(arguments.inputs):
+        names = and_more([str(file) for file in others])
+        print(
+            f"not read, {counted(len(others), 'file')} of other kinds: {names}; save photos as JPEG or PNG",
+            file=sys.stderr,
+        )
     unreadable = predict_photos(
         model,
         photos,

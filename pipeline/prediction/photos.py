@@ -8,6 +8,7 @@ from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.datasets.names import is_left_behind
 from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, UserError
 from pipeline.shards.images import MAX_PIXELS
 
@@ -40,12 +41,23 @@ def find_photos(inputs: Sequence[str], stdin: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(path for text in inputs for path in _photos_of(text, stdin)))
 
 
+def other_files(inputs: Sequence[str]) -> list[Path]:
+    """Return the files in folders that `find_photos` does not take, without those that systems leave behind."""
+    folders = [Path(text) for text in dict.fromkeys(inputs) if text != STDIN and Path(text).is_dir()]
+    files = [file for folder in folders for file in _files(folder)]
+    return [file for file in files if file.is_file() and file.suffix.lower() not in SUFFIXES]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not is_left_behind(Path(path.name)))
+
+
 def _photos_of(text: str, stdin: Iterable[str]) -> list[Path]:
     path = Path(text)
     if text == STDIN:
         photos = [Path(line.rstrip("\r\n")) for line in stdin if line.strip()]
     elif path.is_dir():
-        photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        photos = [file for file in _files(path) if file.suffix.lower() in SUFFIXES]
     elif glob.has_magic(text) and not path.exists():
         photos = [Path(match) for match in sorted(glob.glob(text, recursive=True)) if Path(match).is_file()]
     else:

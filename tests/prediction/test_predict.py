@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli.main import parser
 from pipeline.errors import CheckpointError, UserError
 from pipeline.prediction import photos, predict
 from pipeline.prediction.photos import find_photos, read_photo
@@ -73,7 +74,7 @@ def test_the_legend_names_index_class_and_colour(model, tmp_path):
 def test_a_net_runs_without_packages_it_does_not_need(request, tmp_path, kind, other):
     unneeded = {other, "torchvision", "ray", "mlflow", "pyarrow", "scipy", "pydantic"}
     code = (
-        "import sys; from pipeline.cli.main import main; sys.argv[0] = 'fcn'; main(); "
+        "import sys; from pipeline.cli.main import parser; sys.argv[0] = 'fcn'; main(); "
         f"print(sorted({unneeded} & set(sys.modules)))"
     )
     path = write_photo(tmp_path / "a.png")
@@ -143,6 +144,22 @@ def test_photos_are_found_by_file_folder_pattern_and_list_each_once(tmp_path):
     for text in ("*.gif", "-"):
         with pytest.raises(UserError, match="no photo there"):
             found(text)
+
+
+def test_a_folders_files_of_other_kinds_are_named_and_those_of_systems_passed_over(model, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "b.JFIF"):
+        write_photo(folder / name)
+    for name in ("IMG_1.HEIC", "c.jp2", "noend", ".DS_Store", "._a.jpg", "Thumbs.db"):
+        (folder / name).touch()
+    (folder / "sub.avif").mkdir()
+    arguments = parser().parse_args(["predict", str(model), str(folder), "--output", str(tmp_path / "out")])
+    arguments.run(arguments)
+    assert names(tmp_path / "out") == ["a.png", "b.png", "classes.json"]
+    message = next(line for line in capsys.readouterr().err.splitlines() if "IMG_1.HEIC" in line)
+    assert all(f"{folder}/{name}" in message for name in ("IMG_1.HEIC", "c.jp2", "noend"))
+    assert not any(name in message for name in ("DS_Store", "._a", "Thumbs", "sub.avif", "a.jpg"))
 
 
 # Files that must not be overwritten
