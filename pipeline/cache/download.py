@@ -63,19 +63,18 @@ class Downloader:
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _hedged(self, request: Callable[[], bytes]) -> bytes:
-        """Return the first answer of a request and, whenever all stall, of one more, up to MAX_REQUESTS at a time.
+        """Return the first answer of a request and, whenever all stall, of one more, up to MAX_REQUESTS.
 
-        A request that fails beside stalled ones is repeated: those could take until the store's client gives up.
+        The first failure is raised, for `read` to repeat the request: those that stall could take until the store's
+        client gives up.
         """
         running = {self._pool.submit(self._timed, request)}
         while True:
             patience_s = self._stall_s() if len(running) < MAX_REQUESTS else None
             done, running = wait(running, patience_s, FIRST_COMPLETED)
-            answers = [future for future in done if not future.exception()]
-            if answers or not running:
-                return (answers or list(done))[0].result()
             if done:
-                time.sleep(LEAST_STALL_S)
+                answers = [future for future in done if not future.exception()]
+                return (answers or list(done))[0].result()
             running.add(self._pool.submit(self._timed, request))
 
     def _timed(self, request: Callable[[], bytes]) -> bytes:
