@@ -74,7 +74,7 @@ def test_the_legend_names_index_class_and_colour(model, tmp_path):
 def test_a_net_runs_without_packages_it_does_not_need(request, tmp_path, kind, other):
     unneeded = {other, "torchvision", "ray", "mlflow", "pyarrow", "scipy", "pydantic"}
     code = (
-        "import sys; from pipeline.cli.main import parser; sys.argv[0] = 'fcn'; main(); "
+        "import sys; from pipeline.cli.main import main; sys.argv[0] = 'fcn'; main(); "
         f"print(sorted({unneeded} & set(sys.modules)))"
     )
     path = write_photo(tmp_path / "a.png")
