@@ -33,13 +33,13 @@ class Label(NamedTuple):
     values: (H, W) uint8: indices of the export's classes, 255 (void) or UNKNOWN; None: all background.
     unknown: pixels of each value or colour without a class, by its name in --map: {"#ff00aa": 120}.
     png: a file that holds these values as encode_label writes them; None if there is none.
-    counts: pixels of each value, 256 of them; None if they were not counted.
+    counts: pixels of each value that occurs; None if they were not counted.
     """
 
     values: NDArray[np.uint8] | None
     unknown: Mapping[str, int] = {}
     png: bytes | None = None
-    counts: list[int] | None = None
+    counts: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.errors import DatasetError, UserError
 from pipeline.files import sha256_file
 from pipeline.importing.export import Item, Label
+from pipeline.importing.masks import value_counts
 from pipeline.importing.photos import finished, read_photo, turned_label
 from pipeline.importing.source import Source
 from pipeline.importing.workers import mapped
@@ -98,10 +98,9 @@ class Maker:
         image, suffix, notes = finished(photo, turn=turn, value_range=self.value_range, where=item.photo)
         pixels = [0] * 256
         is_final = True
-        for value, num in enumerate(label.counts or Image.fromarray(values).histogram()):
-            if num:
-                pixels[self.table[value]] += num
-                is_final = is_final and value == self.table[value]
+        for value, num in (label.counts or value_counts(values)).items():
+            pixels[self.table[value]] += num
+            is_final = is_final and value == self.table[value]
         if is_final and label.png and not turn:
             mask = label.png
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +172,17 @@ def _opaque(pixels: NDArray[np.uint8], where: str) -> Pixels:
     return Pixels(colours if colours.any() else np.where(alpha == 0, 0, alpha).astype(np.uint8))
 
 
+def value_counts(values: NDArray[Any]) -> dict[int, int]:
+    """Return the number of pixels of each value that occurs, in the order of the values.
+
+    values: (H, W), of integers.
+    """
+    if values.dtype == np.uint8:  # twenty times as fast as sorting them
+        return {value: num for value, num in enumerate(Image.fromarray(values).histogram()) if num}
+    present, counts = np.unique(values, return_counts=True)
+    return dict(zip(present.tolist(), counts.tolist(), strict=True))
+
+
 def to_label(pixels: Pixels, table: Table) -> Label:
     """Return the classes of a mask's pixels."""
     values = pixels.values
@@ -179,10 +190,8 @@ def to_label(pixels: Pixels, table: Table) -> Label:
         if table.colours or not is_grey(values):
             return _by_colour(values, table)
         values = values[:, :, 0]
-    counts = Image.fromarray(values).histogram() if values.dtype == np.uint8 else None
-    present = (
-        np.unique(values).tolist() if counts is None else [value for value, num in enumerate(counts) if num]
-    )
+    counts = value_counts(values)
+    present = list(counts)
     colours = _colours_of(present, pixels.palette) if table.colours else None
     by_value = {
         value: table.values.get(value, IGNORE_LABEL if value == 255 else UNKNOWN) for value in present
@@ -197,7 +206,7 @@ def to_label(pixels: Pixels, table: Table) -> Label:
     unknown: dict[str, int] = {}
     for value in [value for value in present if chosen[value] == UNKNOWN]:
         name = hex_colour(colours[present.index(value)]) if colours and not table.has_values else str(value)
-        unknown[name] = int((values == value).sum())
+        unknown[name] = counts[value]
     if values.dtype == np.uint8 and all(value == label for value, label in chosen.items()) and not unknown:
         return Label(values, counts=counts)
     return Label(_look_up(values, chosen), unknown)

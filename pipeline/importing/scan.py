@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.errors import DatasetError
 from pipeline.importing.classes import VOID, ClassMap, hex_colour
 from pipeline.importing.export import BACKGROUND, BACKGROUND_NAMES, MAX_CLASSES
@@ -18,6 +16,7 @@ from pipeline.importing.masks import (
     make_table,
     named_colours,
     packed_colours,
+    value_counts,
 )
 from pipeline.importing.source import Source
 from pipeline.importing.workers import mapped
@@ -53,10 +52,10 @@ def _content(source: Source, path: str) -> Content:
     if pixels.ndim == 3 and not is_grey(pixels):
         return Content(path, {}, named_colours(packed_colours(pixels)), digest)
     flat = pixels[:, :, 0] if pixels.ndim == 3 else pixels
-    present, counts = np.unique(flat, return_counts=True)
-    if len(present) > 4 * MAX_CLASSES:
-        raise DatasetError(f"{path}: {len(present)} different values; it may be a photo, not a mask")
-    return Content(path, dict(zip(present.tolist(), counts.tolist(), strict=True)), {}, digest)
+    counts = value_counts(flat)
+    if len(counts) > 4 * MAX_CLASSES:
+        raise DatasetError(f"{path}: {len(counts)} different values; it may be a photo, not a mask")
+    return Content(path, counts, {}, digest)
 
 
 def table_of_content(
