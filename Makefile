@@ -11,20 +11,26 @@ ifneq ($(shell test -w "$$HOME" && echo yes),yes)
 export UV_CACHE_DIR := .venv/cache
 endif
 
-.PHONY: help repro test test-slow check docs format ui lock setup clean
+.PHONY: help repro test test-slow coverage check docs format ui lock setup clean
 
 help:
 	@echo "make repro      run the pipeline of the profile in params.yaml: data, shards, three nets, scores, report"
 	@echo "make ui         compare runs in MLflow's pages, whose address is printed (PORT=... for another port than 5000)"
-	@echo "make test       run the tests; make test-slow the long ones; make check style and types"
+	@echo "make test       run the tests; make test-slow the long ones; make coverage counts lines; make check style and types"
 	@echo "make docs       build the documentation as a site, .site/html/index.html, and check its links"
 	@echo "make lock       choose the packages' versions anew; make setup the environment alone; make clean drop it"
 
 repro: setup
 	python -m dvc repro
 
+# Coverage is a target of its own: to count lines takes nearly as long as the tests
+TESTS := pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=fcn --cov=pipeline --cov-report=term:skip-covered
+	$(TESTS)
+
+coverage: setup
+	$(TESTS) --cov=fcn --cov=pipeline --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: setup
 	pytest -m slow
