@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DatasetError
 from pipeline.importing.classes import ClassMap
 from pipeline.importing.source import Source
+from pipeline.shards.labels import decode_label
 
 UNKNOWN = 254  # in a label: a value or colour of the mask without a class
 MAX_CLASSES = 254
@@ -30,16 +31,33 @@ SPLITS = {
 class Label(NamedTuple):
     """The label of one photo, before --map.
 
-    values: (H, W) uint8: indices of the export's classes, 255 (void) or UNKNOWN; None: all background.
+    values: (H, W) uint8: indices of the export's classes, 255 (void) or UNKNOWN; None: those of png, which was not
+        decoded, or all background if there is no png.
     unknown: pixels of each value or colour without a class, by its name in --map: {"#ff00aa": 120}.
     png: a file that holds these values as encode_label writes them; None if there is none.
     counts: pixels of each value that occurs; None if they were not counted.
+    size: (height, width) of a png that was not decoded.
     """
 
     values: NDArray[np.uint8] | None
     unknown: Mapping[str, int] = {}
     png: bytes | None = None
     counts: Mapping[int, int] | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width); None if all is background."""
+        return self.size if self.values is None else self.values.shape  # type: ignore[return-value]
+
+    def values_of(self, photo_size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the values, decoded or drawn if need be.
+
+        photo_size: (height, width) of the upright photo, whose label may be all background.
+        """
+        if self.values is not None:
+            return self.values
+        return decode_label(self.png) if self.png else np.zeros(photo_size, np.uint8)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The lists of an import: the export's own splits, or shares of the photos, and folds."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
 from pipeline.files import counted
@@ -14,11 +14,14 @@ from pipeline.inspection import near_duplicates
 
 
 def make_lists(
-    items: Sequence[Item], members: Sequence[splits.Member], settings: Settings, work: Path
+    items: Sequence[Item],
+    members: Sequence[splits.Member],
+    settings: Settings,
+    thumbnails: Mapping[str, NDArray[np.uint8]],
 ) -> tuple[dict[str, list[str]], str]:
     """Return the keys of each list in splits/, and a sentence that states the rule.
 
-    work: the folder with images/, whose near duplicates stay in one list.
+    thumbnails: of the photos by key; near duplicates stay in one list.
     """
     by_source = {member.source: member for member in members}
     given: dict[str, list[str]] = defaultdict(list)
@@ -36,7 +39,7 @@ def make_lists(
         shares = splits.ratios(settings.shares)
         if not pool:
             raise DatasetError("the export has a test split alone; give it photos for training")
-        groups, rule = _groups(pool, settings, work)
+        groups, rule = _groups(pool, settings, thumbnails)
         parts = splits.assign(pool, shares, groups, settings.seed)
         named = dict(zip(splits.NAMES, parts, strict=False))
         if "test" in named and "test" in lists:
@@ -49,7 +52,7 @@ def make_lists(
     if settings.folds:
         held_back = set(lists.get("test", ()))
         pool = [member for member in members if member.key not in held_back]
-        groups, rule = _groups(pool, settings, work)
+        groups, rule = _groups(pool, settings, thumbnails)
         parts = splits.assign(pool, [1 / settings.folds] * settings.folds, groups, settings.seed)
         everything = {member.key for member in pool}
         for number, part in enumerate(parts, start=1):
@@ -59,15 +62,15 @@ def make_lists(
     return dict(sorted(lists.items())), sentence
 
 
-def _groups(pool: Sequence[splits.Member], settings: Settings, work: Path) -> tuple[dict[str, str], str]:
+def _groups(
+    pool: Sequence[splits.Member], settings: Settings, thumbnails: Mapping[str, NDArray[np.uint8]]
+) -> tuple[dict[str, str], str]:
     """Return each photo's group by key, near duplicates in one group, and a sentence that states the rule."""
     groups, rule = splits.group_of(pool, settings.group)
-    photos = {path.stem: path for path in (work / "images").iterdir()}
     keys = [member.key for member in pool]
-    thumbnails = np.stack([near_duplicates.thumbnail(photos[key].read_bytes()) for key in keys])
     duplicates = [
         [keys[index] for index in indices]
-        for indices in near_duplicates.groups(thumbnails)
+        for indices in near_duplicates.groups(np.stack([thumbnails[key] for key in keys]))
         if len(indices) > 1
     ]
     if duplicates:

@@ -16,9 +16,10 @@ from pipeline.errors import DatasetError, UserError
 from pipeline.files import sha256_file
 from pipeline.importing.export import Item, Label
 from pipeline.importing.masks import value_counts
-from pipeline.importing.photos import finished, read_photo, turned_label
+from pipeline.importing.photos import Photo, finished, read_photo, turned_label
 from pipeline.importing.source import Source
 from pipeline.importing.workers import mapped
+from pipeline.inspection import near_duplicates
 from pipeline.progress import bar
 from pipeline.shards.labels import encode_label
 
@@ -27,7 +28,7 @@ REMEDY_EXIF = (
     "if the mask fits the photo as viewers show it, turn its pixels (exiftran -ai, or open and save it); if it fits "
     "the stored pixels, remove the tag (exiftool -Orientation= FILE)"
 )
-_TRANSIENT = ("kept", "unknown", "error")  # entries of a record that are not written
+_TRANSIENT = ("kept", "unknown", "error", "thumbnail")  # entries of a record that are not written
 
 
 def lasting(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +58,9 @@ class Maker:
         item, key, earlier = job
         identity = self._identity(item)
         if earlier and earlier.get("item") == identity and self._is_finished(earlier, item):
-            return earlier | {"kept": True, "unknown": {}, "error": None}
+            kept = next(self.work / name for name in earlier["written"] if name.startswith("images/"))
+            small = near_duplicates.thumbnail(kept.read_bytes())
+            return earlier | {"kept": True, "unknown": {}, "error": None, "thumbnail": small}
         self.source.digests.clear()
         record: dict[str, Any] = {"key": key, "source": item.photo, "item": identity, "kept": False}
         try:
@@ -91,20 +94,25 @@ class Maker:
         data = item.embedded(self.source) if item.embedded else self.source.read(item.photo)
         photo = read_photo(data, item.photo)
         label = item.label(self.source, photo.upright_size)
-        values = self._fitting(label, photo.size, photo.upright_size, photo.orientation, item)
-        if label.unknown:
-            return {"unknown": dict(label.unknown), "notes": [], "pixels": [values.size], "written": {}}
         turn = photo.orientation != 1
+        turn_label = self._is_to_be_turned(label, photo, item)
+        if label.unknown:
+            num_pixels = photo.size[0] * photo.size[1]
+            return {"unknown": dict(label.unknown), "notes": [], "pixels": [num_pixels], "written": {}}
         image, suffix, notes = finished(photo, turn=turn, value_range=self.value_range, where=item.photo)
         pixels = [0] * 256
         is_final = True
-        for value, num in (label.counts or value_counts(values)).items():
+        counts = label.counts or value_counts(label.values_of(photo.upright_size))
+        for value, num in counts.items():
             pixels[self.table[value]] += num
             is_final = is_final and value == self.table[value]
         if is_final and label.png and not turn:
             mask = label.png
         else:
+            values = label.values_of(photo.upright_size)
+            values = turned_label(values, photo.orientation) if turn_label else values
             mask = encode_label(values if is_final else self.table[values])
+        small = near_duplicates.squeezed(photo.image) if image is data else near_duplicates.thumbnail(image)
         kept_bytes = {} if item.embedded else {id(data): self.source.digests[item.photo]}
         files = {f"images/{key}{suffix}": image, f"masks/{key}.png": mask}
         for name, content in files.items():
@@ -117,28 +125,26 @@ class Maker:
             "pixels": [*pixels[: self.num_classes], pixels[255]],
             "notes": notes,
             "unknown": {},
+            "thumbnail": small,
         }
 
-    def _fitting(
-        self, label: Label, stored: tuple[int, int], upright: tuple[int, int], orientation: int, item: Item
-    ) -> NDArray[np.uint8]:
-        """Return the label of the upright photo; refuse one whose size shows that it belongs to another photo."""
-        if label.values is None:
-            return np.zeros(upright, np.uint8)
-        size = label.values.shape
+    def _is_to_be_turned(self, label: Label, photo: Photo, item: Item) -> bool:
+        """Return whether EXIF turns the label too; refuse one whose size shows that it belongs to another photo."""
+        stored, upright = photo.size, photo.upright_size
+        size = label.shape or upright
         if size not in (stored, upright):
             raise DatasetError(
                 f"{item.photo}: the photo is {upright}, its mask {size} (height, width); it may be the mask of another "
                 "photo, or one of them was resized: export it again"
             )
-        if orientation == 1:
-            return label.values
+        if photo.orientation == 1 or label.shape is None:
+            return False
         is_upright = item.is_upright if stored == upright else size == upright
         if is_upright is None:
             raise DatasetError(
-                f"{item.photo}: EXIF orientation {orientation}, and its mask fits turned and not; {REMEDY_EXIF}"
+                f"{item.photo}: EXIF orientation {photo.orientation}, and its mask fits turned and not; {REMEDY_EXIF}"
             )
-        return label.values if is_upright else turned_label(label.values, orientation)
+        return not is_upright
 
 
 def make_all(

@@ -118,9 +118,35 @@ def named_of(entries: Iterable[Entry]) -> set[str]:
     return {entry.name for entry in entries}
 
 
-def read_mask(table: Table, path: str, source: Source, size: tuple[int, int]) -> Label:  # noqa: ARG001
+class Seen(NamedTuple):
+    """What a scan found in a label PNG, so that it need not be decoded again.
+
+    digest: sha256 of the file.
+    size: (height, width).
+    counts: pixels of each value that occurs.
+    """
+
+    digest: str
+    size: tuple[int, int]
+    counts: Mapping[int, int]
+
+
+def read_mask(
+    table: Table,
+    path: str,
+    source: Source,
+    size: tuple[int, int],  # noqa: ARG001
+    seen: Seen | None = None,
+) -> Label:
     """Return the label of a mask file; used as an Item's `label` by functools.partial(read_mask, table, path)."""
     data = source.read(path)
+    if (
+        seen
+        and seen.digest == source.digests[path]
+        and not table.colours
+        and all(_by_value(table, value) == value for value in seen.counts)
+    ):
+        return Label(None, png=data, counts=seen.counts, size=seen.size)
     pixels = decode_mask(data, path)
     label = to_label(pixels, table)
     if label.values is pixels.values and is_label_png(data):
@@ -193,9 +219,7 @@ def to_label(pixels: Pixels, table: Table) -> Label:
     counts = value_counts(values)
     present = list(counts)
     colours = _colours_of(present, pixels.palette) if table.colours else None
-    by_value = {
-        value: table.values.get(value, IGNORE_LABEL if value == 255 else UNKNOWN) for value in present
-    }
+    by_value = {value: _by_value(table, value) for value in present}
     chosen = by_value
     if colours is not None:
         by_colour = {
@@ -210,6 +234,10 @@ def to_label(pixels: Pixels, table: Table) -> Label:
     if values.dtype == np.uint8 and all(value == label for value, label in chosen.items()) and not unknown:
         return Label(values, counts=counts)
     return Label(_look_up(values, chosen), unknown)
+
+
+def _by_value(table: Table, value: int) -> int:
+    return table.values.get(value, IGNORE_LABEL if value == 255 else UNKNOWN)
 
 
 def _colours_of(present: list[int], palette: NDArray[np.uint8] | None) -> list[Colour]:

@@ -3,12 +3,15 @@
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import DatasetError
+from pipeline.inspection.near_duplicates import reduce
 from pipeline.shards.images import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
@@ -20,18 +23,17 @@ class Photo(NamedTuple):
     """A decoded photo as its file stores it.
 
     data: the file's bytes.
-    image: the pixels, not turned.
+    image: the pixels, not turned; of a JPEG in grey and reduced, as `near_duplicates.reduce` decodes it.
+    mode: Pillow's, of the file.
+    size: (height, width) as stored.
     orientation: EXIF's, 1 to 8.
     """
 
     data: bytes
     image: Image.Image
+    mode: str
+    size: tuple[int, int]
     orientation: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) as stored."""
-        return self.image.height, self.image.width
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -46,6 +48,14 @@ def decode(data: bytes, where: str, formats: tuple[str, ...] = FORMATS) -> Image
     where: the file's name in messages.
     formats: those accepted, as Pillow names them.
     """
+    with _opened(data, where, formats) as image:
+        image.load()
+    return image
+
+
+@contextmanager
+def _opened(data: bytes, where: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """Give an image of at most MAX_PIXELS pixels; DatasetError if opening or decoding it fails."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -56,7 +66,7 @@ def decode(data: bytes, where: str, formats: tuple[str, ...] = FORMATS) -> Image
                 )
             if image.format == "PNG":
                 _check_chunks(data)
-            image.load()
+            yield image
     except DatasetError:
         raise
     except UnidentifiedImageError as error:
@@ -67,7 +77,6 @@ def decode(data: bytes, where: str, formats: tuple[str, ...] = FORMATS) -> Image
         raise DatasetError(f"{where}: {error}; make it smaller") from error
     except Exception as error:  # damage raises OSError, SyntaxError, ValueError, zlib.error or struct.error
         raise DatasetError(f"{where}: damaged image ({error}); export or copy it again") from error
-    return image
 
 
 def _check_chunks(png: bytes) -> None:
@@ -85,14 +94,19 @@ def _check_chunks(png: bytes) -> None:
 
 def read_photo(data: bytes, where: str) -> Photo:
     """Decode a photo of any of FORMATS."""
-    image = decode(data, where)
+    with _opened(data, where, FORMATS) as image:
+        mode, size = image.mode, (image.height, image.width)
+        reduce(
+            image
+        )  # all coefficients are still read, so that damage shows; the photo is checked in half the time
+        image.load()
     num_frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
     if num_frames > 1:
         raise DatasetError(f"{where}: {num_frames} pictures in one file; save each as a file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # EXIF that Pillow cannot read turns no viewer's image
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return Photo(data, image, orientation if orientation in range(1, 9) else 1)
+    return Photo(data, image, mode, size, orientation if orientation in range(1, 9) else 1)
 
 
 def finished(
@@ -106,9 +120,10 @@ def finished(
     image = photo.image
     is_jpeg = image.format in ("JPEG", "MPO")
     if is_jpeg and not turn:
-        notes = {"L": ["greyscale JPEG kept"], "CMYK": ["CMYK JPEG kept"]}.get(image.mode, [])
+        notes = {"L": ["greyscale JPEG kept"], "CMYK": ["CMYK JPEG kept"]}.get(photo.mode, [])
         return photo.data, ".jpg", notes
     if is_jpeg:
+        image = decode(photo.data, where)
         notes = ["turned by EXIF, saved as PNG"]
     else:
         notes = [] if image.format == "PNG" else [f"{image.format} saved as PNG"]

@@ -1,6 +1,5 @@
 """Masks without a class table: what their values and colours are, and the table that follows from them."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from pipeline.importing.export import BACKGROUND, BACKGROUND_NAMES, MAX_CLASSES
 from pipeline.importing.masks import (
     MAX_NAMED_COLOURS,
     Entry,
+    Seen,
     Table,
     decode_mask,
     is_grey,
@@ -20,55 +20,82 @@ from pipeline.importing.masks import (
 )
 from pipeline.importing.source import Source
 from pipeline.importing.workers import mapped
+from pipeline.progress import bar
+from pipeline.shards.labels import is_label_png
 
 
 class Content(NamedTuple):
-    """The values (None: too many) or colours that a mask holds, with their pixels."""
+    """The values or colours that a mask holds, with their pixels.
+
+    size: (height, width) of a label PNG; None of other masks.
+    digest: sha256 of the file.
+    """
 
     path: str
     values: dict[int, int]
     colours: dict[str, int]
+    size: tuple[int, int] | None
     digest: str
 
 
-def scan(source: Source, paths: list[str], workers: int) -> tuple[dict[int, int], dict[str, int], str]:
-    """Return the pixels of every value and colour of all masks, and the first file with colours."""
+class Scan(NamedTuple):
+    """The content of all masks.
+
+    values, colours: pixels of each, over all masks.
+    first: the first file with colours, "" if there is none.
+    seen: label PNGs by path.
+    """
+
+    values: dict[int, int]
+    colours: dict[str, int]
+    first: str
+    seen: dict[str, Seen]
+
+
+def scan(source: Source, paths: list[str], workers: int) -> Scan:
+    """Decode all masks; return what they hold."""
     values: dict[int, int] = {}
     colours: dict[str, int] = {}
     first = ""
-    with mapped(partial(_content, source), workers) as run:
+    seen: dict[str, Seen] = {}
+    with (
+        mapped(partial(_content, source), workers) as run,
+        bar(len(paths), "read masks", unit="mask", delay_s=2) as progress,
+    ):
         for content in run(paths):
             first = first or (content.path if content.colours else "")
             source.digests[content.path] = content.digest
+            if content.size:
+                seen[content.path] = Seen(content.digest, content.size, content.values)
             for total, counts in ((values, content.values), (colours, content.colours)):
                 for key, count in counts.items():
                     total[key] = total.get(key, 0) + count
-    return values, colours, first
+            progress.update()
+    return Scan(values, colours, first, seen)
 
 
 def _content(source: Source, path: str) -> Content:
-    pixels = decode_mask(source.read(path), path).values
+    data = source.read(path)
+    pixels = decode_mask(data, path).values
     digest = source.digests[path]
     if pixels.ndim == 3 and not is_grey(pixels):
-        return Content(path, {}, named_colours(packed_colours(pixels)), digest)
+        return Content(path, {}, named_colours(packed_colours(pixels)), None, digest)
     flat = pixels[:, :, 0] if pixels.ndim == 3 else pixels
     counts = value_counts(flat)
     if len(counts) > 4 * MAX_CLASSES:
         raise DatasetError(f"{path}: {len(counts)} different values; it may be a photo, not a mask")
-    return Content(path, counts, {}, digest)
+    size = (pixels.shape[0], pixels.shape[1]) if is_label_png(data) else None
+    return Content(path, counts, {}, size, digest)
 
 
-def table_of_content(
-    values: Mapping[int, int], colours: Mapping[str, int], first: str, names: list[str], class_map: ClassMap
-) -> tuple[Table, str]:
+def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tuple[Table, str]:
     """Return a table for masks that have none, and a sentence that states it.
 
-    values, colours, first: see `scan`.
     names: of a list of names only, in the order of the values; may be empty.
     """
-    if colours:
-        return _table_of_colours(values, colours, first, class_map)
-    present = set(values)
+    if found.colours:
+        return _table_of_colours(found, class_map)
+    present = set(found.values)
     stated = class_map.values
     for foreground in (255, 1):
         if present <= {0, foreground} and foreground in present and len(names) <= 2:
@@ -87,7 +114,7 @@ def table_of_content(
     used = sorted(value for value in present if value != 255 or value in stated)
     if len(used) > MAX_CLASSES:
         raise DatasetError(
-            f"{first or 'masks'}: {len(used)} different values; a label holds up to {MAX_CLASSES}"
+            f"{found.first or 'masks'}: {len(used)} different values; a label holds up to {MAX_CLASSES}"
         )
     entries = [
         Entry(stated.get(value) or (BACKGROUND if value == 0 else f"class{value}"), value=value)
@@ -103,11 +130,9 @@ def table_of_content(
     )
 
 
-def _table_of_colours(
-    values: Mapping[int, int], colours: Mapping[str, int], first: str, class_map: ClassMap
-) -> tuple[Table, str]:
-    greys = {hex_colour((value, value, value)): count for value, count in values.items() if value < 256}
-    counts = dict(colours)
+def _table_of_colours(found: Scan, class_map: ClassMap) -> tuple[Table, str]:
+    greys = {hex_colour((value, value, value)): count for value, count in found.values.items() if value < 256}
+    counts = dict(found.colours)
     for colour, count in greys.items():
         counts[colour] = counts.get(colour, 0) + count
     stated = {hex_colour(colour) for colour in class_map.colours}
@@ -116,14 +141,14 @@ def _table_of_colours(
         total = sum(counts.values())
         if len(missing) >= MAX_NAMED_COLOURS:
             raise DatasetError(
-                f"{first}: a mask of {len(missing)} colours or more; it may be a photo, a JPEG saved as PNG, or drawn "
-                "with smoothed edges: export the masks again, as indices or unmixed colours"
+                f"{found.first}: a mask of {len(missing)} colours or more; it may be a photo, a JPEG saved as PNG, or "
+                "drawn with smoothed edges: export the masks again, as indices or unmixed colours"
             )
         shares = ", ".join(f"{colour} ({counts[colour] / total:.2%})" for colour in missing[:8])
         pairs = ",".join(f"{colour}=NAME" for colour in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         raise DatasetError(
-            f"{first}: a colour mask, and no table of classes; colours: {shares}{more}. Put a classes.csv with the "
-            f"header name,r,g,b beside the masks, or give --map '{pairs}'"
+            f"{found.first}: a colour mask, and no table of classes; colours: {shares}{more}. Put a classes.csv with "
+            f"the header name,r,g,b beside the masks, or give --map '{pairs}'"
         )
     return make_table([], class_map, "--map"), "colours of masks have the classes that --map gives"

@@ -73,13 +73,18 @@ def joined(groups: dict[str, str], duplicates: Sequence[Sequence[str]]) -> dict[
     groups: each photo's group by key.
     duplicates: keys of photos that show the same picture.
     """
-    name_of = dict(groups)
+    root = {name: name for name in groups.values()}
+
+    def first(name: str) -> str:
+        while root[name] != name:
+            root[name] = name = root[root[name]]
+        return name
+
     for keys in duplicates:
-        names = {name_of[key] for key in keys}
-        first = min(names)
-        if len(names) > 1:
-            name_of = {key: first if name in names else name for key, name in name_of.items()}
-    return name_of
+        names = {first(groups[key]) for key in keys}
+        for name in names:
+            root[name] = min(names)
+    return {key: first(name) for key, name in groups.items()}
 
 
 def assign(

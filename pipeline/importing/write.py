@@ -127,7 +127,8 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
         )
         for record in records
     ]
-    lists, sentence = make_lists(items, members, settings, work)
+    thumbnails = {record["key"]: record["thumbnail"] for record in records}
+    lists, sentence = make_lists(items, members, settings, thumbnails)
     print(f"  {sentence}", flush=True)
     digests = dict(plan_digests)
     for record in records:

@@ -29,6 +29,7 @@ HASH_SIDE = 8  # DCT coefficients of the hash in each direction
 MAX_BITS = 10  # of 64; pairs of hashes that differ in more are no candidates
 MIN_SIMILARITY = 0.8  # of the edges of two thumbnails, 1: equal
 MIN_CONTRAST = 2.0  # grey levels, standard deviation of a thumbnail; flatter photos have nothing to compare
+PART = 256  # thumbnails that are turned and hashed at once
 NUM_CONFIRMED = 32  # candidates of one photo whose pixels are compared, those with the nearest hashes first
 NUM_LISTED = 20  # pairs in the table
 NUM_SHOWN = 8  # pairs in the figure
@@ -72,8 +73,18 @@ def thumbnail(photo: bytes | memoryview) -> NDArray[np.uint8]:
     photo: a file that check_photo accepts. Of a JPEG, only the coefficients of a reduced size are decoded.
     """
     with Image.open(io.BytesIO(photo), formats=("JPEG", *LOSSLESS)) as image:
-        image.draft("L", (2 * SIDE, 2 * SIDE))
-        return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        reduce(image)
+        return squeezed(image)
+
+
+def reduce(image: Image.Image) -> None:
+    """Let an opened JPEG be decoded in grey, and reduced as far as a thumbnail allows; other images stay whole."""
+    image.draft("L", (2 * SIDE, 2 * SIDE))
+
+
+def squeezed(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the thumbnail of an image on which `reduce` was called, (SIDE, SIDE)."""
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def thumbnails(shards: Shards) -> NDArray[np.uint8]:
@@ -93,8 +104,12 @@ def thumbnails(shards: Shards) -> NDArray[np.uint8]:
 
 
 def turned(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a thumbnail in all ways of TURNS, (8, SIDE, SIDE)."""
-    return np.stack([np.rot90(one, quarter) for one in (small, small[:, ::-1]) for quarter in range(4)])
+    """Return thumbnails in all ways of TURNS, (8, N, SIDE, SIDE).
+
+    small: (N, SIDE, SIDE).
+    """
+    ways = [np.rot90(one, num, (1, 2)) for one in (small, small[:, :, ::-1]) for num in range(4)]
+    return np.stack(ways)
 
 
 def hashes(small: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -102,37 +117,58 @@ def hashes(small: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
     small: (N, SIDE, SIDE).
     """
-    is_positive = _DCT @ small.astype(np.float32) @ _DCT.T > 0
-    is_positive[:, 0, 0] = False  # the mean grey
-    return np.packbits(is_positive.reshape(len(small), HASH_SIDE**2), axis=1).view(np.uint64)[:, 0]
+    result = np.empty(len(small), np.uint64)
+    for part in _parts(len(small)):
+        is_positive = _DCT @ small[part].astype(np.float32) @ _DCT.T > 0
+        is_positive[:, 0, 0] = False  # the mean grey
+        bits = is_positive.reshape(len(is_positive), HASH_SIDE**2)
+        result[part] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+    return result
 
 
-def matches(small: NDArray[np.uint8], others: NDArray[np.uint8]) -> Iterator[Match]:
+def _parts(num: int) -> Iterator[slice]:
+    """Yield slices of PART thumbnails, so that memory does not grow with their number."""
+    return (slice(start, start + PART) for start in range(0, num, PART))
+
+
+def _with_content(small: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return the indices of the thumbnails that are not flat."""
+    contrasts = [small[part].std((1, 2), dtype=np.float32) for part in _parts(len(small))]
+    return np.flatnonzero(np.concatenate([*contrasts, np.empty(0)]) >= MIN_CONTRAST)
+
+
+def matches(small: NDArray[np.uint8], others: NDArray[np.uint8] | None = None) -> Iterator[Match]:
     """Yield the pairs of thumbnails that show the same picture, each pair once, in the way that fits best.
 
     Flat thumbnails match none. Of more than NUM_CONFIRMED candidates, those with the nearest hashes are compared.
 
     small: (N, SIDE, SIDE).
-    others: (M, SIDE, SIDE); a thumbnail of both matches itself.
+    others: (M, SIDE, SIDE); a thumbnail of both matches itself. None: those of small, and none matches itself.
     """
-    has_content = [thumbs.std((1, 2), dtype=np.float32) >= MIN_CONTRAST for thumbs in (small, others)]
-    rows, columns = (np.flatnonzero(content) for content in has_content)
+    is_one_set = others is None
+    others = small if others is None else others
+    rows, columns = _with_content(small), _with_content(others)
     other_hashes = hashes(others[columns])
-    for index in rows:
-        ways = turned(small[index])
-        num_bits = np.bitwise_count(hashes(ways)[:, None] ^ other_hashes)
-        turns, places = np.nonzero(num_bits <= MAX_BITS)
-        if not len(turns):
-            continue
-        nearest = np.argsort(num_bits[turns, places], kind="stable")[:NUM_CONFIRMED]
-        turns, candidates = turns[nearest], columns[places[nearest]]
-        similarity = (_edges(ways[turns]) * _edges(others[candidates])).sum(1)
-        matched: set[int] = set()
-        for best in np.argsort(-similarity, kind="stable"):
-            other = int(candidates[best])
-            if similarity[best] >= MIN_SIMILARITY and other not in matched:
-                matched.add(other)
-                yield Match(int(index), other, int(turns[best]), float(similarity[best]))
+    for part in _parts(len(rows)):
+        ways = turned(small[rows[part]])
+        way_hashes = hashes(ways.reshape(-1, SIDE, SIDE)).reshape(ways.shape[:2])
+        for place, index in enumerate(rows[part]):
+            num_bits = np.bitwise_count(way_hashes[:, place, None] ^ other_hashes)
+            turns, places = np.nonzero(num_bits <= MAX_BITS)
+            if is_one_set:
+                is_other = columns[places] != index
+                turns, places = turns[is_other], places[is_other]
+            if not len(turns):
+                continue
+            nearest = np.argsort(num_bits[turns, places], kind="stable")[:NUM_CONFIRMED]
+            turns, candidates = turns[nearest], columns[places[nearest]]
+            similarity = (_edges(ways[turns, place]) * _edges(others[candidates])).sum(1)
+            matched: set[int] = set()
+            for best in np.argsort(-similarity, kind="stable"):
+                other = int(candidates[best])
+                if similarity[best] >= MIN_SIMILARITY and other not in matched:
+                    matched.add(other)
+                    yield Match(int(index), other, int(turns[best]), float(similarity[best]))
 
 
 def _edges(small: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -158,7 +194,7 @@ def groups(small: NDArray[np.uint8]) -> list[list[int]]:
             root[index] = index = root[root[index]]
         return index
 
-    for match in matches(small, small):
+    for match in matches(small):
         low, high = sorted((first(match.one), first(match.other)))
         root[high] = low
     members: dict[int, list[int]] = {}

@@ -14,7 +14,7 @@ from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import tables
 from pipeline.importing.export import SPLITS, Export, Item, Options, split_of
-from pipeline.importing.masks import Entry, Table, make_table, read_mask
+from pipeline.importing.masks import Entry, Seen, Table, make_table, read_mask
 from pipeline.importing.scan import scan, table_of_content
 from pipeline.importing.source import Source, is_photo, nfc, stem
 
@@ -117,24 +117,35 @@ def read(source: Source, options: Options) -> Export:
         )
     path = tables.find(source)
     entries = tables.read(source, path) if path else []
+    seen: Mapping[str, Seen] = {}
     has_names_only = all(entry.colour is None and entry.value is None for entry in entries)
     if has_names_only and len(entries) <= 2:
         names = [entry.name for entry in entries]
         found = scan(source, list(pairs.masks.values()), options.workers)
-        table, sentence = table_of_content(*found, names, options.class_map)
+        table, sentence = table_of_content(found, names, options.class_map)
+        seen = found.seen
     else:
         table = make_table(entries, options.class_map, path or source.name)
         sentence = f"classes: {path}"
         if has_names_only:
             sentence += "; a mask's value is the line of its class, from 0"
-    return export_of(source, pairs, table, [sentence, "255 is void where no class has it"])
+    return export_of(source, pairs, table, [sentence, "255 is void where no class has it"], seen)
 
 
-def export_of(source: Source, pairs: Pairs, table: Table, decisions: list[str]) -> Export:
-    """Return the export of pairs whose masks have one table."""
+def export_of(
+    source: Source, pairs: Pairs, table: Table, decisions: list[str], seen: Mapping[str, Seen] = {}
+) -> Export:
+    """Return the export of pairs whose masks have one table.
+
+    seen: masks that a scan decoded, by path.
+    """
     lists, list_files = read_lists(source, list(pairs.masks))
     items = [
-        Item(photo, partial(read_mask, table, mask), lists.get(photo, ()) if lists else split_of(photo))
+        Item(
+            photo,
+            partial(read_mask, table, mask, seen=seen.get(mask)),
+            lists.get(photo, ()) if lists else split_of(photo),
+        )
         for photo, mask in pairs.masks.items()
     ]
     left_out = dict.fromkeys(pairs.photos_alone, "a photo without a mask")
