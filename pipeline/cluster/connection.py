@@ -12,19 +12,17 @@ from textwrap import shorten
 
 from pipeline.cluster import nodes
 
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else each worker gets its own environment
-os.environ.setdefault("RAY_enable_metrics_collection", "0")  # else metrics are served on every interface
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines that differ in their numbers alone are dropped
-os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line of a worker is shown twice
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # delay at the end of a run; default 2
-os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # to start on a busy machine; default 20
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # the same for workers; default 60
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, which Ray warns about
-os.environ.update(nodes.MALLOC | dict(os.environ))  # for the workers: malloc reads it when a process starts
+_SETTINGS = nodes.EVERYWHERE | {
+    "RAY_DEDUP_LOGS": "0",  # else lines that differ in their numbers alone are dropped
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker is shown twice
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # delay at the end of a run; default 2
+    "RAY_gcs_server_port_wait_time_s": "120",  # to start on a busy machine; default 20
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the same for workers; default 60
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray warns about
+}
 if not nodes.cluster_address():  # preemption happens only on a cluster
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    _SETTINGS["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+os.environ.update(_SETTINGS | dict(os.environ))
 
 import ray
 from ray.exceptions import AuthenticationError

@@ -34,15 +34,16 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_ARENA_MAX": "1",
 }
-ENVIRONMENT = MALLOC | {
+EVERYWHERE = MALLOC | {  # on nodes, and in processes that connect to them
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, each worker would get its own environment
+    "RAY_enable_metrics_collection": "0",  # metrics would be served on every interface, without the token
+}
+ENVIRONMENT = EVERYWHERE | {
     "RAY_worker_register_timeout_seconds": "300",  # to start workers on a busy machine; default 60
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each worker warns that the others' addresses have no name
-    # Metrics would be served on every interface, without the token. An invalid port switches the last two off
-    "RAY_enable_metrics_collection": "0",
-    "AUTOSCALER_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",  # metrics as well; an invalid port switches them off
     "DASHBOARD_METRIC_PORT": "-1",
 }
 

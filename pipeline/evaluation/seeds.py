@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import stdtrit  # not scipy.stats, whose import takes a second
 
 from pipeline.evaluation.bootstrap import Bootstrap, Floats, Statistic, resample
 
@@ -129,8 +129,8 @@ class Estimate:
         degrees = seeds**2 / sum(variance**2 / number for variance, number in parts) if seeds else 1.0
 
         def quantile(probability: float) -> float:
-            between = stats.t.ppf(probability, degrees)
-            images = stats.t.ppf(probability, max(1, self.num_images - 1))
+            between = stdtrit(degrees, probability)
+            images = stdtrit(max(1, self.num_images - 1), probability)
             return float(seeds * between + self.images * images) / total
 
         return math.sqrt(total), quantile
