@@ -12,17 +12,9 @@ from textwrap import shorten
 
 from pipeline.cluster import nodes
 
-_SETTINGS = nodes.EVERYWHERE | {
-    "RAY_DEDUP_LOGS": "0",  # else lines that differ in their numbers alone are dropped
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker is shown twice
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # delay at the end of a run; default 2
-    "RAY_gcs_server_port_wait_time_s": "120",  # to start on a busy machine; default 20
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the same for workers; default 60
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray warns about
-}
+os.environ.update(nodes.CLIENT | dict(os.environ))
 if not nodes.cluster_address():  # preemption happens only on a cluster
-    _SETTINGS["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-os.environ.update(_SETTINGS | dict(os.environ))
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import ray
 from ray.exceptions import AuthenticationError

@@ -34,17 +34,25 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_ARENA_MAX": "1",
 }
-EVERYWHERE = MALLOC | {  # on nodes, and in processes that connect to them
+EVERYWHERE = MALLOC | {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, each worker would get its own environment
     "RAY_enable_metrics_collection": "0",  # metrics would be served on every interface, without the token
 }
-ENVIRONMENT = EVERYWHERE | {
+ENVIRONMENT = EVERYWHERE | {  # of a node
     "RAY_worker_register_timeout_seconds": "300",  # to start workers on a busy machine; default 60
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each worker warns that the others' addresses have no name
     "AUTOSCALER_METRIC_PORT": "-1",  # metrics as well; an invalid port switches them off
     "DASHBOARD_METRIC_PORT": "-1",
+}
+CLIENT = EVERYWHERE | {  # of a process that connects to them, such as a driver
+    "RAY_DEDUP_LOGS": "0",  # else lines that differ in their numbers alone are dropped
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker is shown twice
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # delay at the end of a run; default 2
+    "RAY_gcs_server_port_wait_time_s": "120",  # to start on a busy machine; default 20
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the same for workers; default 60
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray warns about
 }
 
 
