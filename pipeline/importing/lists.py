@@ -13,6 +13,12 @@ from pipeline.importing.export import Item, Settings
 from pipeline.inspection import near_duplicates
 
 
+def divides(items: Sequence[Item], settings: Settings) -> bool:
+    """Return whether photos are divided here, because the export has not both train and val or folds are asked for."""
+    given = {split for item in items for split in item.splits}
+    return bool(settings.folds) or not {"train", "val"} <= given
+
+
 def make_lists(
     items: Sequence[Item],
     members: Sequence[splits.Member],
@@ -21,7 +27,7 @@ def make_lists(
 ) -> tuple[dict[str, list[str]], str]:
     """Return the keys of each list in splits/, and a sentence that states the rule.
 
-    thumbnails: of the photos by key; near duplicates stay in one list.
+    thumbnails: of the photos by key, if `divides`; near duplicates stay in one list.
     """
     by_source = {member.source: member for member in members}
     given: dict[str, list[str]] = defaultdict(list)

@@ -45,6 +45,7 @@ class Maker:
     table: (256,) uint8, label values of the export -> final ones.
     value_range: --range.
     num_classes: final ones.
+    compares: whether photos will be compared, for which records have a thumbnail.
     """
 
     source: Source
@@ -52,6 +53,7 @@ class Maker:
     table: NDArray[np.uint8]
     value_range: tuple[float, float] | None
     num_classes: int
+    compares: bool
 
     def make(self, job: tuple[Item, str, dict[str, Any] | None]) -> dict[str, Any]:
         """Return the record of a photo; its "error" is set if it cannot be used."""
@@ -59,7 +61,7 @@ class Maker:
         identity = self._identity(item)
         if earlier and earlier.get("item") == identity and self._is_finished(earlier, item):
             kept = next(self.work / name for name in earlier["written"] if name.startswith("images/"))
-            small = near_duplicates.thumbnail(kept.read_bytes())
+            small = near_duplicates.thumbnail(kept.read_bytes()) if self.compares else None
             return earlier | {"kept": True, "unknown": {}, "error": None, "thumbnail": small}
         self.source.digests.clear()
         record: dict[str, Any] = {"key": key, "source": item.photo, "item": identity, "kept": False}
@@ -112,7 +114,10 @@ class Maker:
             values = label.values_of(photo.upright_size)
             values = turned_label(values, photo.orientation) if turn_label else values
             mask = encode_label(values if is_final else self.table[values])
-        small = near_duplicates.squeezed(photo.image) if image is data else near_duplicates.thumbnail(image)
+        small = None
+        if self.compares:
+            is_kept = image is data
+            small = near_duplicates.squeezed(photo.image) if is_kept else near_duplicates.thumbnail(image)
         kept_bytes = {} if item.embedded else {id(data): self.source.digests[item.photo]}
         files = {f"images/{key}{suffix}": image, f"masks/{key}.png": mask}
         for name, content in files.items():

@@ -154,8 +154,8 @@ def read_mask(
     return label
 
 
-def decode_mask(data: bytes, where: str) -> Pixels:
-    """Return the stored values or colours of a mask; refuse lossy and anti-aliased ones."""
+def open_mask(data: bytes, where: str) -> Image.Image:
+    """Return a decoded mask; refuse lossy ones."""
     if data.startswith(b"\xff\xd8\xff"):
         raise DatasetError(
             f"{where}: a JPEG mask; JPEG blends neighbouring labels into values that mean nothing. Save the masks as "
@@ -164,6 +164,12 @@ def decode_mask(data: bytes, where: str) -> Pixels:
     image = decode(data, where, FORMATS)
     if getattr(image, "n_frames", 1) > 1:
         raise DatasetError(f"{where}: several pictures in one file; save one mask a photo")
+    return image
+
+
+def decode_mask(data: bytes, where: str) -> Pixels:
+    """Return the stored values or colours of a mask; refuse lossy and anti-aliased ones."""
+    image = open_mask(data, where)
     is_png = image.format == "PNG"
     bits = data[24] if is_png else 8  # of IHDR
     if is_png and bits == 16 and data[25] != 0:
@@ -204,9 +210,14 @@ def value_counts(values: NDArray[Any]) -> dict[int, int]:
     values: (H, W), of integers.
     """
     if values.dtype == np.uint8:  # twenty times as fast as sorting them
-        return {value: num for value, num in enumerate(Image.fromarray(values).histogram()) if num}
+        return index_counts(Image.fromarray(values))
     present, counts = np.unique(values, return_counts=True)
     return dict(zip(present.tolist(), counts.tolist(), strict=True))
+
+
+def index_counts(image: Image.Image) -> dict[int, int]:
+    """Return the number of pixels of each value that occurs in an image of 8-bit indices or greys."""
+    return {value: num for value, num in enumerate(image.histogram()) if num}
 
 
 def to_label(pixels: Pixels, table: Table) -> Label:

@@ -12,9 +12,11 @@ from pipeline.importing.masks import (
     Seen,
     Table,
     decode_mask,
+    index_counts,
     is_grey,
     make_table,
     named_colours,
+    open_mask,
     packed_colours,
     value_counts,
 )
@@ -76,16 +78,18 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
 
 def _content(source: Source, path: str) -> Content:
     data = source.read(path)
-    pixels = decode_mask(data, path).values
     digest = source.digests[path]
+    if is_label_png(data):
+        image = open_mask(data, path)
+        return Content(path, index_counts(image), {}, (image.height, image.width), digest)
+    pixels = decode_mask(data, path).values
     if pixels.ndim == 3 and not is_grey(pixels):
         return Content(path, {}, named_colours(packed_colours(pixels)), None, digest)
     flat = pixels[:, :, 0] if pixels.ndim == 3 else pixels
     counts = value_counts(flat)
     if len(counts) > 4 * MAX_CLASSES:
         raise DatasetError(f"{path}: {len(counts)} different values; it may be a photo, not a mask")
-    size = (pixels.shape[0], pixels.shape[1]) if is_label_png(data) else None
-    return Content(path, counts, {}, size, digest)
+    return Content(path, counts, {}, None, digest)
 
 
 def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tuple[Table, str]:

@@ -15,7 +15,7 @@ from pipeline.errors import DatasetError, UserError
 from pipeline.files import and_more, counted, lock, replace_folder
 from pipeline.importing import formats, names, splits
 from pipeline.importing.export import Options, Settings
-from pipeline.importing.lists import make_lists
+from pipeline.importing.lists import divides, make_lists
 from pipeline.importing.making import VERSION, Maker, lasting, make_all, refuse_faults, write_file
 from pipeline.importing.source import Source, open_source
 from pipeline.importing.work_folder import JOURNAL, RECORD, as_text, prepare, remove_strangers
@@ -118,7 +118,7 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     source.forget()
     keys = names.keys(item.photo for item in items)
     earlier = prepare(dest, work)
-    maker = Maker(source, work, table, settings.value_range, len(classes))
+    maker = Maker(source, work, table, settings.value_range, len(classes), compares=divides(items, settings))
     records = make_all(maker, items, keys, earlier, work / JOURNAL, settings.workers)
     refuse_faults(records, source.name)
     members = [
