@@ -25,8 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import stdtrit  # not scipy.stats, whose import takes a second
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from pipeline.evaluation.bootstrap import Bootstrap, Floats, Statistic, resample
 
@@ -84,6 +83,10 @@ class Estimate:
         error, quantile = self._spread_of_mean()
         if error == 0 or math.isnan(error):
             return float(self.value == 0) if error == 0 else math.nan
+
+        from scipy.optimize import (
+            brentq,
+        )  # takes longer to import than a report's scores, which rarely need it
 
         def excess(p_value: float) -> float:
             return quantile(1 - p_value / 2) * error - abs(self.value)

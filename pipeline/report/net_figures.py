@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from pipeline import files, paths
 from pipeline.curves import Curve, read_curve
 from pipeline.evaluation import confusion
-from pipeline.evaluation.bootstrap import mean_iu, with_interval
+from pipeline.evaluation.bootstrap import mean_iu
 from pipeline.evaluation.per_image import PerImage
 from pipeline.report import canvas, curve_plots, gallery, plots
 from pipeline.report.gallery import Seen
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
-PREDICTIONS = "predictions.png"
 Probability = Callable[[torch.Tensor], torch.Tensor]  # (N, 3, H, W) uint8 -> (N, C, H, W), on any device
 
 
@@ -89,7 +88,7 @@ def write(
     """
     classes, net = shards.classes, scored.net
     with files.whole_folder(dest) as folder:
-        title = scored_title(net, scored.values)
+        title = plots.scored_title(net, scored.values)
         canvas.save(plots.confusion(scored.hist, classes, title), folder / "confusion.png")
         confusion.write(folder / confusion.FILE, scored.hist, classes)
         nets = dict([scored.parent] if scored.parent else []) | {net: scored.values}
@@ -101,7 +100,7 @@ def write(
         index = {key: i for i, key in enumerate(shards.keys)}
         worst, best = worst_and_best(scores, num_figures)
         for name, words, keys in (
-            (PREDICTIONS, "images spread over the split", spread(shards.keys, num_figures)),
+            (plots.PREDICTIONS, "images spread over the split", spread(shards.keys, num_figures)),
             ("worst.png", "the worst images", worst),
             ("best.png", "the best images", best),
         ):
@@ -114,10 +113,6 @@ def write(
         photos = (bytes(shards.read(i)[0]) for i in shown)
         images = zip(predict(probability, shards, shown), photos, strict=True)
         gallery.write(folder / gallery.FOLDER, images, scored.values["model_sha256"], shards.name_of)
-
-
-def scored_title(net: str, values: Mapping[str, Any]) -> str:
-    return f"{net}: mean IU {with_interval(values, 'mean_iu')}"
 
 
 def spread(keys: Iterable[str], num: int) -> list[str]:

@@ -17,7 +17,6 @@ from pipeline.inspection import leaks, near_duplicates
 from pipeline.inspection.describe import as_tables
 from pipeline.report import canvas, curve_plots, plots, viewer
 from pipeline.report.content import Content
-from pipeline.report.net_figures import scored_title
 from pipeline.tables import Table, render
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -63,7 +62,7 @@ def build(content: Content) -> str:
         class_rows=_class_rows(content, inspection),
         last_scores=[CLASS_SCORES[key] for key in LAST_SCORES],
         confusions=[
-            (result.name, plots.confusion(hist, classes, scored_title(result.name, result.values)))
+            (result.name, plots.confusion(hist, classes, plots.scored_title(result.name, result.values)))
             for result, hist in confusions
         ],
         curves=curve_plots.training_curves(

@@ -10,14 +10,21 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from fcn import IGNORE_LABEL
+from pipeline.evaluation.bootstrap import with_interval
 from pipeline.evaluation.confusion import row_normalised
 from pipeline.report.canvas import canvas, plain
 from pipeline.report.gallery import Seen
 from pipeline.shards.labels import voc_palette
 
+PREDICTIONS = "predictions.png"  # of images spread over the split
 INCHES = 2.2  # the side of one picture
 WRONG, VOID = (224, 32, 96), (224, 224, 192)  # RGB, of the overlay of errors
 MAX_NUMBERED = 30  # classes up to which a confusion matrix has its numbers written in
+
+
+def scored_title(net: str, values: Mapping[str, Any]) -> str:
+    """Return a figure's title: the net's name and its mean IU, of its metrics JSON."""
+    return f"{net}: mean IU {with_interval(values, 'mean_iu')}"
 
 
 def predictions(rows: Sequence[tuple[str, Seen]], classes: Sequence[str], title: str) -> Figure:

@@ -7,7 +7,6 @@ from pipeline.evaluation.compare import leak_warning
 from pipeline.inspection import near_duplicates
 from pipeline.report import canvas, plots
 from pipeline.report.content import Content
-from pipeline.report.net_figures import PREDICTIONS
 from pipeline.report.page import write_page
 from pipeline.tables import render
 
@@ -23,7 +22,7 @@ def write(content: Content, dest: Path) -> None:
         canvas.save(plots.class_bars(values), folder / "class_iu.png")
         _copy(content.inspection / "inspection.png", folder / "inspection.png")
         for net, figures in zip(values, content.figures, strict=True):
-            _copy(figures / PREDICTIONS, folder / f"{net}.png")
+            _copy(figures / plots.PREDICTIONS, folder / f"{net}.png")
         if pairs.exists():
             _copy(pairs, folder / pairs.name)
         parts = [

@@ -1,5 +1,7 @@
 """The folder of a report: README.md with its pictures, and the page."""
 
+import subprocess
+import sys
 from base64 import b64encode
 from dataclasses import replace
 
@@ -8,6 +10,7 @@ from PIL import Image
 
 from pipeline.report import write
 from pipeline.report.content import Content
+from tests.conftest import ROOT
 from tests.report.page_content import content
 
 
@@ -56,3 +59,10 @@ def test_a_net_that_was_trained_on_images_it_is_scored_on_is_named_under_the_tab
     lines = (tmp_path / "report" / "README.md").read_text("utf-8").splitlines()
     (warning,) = [line for line in lines if "LEAK" in line]
     assert "fcn16s was trained on 3 of the 3 images" in warning
+
+
+def test_the_report_of_single_runs_imports_neither_a_net_nor_what_trains_it():
+    heavy = {"torch", "ray", "mlflow", "scipy.stats"}
+    code = f"import sys, stages.report; sys.exit(sorted({heavy} & set(sys.modules)) or None)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
