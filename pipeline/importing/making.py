@@ -59,8 +59,7 @@ class Maker:
         """Return the record of a photo; its "error" is set if it cannot be used."""
         item, key, earlier = job
         identity = self._identity(item)
-        if earlier and earlier.get("item") == identity and self._is_finished(earlier, item):
-            kept = next(self.work / name for name in earlier["written"] if name.startswith("images/"))
+        if earlier and earlier.get("item") == identity and (kept := self._finished_photo(earlier, item)):
             small = near_duplicates.thumbnail(kept.read_bytes()) if self.compares else None
             return earlier | {"kept": True, "unknown": {}, "error": None, "thumbnail": small}
         self.source.digests.clear()
@@ -82,15 +81,18 @@ class Maker:
         parts = (VERSION, item, self.table.tobytes(), self.value_range, self.num_classes)
         return hashlib.sha256(pickle.dumps(parts)).hexdigest()
 
-    def _is_finished(self, record: dict[str, Any], item: Item) -> bool:
+    def _finished_photo(self, record: dict[str, Any], item: Item) -> Path | None:
+        """Return the file in images/ of a record whose files are unchanged, else None."""
         try:
-            return record["source"] == item.photo and all(
+            is_whole = record["source"] == item.photo and all(
                 sha256_file(folder / name) == digest
                 for folder, files in ((self.source.root, record["read"]), (self.work, record["written"]))
                 for name, digest in files.items()
             )
+            photos = [name for name in record["written"] if name.startswith("images/")]
         except (OSError, KeyError):
-            return False
+            return None
+        return self.work / photos[0] if is_whole and photos else None
 
     def _make(self, item: Item, key: str) -> dict[str, Any]:
         data = item.embedded(self.source) if item.embedded else self.source.read(item.photo)
