@@ -31,12 +31,12 @@ SPLITS = {
 class Label(NamedTuple):
     """The label of one photo, before --map.
 
-    values: (H, W) uint8: indices of the export's classes, 255 (void) or UNKNOWN; None: those of png, which was not
-        decoded, or all background if there is no png.
+    values: (H, W) uint8: indices of the export's classes, 255 (void) or UNKNOWN. None: the file `png` holds them;
+        without a `png`, all pixels are background.
     unknown: pixels of each value or colour without a class, by its name in --map: {"#ff00aa": 120}.
     png: a file that holds these values as encode_label writes them; None if there is none.
     counts: pixels of each value that occurs; None if they were not counted.
-    size: (height, width) of a png that was not decoded.
+    size: (height, width) of the file `png`; None if `values` are given.
     """
 
     values: NDArray[np.uint8] | None

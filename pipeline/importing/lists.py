@@ -10,7 +10,7 @@ from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import splits
 from pipeline.importing.export import Item, Settings
-from pipeline.inspection import near_duplicates
+from pipeline.inspection import same_picture
 
 
 def divides(items: Sequence[Item], settings: Settings) -> bool:
@@ -76,7 +76,7 @@ def _groups(
     keys = [member.key for member in pool]
     duplicates = [
         [keys[index] for index in indices]
-        for indices in near_duplicates.groups(np.stack([thumbnails[key] for key in keys]))
+        for indices in same_picture.groups(np.stack([thumbnails[key] for key in keys]))
         if len(indices) > 1
     ]
     if duplicates:

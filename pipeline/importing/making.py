@@ -19,7 +19,7 @@ from pipeline.importing.masks import value_counts
 from pipeline.importing.photos import Photo, finished, read_photo, turned_label
 from pipeline.importing.source import Source
 from pipeline.importing.workers import mapped
-from pipeline.inspection import near_duplicates
+from pipeline.inspection import same_picture
 from pipeline.progress import bar
 from pipeline.shards.labels import encode_label
 
@@ -60,7 +60,7 @@ class Maker:
         item, key, earlier = job
         identity = self._identity(item)
         if earlier and earlier.get("item") == identity and (kept := self._finished_photo(earlier, item)):
-            small = near_duplicates.thumbnail(kept.read_bytes()) if self.compares else None
+            small = same_picture.thumbnail(kept.read_bytes()) if self.compares else None
             return earlier | {"kept": True, "unknown": {}, "error": None, "thumbnail": small}
         self.source.digests.clear()
         record: dict[str, Any] = {"key": key, "source": item.photo, "item": identity, "kept": False}
@@ -119,7 +119,7 @@ class Maker:
         small = None
         if self.compares:
             is_kept = image is data
-            small = near_duplicates.squeezed(photo.image) if is_kept else near_duplicates.thumbnail(image)
+            small = same_picture.squeezed(photo.image) if is_kept else same_picture.thumbnail(image)
         kept_bytes = {} if item.embedded else {id(data): self.source.digests[item.photo]}
         files = {f"images/{key}{suffix}": image, f"masks/{key}.png": mask}
         for name, content in files.items():

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import DatasetError
-from pipeline.inspection.near_duplicates import reduce
+from pipeline.inspection.same_picture import reduce
 from pipeline.shards.images import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
@@ -23,7 +23,7 @@ class Photo(NamedTuple):
     """A decoded photo as its file stores it.
 
     data: the file's bytes.
-    image: the pixels, not turned; of a JPEG in grey and reduced, as `near_duplicates.reduce` decodes it.
+    image: the pixels, not turned; of a JPEG in grey and reduced, as `same_picture.reduce` decodes it.
     mode: Pillow's, of the file.
     size: (height, width) as stored.
     orientation: EXIF's, 1 to 8.

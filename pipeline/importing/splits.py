@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pipeline.errors import DatasetError
 from pipeline.files import counted
+from pipeline.inspection import same_picture
 
 NAMES = ("train", "val", "test")
 
@@ -73,18 +74,11 @@ def joined(groups: dict[str, str], duplicates: Sequence[Sequence[str]]) -> dict[
     groups: each photo's group by key.
     duplicates: keys of photos that show the same picture.
     """
-    root = {name: name for name in groups.values()}
-
-    def first(name: str) -> str:
-        while root[name] != name:
-            root[name] = name = root[root[name]]
-        return name
-
-    for keys in duplicates:
-        names = {first(groups[key]) for key in keys}
-        for name in names:
-            root[name] = min(names)
-    return {key: first(name) for key, name in groups.items()}
+    names = sorted(set(groups.values()))
+    number = {name: index for index, name in enumerate(names)}
+    pairs = ((number[groups[keys[0]]], number[groups[key]]) for keys in duplicates for key in keys)
+    first = same_picture.first_connected(len(names), pairs)
+    return {key: names[first[number[name]]] for key, name in groups.items()}
 
 
 def assign(

@@ -13,7 +13,8 @@ from scipy.fft import dctn
 from pipeline.datasets import synthetic
 from pipeline.errors import LeakError
 from pipeline.inspection import near_duplicates
-from pipeline.inspection.near_duplicates import groups, hashes, matches, survey, thumbnail
+from pipeline.inspection.near_duplicates import survey
+from pipeline.inspection.same_picture import TURNS, groups, hashes, matches, thumbnail
 from pipeline.shards.read import Shards, open_shards
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
@@ -87,7 +88,7 @@ def test_a_changed_photo_is_found_with_its_turn_and_no_other(originals, change):
     alter, turn = CHANGES[change]
     altered = thumbnails_of([alter(drawn(number)) for number in range(0, 40, 10)])
     found = [(match.one, match.other, match.turn) for match in matches(originals, altered)]
-    assert found == [(10 * i, i, near_duplicates.TURNS.index(turn)) for i in range(4)]
+    assert found == [(10 * i, i, TURNS.index(turn)) for i in range(4)]
 
 
 def test_the_hash_is_the_signs_of_the_lowest_dct_coefficients(originals):
@@ -228,8 +229,5 @@ def test_of_real_photos_every_changed_one_is_found_and_no_two_different_ones(rea
     assert [match for match in matches(originals, originals) if match.one != match.other] == []
     for change, (alter, turn) in CHANGES.items():
         altered = thumbnails_of([alter(Image.open(path)) for path in paths[::4]])
-        found = [
-            (match.one, match.other, near_duplicates.TURNS[match.turn])
-            for match in matches(originals, altered)
-        ]
+        found = [(match.one, match.other, TURNS[match.turn]) for match in matches(originals, altered)]
         assert found == [(4 * i, i, turn) for i in range(len(altered))], change
