@@ -1,8 +1,6 @@
 """Mask files of any lossless kind: class indices, palettes, colours, 16-bit ids, 0 and 255, transparency."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,21 +9,16 @@ from PIL import Image
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
-from pipeline.importing.classes import VOID, ClassMap, hex_colour
-from pipeline.importing.export import (
-    UNKNOWN,
-    VOID_NAMES,
-    Label,
-    order_classes,
-)
+from pipeline.importing.classes import hex_colour
+from pipeline.importing.export import UNKNOWN, Label
 from pipeline.importing.photos import decode
 from pipeline.importing.source import Source
+from pipeline.importing.tables import Colour, Table
 from pipeline.shards.labels import is_label_png
 
 FORMATS = ("PNG", "TIFF", "BMP")
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 MAX_NAMED_COLOURS = 64  # of one mask, in the message about colours without a class
-Colour = tuple[int, int, int]
 
 
 class Pixels(NamedTuple):
@@ -37,85 +30,6 @@ class Pixels(NamedTuple):
 
     values: NDArray
     palette: NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the values and colours of masks mean.
-
-    classes: names in the order of the label.
-    colours: the class, or 255 (void), of colours.
-    values: the class, or 255, of stored values.
-    has_values: the values were stated. Otherwise they follow from the order of the colours, which are looked up first.
-    """
-
-    classes: tuple[str, ...]
-    colours: Mapping[Colour, int]
-    values: Mapping[int, int]
-    has_values: bool
-
-    def colour_table(self) -> NDArray[np.uint8]:
-        """Return the class of each colour 65536 R + 256 G + B, UNKNOWN for all others; (2**24,) uint8."""
-        return _colour_table(tuple(self.colours.items()))
-
-
-class Entry(NamedTuple):
-    """One class of a class table; a colour or a value or neither."""
-
-    name: str
-    colour: Colour | None = None
-    value: int | None = None
-
-
-def make_table(entries: Iterable[Entry], class_map: ClassMap, where: str) -> Table:
-    """Return the table of a class list, and of the values and colours that --map names.
-
-    Entries called void or ignore become void, unless --map names them. The background class is moved to the front.
-    """
-    entries = list(entries)
-    named = {old for old, _ in class_map.pairs}
-    is_void = {
-        entry.name for entry in entries if entry.name.casefold() in VOID_NAMES and entry.name not in named
-    }
-    extra = [
-        *(Entry(name, colour=colour) for colour, name in class_map.colours.items()),
-        *(
-            Entry(name, value=value)
-            for value, name in class_map.values.items()
-            if str(value) not in named_of(entries)
-        ),
-    ]
-    names = [entry.name for entry in entries if entry.name not in is_void]
-    for entry in extra:
-        if entry.name != VOID and entry.name not in names:
-            names.append(entry.name)
-    classes = order_classes(names, where, add_background=False)
-    if not classes:
-        raise DatasetError(f"{where}: names no class")
-    index = {name: number for number, name in enumerate(classes)} | dict.fromkeys(is_void, IGNORE_LABEL)
-    colours: dict[Colour, int] = {}
-    values: dict[int, int] = {}
-    for number, entry in enumerate(entries):
-        if (
-            entry.colour is not None
-            and colours.setdefault(entry.colour, index[entry.name]) != index[entry.name]
-        ):
-            raise DatasetError(f"{where}: {hex_colour(entry.colour)} is the colour of two classes; keep one")
-        value = number if entry.value is None else entry.value
-        if values.setdefault(value, index[entry.name]) != index[entry.name]:
-            raise DatasetError(f"{where}: {value} is the value of two classes; keep one")
-    for entry in extra:  # what the user states comes last, and holds
-        label = IGNORE_LABEL if entry.name == VOID else index[entry.name]
-        if entry.colour is not None:
-            colours[entry.colour] = label
-        elif entry.value is not None:
-            values[entry.value] = label
-    has_values = any(entry.value is not None for entry in entries) or not colours
-    return Table(tuple(classes), colours, values, has_values)
-
-
-def named_of(entries: Iterable[Entry]) -> set[str]:
-    return {entry.name for entry in entries}
 
 
 class Seen(NamedTuple):
@@ -293,11 +207,3 @@ def named_colours(packed: NDArray[np.int32]) -> dict[str, int]:
     colours, counts = np.unique(packed, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_NAMED_COLOURS]
     return {f"#{colours[number]:06x}": int(counts[number]) for number in order}
-
-
-@cache
-def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> NDArray[np.uint8]:
-    table = np.full(2**24, UNKNOWN, np.uint8)
-    for (red, green, blue), label in colours:
-        table[(red << 16) | (green << 8) | blue] = label
-    return table

@@ -8,19 +8,17 @@ from pipeline.importing.classes import VOID, ClassMap, hex_colour
 from pipeline.importing.export import BACKGROUND, BACKGROUND_NAMES, MAX_CLASSES
 from pipeline.importing.masks import (
     MAX_NAMED_COLOURS,
-    Entry,
     Seen,
-    Table,
     decode_mask,
     index_counts,
     is_grey,
-    make_table,
     named_colours,
     open_mask,
     packed_colours,
     value_counts,
 )
 from pipeline.importing.source import Source
+from pipeline.importing.tables import Entry, Table, make_table
 from pipeline.importing.workers import mapped
 from pipeline.progress import bar
 from pipeline.shards.labels import is_label_png

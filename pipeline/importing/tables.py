@@ -1,13 +1,21 @@
 """Class tables: names with colours or values, in the files that tools and data sets put beside their masks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
-from pipeline.importing.classes import COLOUR, rgb
-from pipeline.importing.masks import Colour, Entry
+from pipeline.importing.classes import COLOUR, VOID, ClassMap, hex_colour, rgb
+from pipeline.importing.export import UNKNOWN, VOID_NAMES, order_classes
 from pipeline.importing.source import Source
 
+Colour = tuple[int, int, int]
 NAMES = (  # the first that is there is taken
     "labelmap.txt",
     "class_mapping.csv",
@@ -24,6 +32,34 @@ _NAME = ("name", "class", "class_name", "label", "names", "label_name")
 _VALUE = ("pixel value", "value", "pixel_value", "id", "index", "class_id", "label_id")
 _COLOUR = ("color", "colour", "class_color", "rgb", "color_rgb")
 _CHANNELS = (("r", "g", "b"), ("red", "green", "blue"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the values and colours of masks mean.
+
+    classes: names in the order of the label.
+    colours: the class, or 255 (void), of colours.
+    values: the class, or 255, of stored values.
+    has_values: the values were stated. Otherwise they follow from the order of the colours, which are looked up first.
+    """
+
+    classes: tuple[str, ...]
+    colours: Mapping[Colour, int]
+    values: Mapping[int, int]
+    has_values: bool
+
+    def colour_table(self) -> NDArray[np.uint8]:
+        """Return the class of each colour 65536 R + 256 G + B, UNKNOWN for all others; (2**24,) uint8."""
+        return _colour_table(tuple(self.colours.items()))
+
+
+class Entry(NamedTuple):
+    """One class of a class table; a colour or a value or neither."""
+
+    name: str
+    colour: Colour | None = None
+    value: int | None = None
 
 
 def find(source: Source) -> str | None:
@@ -131,3 +167,62 @@ def _whole(text: str, path: str, what: str) -> int:
     if not text.strip().isdecimal() or len(text) > 9:
         raise DatasetError(f"{path}: {what!r}: {text!r} is not a whole number from 0 on")
     return int(text)
+
+
+def make_table(entries: Iterable[Entry], class_map: ClassMap, where: str) -> Table:
+    """Return the table of a class list, and of the values and colours that --map names.
+
+    Entries called void or ignore become void, unless --map names them. The background class is moved to the front.
+    """
+    entries = list(entries)
+    named = {old for old, _ in class_map.pairs}
+    is_void = {
+        entry.name for entry in entries if entry.name.casefold() in VOID_NAMES and entry.name not in named
+    }
+    extra = [
+        *(Entry(name, colour=colour) for colour, name in class_map.colours.items()),
+        *(
+            Entry(name, value=value)
+            for value, name in class_map.values.items()
+            if str(value) not in named_of(entries)
+        ),
+    ]
+    names = [entry.name for entry in entries if entry.name not in is_void]
+    for entry in extra:
+        if entry.name != VOID and entry.name not in names:
+            names.append(entry.name)
+    classes = order_classes(names, where, add_background=False)
+    if not classes:
+        raise DatasetError(f"{where}: names no class")
+    index = {name: number for number, name in enumerate(classes)} | dict.fromkeys(is_void, IGNORE_LABEL)
+    colours: dict[Colour, int] = {}
+    values: dict[int, int] = {}
+    for number, entry in enumerate(entries):
+        if (
+            entry.colour is not None
+            and colours.setdefault(entry.colour, index[entry.name]) != index[entry.name]
+        ):
+            raise DatasetError(f"{where}: {hex_colour(entry.colour)} is the colour of two classes; keep one")
+        value = number if entry.value is None else entry.value
+        if values.setdefault(value, index[entry.name]) != index[entry.name]:
+            raise DatasetError(f"{where}: {value} is the value of two classes; keep one")
+    for entry in extra:  # what the user states comes last, and holds
+        label = IGNORE_LABEL if entry.name == VOID else index[entry.name]
+        if entry.colour is not None:
+            colours[entry.colour] = label
+        elif entry.value is not None:
+            values[entry.value] = label
+    has_values = any(entry.value is not None for entry in entries) or not colours
+    return Table(tuple(classes), colours, values, has_values)
+
+
+def named_of(entries: Iterable[Entry]) -> set[str]:
+    return {entry.name for entry in entries}
+
+
+@cache
+def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> NDArray[np.uint8]:
+    table = np.full(2**24, UNKNOWN, np.uint8)
+    for (red, green, blue), label in colours:
+        table[(red << 16) | (green << 8) | blue] = label
+    return table

@@ -7,8 +7,9 @@ from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import tables
 from pipeline.importing.export import BACKGROUND_NAMES, SPLITS, Export, Item, Label, Options
-from pipeline.importing.masks import Entry, make_table, read_mask
+from pipeline.importing.masks import read_mask
 from pipeline.importing.source import Source, is_photo, nfc, stem
+from pipeline.importing.tables import Entry, make_table
 
 SIGN = "labelmap.txt beside SegmentationClass/ or ImageSets/Segmentation/ (CVAT, Segmentation mask 1.1)"
 BLACK = (0, 0, 0)

@@ -10,8 +10,9 @@ from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
 from pipeline.importing import tables
 from pipeline.importing.export import UNKNOWN, VOID_NAMES, Export, Item, Label, Options, split_of
-from pipeline.importing.masks import Entry, Table, make_table, read_mask
+from pipeline.importing.masks import read_mask
 from pipeline.importing.source import PHOTO_SUFFIXES, Source, stem
+from pipeline.importing.tables import Entry, Table, make_table
 from pipeline.shards.images import MAX_PIXELS
 
 SIGN = "class_names.txt beside JPEGImages/ and SegmentationClass*/ (labelme2voc)"

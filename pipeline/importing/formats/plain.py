@@ -14,9 +14,10 @@ from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import tables
 from pipeline.importing.export import SPLITS, Export, Item, Options, split_of
-from pipeline.importing.masks import Entry, Seen, Table, make_table, read_mask
+from pipeline.importing.masks import Seen, read_mask
 from pipeline.importing.scan import scan, table_of_content
 from pipeline.importing.source import Source, is_photo, nfc, stem
+from pipeline.importing.tables import Entry, Table, make_table
 
 _MASK_FOLDER = re.compile(
     r"(?:(?P<rest>.*?)[_-]?)?(?:masks?|labels?|annotations?|annot|ground_?truth|gt|gtFine|gtCoarse|SegmentationClass"

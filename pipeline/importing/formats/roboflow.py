@@ -4,8 +4,8 @@ from pipeline.errors import DatasetError
 from pipeline.importing import tables
 from pipeline.importing.export import Export, Options
 from pipeline.importing.formats import plain
-from pipeline.importing.masks import make_table
 from pipeline.importing.source import Source
+from pipeline.importing.tables import make_table
 
 SIGN = "_classes.csv beside *_mask.png (Roboflow, Semantic Segmentation Masks)"
 

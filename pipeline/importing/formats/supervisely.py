@@ -19,8 +19,9 @@ from pipeline.importing.export import (
     order_classes,
     split_of,
 )
-from pipeline.importing.masks import Entry, make_table, read_mask
+from pipeline.importing.masks import read_mask
 from pipeline.importing.source import Source, is_photo, stem
+from pipeline.importing.tables import Entry, make_table
 
 SIGN = "meta.json with classes, and ann/*.json (Supervisely)"
 COLOURS = "obj_class_to_machine_color.json"
