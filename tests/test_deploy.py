@@ -68,6 +68,15 @@ def test_the_job_requires_a_token_and_has_no_port_outside_and_no_secret_in_the_f
         assert not [name for name in names if re.search("TOKEN|PASSWORD|SECRET|KEY", name)]
 
 
+def test_every_pod_has_the_settings_of_fcn_cluster(rayjob):
+    for container in containers(rayjob):
+        settings = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert (
+            settings | {"RAY_AUTH_MODE": rayjob["spec"]["rayClusterSpec"]["authOptions"]["mode"]}
+            == ENVIRONMENT
+        )
+
+
 def test_every_pod_mounts_the_storage_that_the_job_works_on(rayjob):
     folder = rayjob["spec"]["entrypoint"].split('"')[1].split()[-1]
     for container in containers(rayjob):
