@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,16 @@ def test_the_wheel_holds_every_file_of_its_packages(tmp_path):
 
 
 # --- the image
+
+
+def test_a_linter_finds_nothing_wrong_with_the_image():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), ROOT / "deploy/Dockerfile"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_no_result_and_no_secret_gets_into_the_image():
