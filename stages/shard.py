@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import config, paths
-from pipeline.datasets import own, raw, splits
+from pipeline.datasets import linked, own, raw, splits
 from pipeline.errors import DatasetError
 from pipeline.shards.read import open_shards
 from pipeline.shards.write import MapFunction, link_shards, write_shards
@@ -20,7 +20,7 @@ def main() -> None:
     profile_name, profile = config.load()
     there_already = profile.data.source.shards
     if there_already:
-        for name, where in there_already.model_dump().items():
+        for name, where in linked.locations(there_already).items():
             link_split(profile_name, profile, name, where)
         return
     own_folder, folder = profile.data.source.own, raw.ensure(profile_name, profile.data)
@@ -95,11 +95,10 @@ def write_split(
 
 def link_split(profile_name: str, profile: config.Profile, name: str, where: str) -> None:
     """Link a split to shards that are there already."""
-    location = where if "://" in where else str(paths.named(where).absolute())
-    shards = open_shards(location, split=name, cache=paths.VERIFIED)
+    shards = open_shards(where, split=name, cache=paths.VERIFIED)
     if list(shards.classes) != profile.data.classes:
         raise DatasetError(f"{where} has classes {', '.join(shards.classes)}; data.classes must be the same")
-    link_shards(location, paths.shards(profile_name, name))
+    link_shards(where, paths.shards(profile_name, name))
 
 
 @contextmanager

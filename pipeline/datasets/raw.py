@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.config import Data
-from pipeline.datasets import local, own, published, synthetic
+from pipeline.datasets import linked, local, own, published, synthetic
 from pipeline.datasets.copying import refuse_within
 from pipeline.download.fetch import fetch_published
 from pipeline.errors import DatasetError
@@ -70,8 +70,8 @@ def _fill(profile: str, data: Data) -> dict[str, Any]:
 
 def _fill_from_source(raw: Path, data: Data) -> None:
     source = data.source
-    if source.shards:  # they hold the images
-        raw.mkdir(parents=True)
+    if source.shards:  # they hold the images; other ones, or the same elsewhere, are another record
+        write_json(raw / "shards.json", linked.fingerprint(source.shards))
     elif source.sample:
         synthetic.draw(raw, **source.sample.model_dump())
     elif source.local:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import synthetic
+from pipeline.shards.manifest import MANIFEST
 from pipeline.shards.read import open_shards
 from tests import s3_server
 from tests.small_shards import files_in
@@ -150,3 +151,29 @@ def test_shards_that_are_there_already_are_linked_and_inspected(workplace: Path,
         opened = open_shards(workplace / "data" / "small" / "shards" / split, split=split)
         assert opened.folder == tmp_path / "there" / split
         assert len(opened) == 2
+
+    # The same shards elsewhere, and other shards in the same place, are another source
+    record = workplace / "data" / "small" / "raw.json"
+    records = [record.read_bytes()]
+    elsewhere = shutil.copytree(there, tmp_path / "elsewhere")
+    edit_profile(
+        workplace,
+        "data",
+        "source",
+        value={"shards": {split: f"{elsewhere}/{split}" for split in ("train", "val")}},
+    )
+    fingerprints = []
+    for change in (None, lambda: (Path(elsewhere) / "val" / MANIFEST).write_bytes(b"another")):
+        if change:
+            change()
+        for name in ("source", "download"):
+            done = run_stage(workplace, f"stages.{name}")
+            assert done.returncode == 0, done.stderr
+        records.append(record.read_bytes())
+        fingerprints.append((workplace / "data" / "small" / "source.json").read_bytes())
+    assert len(set(records)) == 3
+    assert len(set(fingerprints)) == 2
+    # In a clone that cannot reach them, what was made from them is used
+    shutil.rmtree(elsewhere)
+    assert run_stage(workplace, "stages.source").returncode == 0
+    assert (workplace / "data" / "small" / "source.json").read_bytes() == fingerprints[-1]
