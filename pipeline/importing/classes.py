@@ -13,6 +13,9 @@ from pipeline.errors import DatasetError
 from pipeline.files import and_more
 
 VOID = "void"
+VOID_NAMES = ("void", "ignore", "__ignore__", "_ignore_")
+BACKGROUND = "background"
+BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
 ALL_OTHERS = "*"
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -50,9 +53,16 @@ class ClassMap:
         return {int(old): new for old, new in self.pairs if old.isdecimal()}
 
     def names(self, classes: Sequence[str]) -> dict[str, str]:
-        """Return the new class of each class that --map names; refuse names that are not there."""
-        known = dict(self.pairs)
-        others = {name: known[ALL_OTHERS] for name in classes[1:] if ALL_OTHERS in known}
+        """Return the new class of each class that --map names; refuse names that are not there.
+
+        "*" leaves the background as it is, unless all others join it.
+        """
+        rest = dict(self.pairs).get(ALL_OTHERS)
+        others = {
+            name: rest
+            for name in classes
+            if rest and (name.casefold() not in BACKGROUND_NAMES or rest.casefold() in BACKGROUND_NAMES)
+        }
         named = {old: new for old, new in self.pairs if old in classes}
         unknown = [
             old

@@ -1,5 +1,6 @@
 """The contract of the formats: an export as a list of photos, each with a function that gives its label."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -8,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
+from pipeline.importing.classes import BACKGROUND as BACKGROUND
+from pipeline.importing.classes import BACKGROUND_NAMES as BACKGROUND_NAMES
+from pipeline.importing.classes import VOID_NAMES as VOID_NAMES
 from pipeline.importing.classes import ClassMap
 from pipeline.importing.source import Source
 from pipeline.shards.labels import decode_label
 
 UNKNOWN = 254  # in a label: a value or colour of the mask without a class
 MAX_CLASSES = 254
-BACKGROUND = "background"
-BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
-VOID_NAMES = ("void", "ignore", "__ignore__", "_ignore_")
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -26,6 +27,17 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+_AFTER = rf"(?:[_-](?P<after>{'|'.join(SPLITS)}))?"
+MASK_FOLDER = re.compile(
+    r"(?:(?P<before>.*?)[_-]?)?(?:masks?|labels?|annotations?|annot|ground_?truth|gt|gtFine|gtCoarse|SegmentationClass"
+    rf"|segmentations?|trimaps|masks_machine|targets?){_AFTER}",
+    re.IGNORECASE,
+)
+PHOTO_FOLDER = re.compile(
+    r"(?:(?P<before>.*?)[_-]?)?(?:images?|photos?|imgs?|JPEGImages|leftImg8bit|pictures|rgb|frames|data)"
+    + _AFTER,
+    re.IGNORECASE,
+)
 
 
 class Label(NamedTuple):
@@ -133,9 +145,16 @@ class Options:
 
 
 def split_of(path: str) -> tuple[str, ...]:
-    """Return the split that a folder of the path names: "images/valid/x.jpg" -> ("val",); () if none does."""
-    names = [SPLITS[part.lower()] for part in path.split("/")[:-1] if part.lower() in SPLITS]
-    return (names[0],) if names else ()
+    """Return the split that a folder of the path names: "images/valid/x.jpg" -> ("val",); () if none does.
+
+    A word for photos or masks may stand before or after it: "train_images", "labels-val".
+    """
+    for folder in path.split("/")[:-1]:
+        match = MASK_FOLDER.fullmatch(folder) or PHOTO_FOLDER.fullmatch(folder)
+        for name in (folder, match["before"], match["after"]) if match else (folder,):
+            if (name or "").lower() in SPLITS:
+                return (SPLITS[name.lower()],)
+    return ()
 
 
 def drawn_size(height: object, width: object, photo_size: tuple[int, int], where: str) -> tuple[int, int]:
@@ -152,17 +171,21 @@ def drawn_size(height: object, width: object, photo_size: tuple[int, int], where
     )
 
 
-def order_classes(names: Sequence[str], where: str, *, add_background: bool) -> list[str]:
-    """Return unique names with the background class first; one is added if asked for and not there."""
+def order_classes(
+    names: Sequence[str], where: str, *, add_background: bool, first: str | None = None
+) -> list[str]:
+    """Return unique names with the background class first; one is added if asked for and not there.
+
+    first: the name of the background class, if it is known otherwise.
+    """
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DatasetError(f"{where}: class {repeated[0]!r} occurs twice; keep one")
     background = [name for name in names if name.casefold() in BACKGROUND_NAMES]
     if len(background) > 1:
         raise DatasetError(f"{where}: {' and '.join(background)} are both names of the background; keep one")
-    rest = [name for name in names if name not in background]
-    first = background or ([BACKGROUND] if add_background else [])
-    ordered = [*first, *rest]
+    front = [first] if first in names else background or ([BACKGROUND] if add_background else [])
+    ordered = [*front, *(name for name in names if name not in front)]
     if len(ordered) > MAX_CLASSES:
         raise DatasetError(f"{where}: {len(ordered)} classes; a label holds up to {MAX_CLASSES}")
     return ordered

@@ -14,8 +14,13 @@ from pipeline.inspection import same_picture
 
 
 def divides(items: Sequence[Item], settings: Settings) -> bool:
-    """Return whether photos are divided here, because the export has not both train and val or folds are asked for."""
+    """Return whether photos are divided here, because the export does not tell train from val or folds are asked for.
+
+    With one of both lists, the photos in no list are the other one.
+    """
     given = {split for item in items for split in item.splits}
+    if not all(item.splits for item in items):
+        given |= {"train", "val"} if given & {"train", "val"} else set()
     return bool(settings.folds) or not {"train", "val"} <= given
 
 
@@ -35,11 +40,16 @@ def make_lists(
         for split in item.splits:
             given[split].append(by_source[item.photo].key)
     lists = {name: sorted(keys) for name, keys in given.items()}
-    num_unlisted = sum(not item.splits for item in items)
-    sentence = "splits: the export's own" + (
-        f"; in no list: {counted(num_unlisted, 'photo')}" if num_unlisted else ""
-    )
-    if not (lists.get("train") and lists.get("val")):
+    _refuse_shared(lists, members)
+    unlisted = sorted(by_source[item.photo].key for item in items if not item.splits)
+    if len(one := {"train", "val"} & lists.keys()) == 1 and unlisted:
+        (other,) = {"train", "val"} - one
+        lists[other] = unlisted
+        sentence = f"splits: the export's own {', '.join(sorted(given))}; {other}: the other photos"
+    else:
+        sentence = "splits: the export's own"
+        sentence += f"; in no list: {counted(len(unlisted), 'photo')}" if unlisted else ""
+    if not {"train", "val"} <= lists.keys():
         taken = {key for name, keys in lists.items() if name not in ("train", "val") for key in keys}
         pool = [member for member in members if member.key not in taken]
         shares = splits.ratios(settings.shares)
@@ -66,6 +76,18 @@ def make_lists(
             lists[f"fold{number}-val"] = part
         sentence += f"; {settings.folds} folds; {rule}"
     return dict(sorted(lists.items())), sentence
+
+
+def _refuse_shared(lists: Mapping[str, Sequence[str]], members: Sequence[splits.Member]) -> None:
+    """Refuse photos that are in train and in a list to score on."""
+    name_of = {member.key: member.source for member in members}
+    for other in sorted(lists.keys() - {"train"}):
+        shared = sorted(set(lists.get("train", ())) & set(lists[other]))
+        if shared:
+            raise DatasetError(
+                f"{counted(len(shared), 'photo')} in train and in {other}, such as {name_of[shared[0]]}; "
+                "keep each in one list"
+            )
 
 
 def _groups(

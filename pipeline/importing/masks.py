@@ -11,25 +11,26 @@ from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
 from pipeline.importing.classes import hex_colour
 from pipeline.importing.export import UNKNOWN, Label
-from pipeline.importing.photos import decode
+from pipeline.importing.photos import decode, has_deep_colours
 from pipeline.importing.source import Source
 from pipeline.importing.tables import Colour, Table
 from pipeline.shards.labels import is_label_png
 
 FORMATS = ("PNG", "TIFF", "BMP")
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 MAX_NAMED_COLOURS = 64  # of one mask, in the message about colours without a class
 
 
 class Pixels(NamedTuple):
     """A decoded mask.
 
-    values: (H, W) uint8, uint16 or int32 of stored values, or (H, W, 3) uint8 colours.
+    values: (H, W) uint8 or int64 of stored values, or (H, W, 3) uint8 colours.
     palette: (N, 3) uint8, the colours of values; None without a palette.
+    by_alpha: whether the values are the transparency of a mask drawn in black.
     """
 
     values: NDArray
     palette: NDArray[np.uint8] | None = None
+    by_alpha: bool = False
 
 
 class Seen(NamedTuple):
@@ -62,7 +63,7 @@ def read_mask(
     ):
         return Label(None, png=data, counts=seen.counts, size=seen.size)
     pixels = decode_mask(data, path)
-    label = to_label(pixels, table)
+    label = to_label(pixels, table, path)
     if label.values is pixels.values and is_label_png(data):
         return label._replace(png=data)
     return label
@@ -84,9 +85,8 @@ def open_mask(data: bytes, where: str) -> Image.Image:
 def decode_mask(data: bytes, where: str) -> Pixels:
     """Return the stored values or colours of a mask; refuse lossy and anti-aliased ones."""
     image = open_mask(data, where)
-    is_png = image.format == "PNG"
-    bits = data[24] if is_png else 8  # of IHDR
-    if is_png and bits == 16 and data[25] != 0:
+    bits = data[24] if image.format == "PNG" else 8  # of IHDR
+    if has_deep_colours(image, data):
         raise DatasetError(f"{where}: a mask of 16-bit colours; save it with 8 bits per channel")
     if image.mode == "P":
         palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
@@ -106,7 +106,7 @@ def decode_mask(data: bytes, where: str) -> Pixels:
 
 
 def _opaque(pixels: NDArray[np.uint8], where: str) -> Pixels:
-    """Return colours with transparent pixels black; the transparency itself if every opaque pixel is black."""
+    """Return colours with transparent pixels black; the transparency itself if some and all opaque pixels are black."""
     alpha = pixels[:, :, 3]
     partly = ((alpha > 0) & (alpha < 255)).mean()
     if partly:
@@ -115,7 +115,9 @@ def _opaque(pixels: NDArray[np.uint8], where: str) -> Pixels:
             "smoothing"
         )
     colours = np.where(alpha[:, :, None] == 0, 0, pixels[:, :, :3]).astype(np.uint8)
-    return Pixels(colours if colours.any() else np.where(alpha == 0, 0, alpha).astype(np.uint8))
+    if colours.any() or alpha.all():
+        return Pixels(colours)
+    return Pixels(alpha, by_alpha=True)
 
 
 def value_counts(values: NDArray[Any]) -> dict[int, int]:
@@ -134,7 +136,7 @@ def index_counts(image: Image.Image) -> dict[int, int]:
     return {value: num for value, num in enumerate(image.histogram()) if num}
 
 
-def to_label(pixels: Pixels, table: Table) -> Label:
+def to_label(pixels: Pixels, table: Table, where: str) -> Label:
     """Return the classes of a mask's pixels."""
     values = pixels.values
     if values.ndim == 3:
@@ -150,6 +152,11 @@ def to_label(pixels: Pixels, table: Table) -> Label:
         by_colour = {
             value: table.colours.get(colour, UNKNOWN) for value, colour in zip(present, colours, strict=True)
         }
+        if table.has_values and pixels.palette is not None and _contradict(by_value, by_colour):
+            raise DatasetError(
+                f"{where}: its values and the colours of its palette are different classes in the class table; keep "
+                "there the column that the masks follow"
+            )
         first, second = (by_value, by_colour) if table.has_values else (by_colour, by_value)
         chosen = second if UNKNOWN in first.values() and UNKNOWN not in second.values() else first
     unknown: dict[str, int] = {}
@@ -159,6 +166,12 @@ def to_label(pixels: Pixels, table: Table) -> Label:
     if values.dtype == np.uint8 and all(value == label for value, label in chosen.items()) and not unknown:
         return Label(values, counts=counts)
     return Label(_look_up(values, chosen), unknown)
+
+
+def _contradict(by_value: Mapping[int, int], by_colour: Mapping[int, int]) -> bool:
+    """Return whether both give every value a class, and not the same."""
+    is_whole = UNKNOWN not in by_value.values() and UNKNOWN not in by_colour.values()
+    return is_whole and by_value != by_colour
 
 
 def _by_value(table: Table, value: int) -> int:

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import DatasetError
 from pipeline.inspection.same_picture import reduce
-from pipeline.shards.images import MAX_PIXELS
+from pipeline.shards.images import MAX_PIXELS, bits_per_sample
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -23,7 +23,8 @@ class Photo(NamedTuple):
     """A decoded photo as its file stores it.
 
     data: the file's bytes.
-    image: the pixels, not turned; of a JPEG in grey and reduced, as `same_picture.reduce` decodes it.
+    image: the pixels; of a JPEG in grey and reduced, as `same_picture.reduce` decodes it. Those of a TIFF are turned as
+        its EXIF states, because Pillow does so; all others are as stored.
     mode: Pillow's, of the file.
     size: (height, width) as stored.
     orientation: EXIF's, 1 to 8.
@@ -95,17 +96,24 @@ def _check_chunks(png: bytes) -> None:
 def read_photo(data: bytes, where: str) -> Photo:
     """Decode a photo of any of FORMATS."""
     with _opened(data, where, FORMATS) as image:
-        mode, size = image.mode, (image.height, image.width)
+        mode, size, orientation = image.mode, (image.height, image.width), _orientation(image)
+        if image.format == "TIFF" and orientation in TRANSPOSED:  # Pillow gives the turned size already
+            size = (image.width, image.height)
         # A JPEG's coefficients are all read, so that damage shows, but fewer pixels are made of them
         reduce(image)
         image.load()
     num_frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
     if num_frames > 1:
         raise DatasetError(f"{where}: {num_frames} pictures in one file; save each as a file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # EXIF that Pillow cannot read turns no viewer's image
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return Photo(data, image, mode, size, orientation if orientation in range(1, 9) else 1)
+    return Photo(data, image, mode, size, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF that Pillow cannot read turns no viewer's image
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def finished(
@@ -129,7 +137,7 @@ def finished(
     converted, note = _as_rgb(image, photo.data, value_range, where)
     notes += [note] if note else []
     if turn:
-        converted = _turned(converted, photo.orientation)
+        converted = converted if image.format == "TIFF" else _turned(converted, photo.orientation)
         notes = [*notes, "turned by EXIF"] if not is_jpeg else notes
     if image.format == "PNG" and not note and not turn:
         return photo.data, ".png", notes
@@ -157,12 +165,21 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
+def has_deep_colours(image: Image.Image, data: bytes) -> bool:
+    """Return whether an image has colours of more than 8 bits a channel, which Pillow would cut off in silence."""
+    if image.format == "PNG":
+        return data[24] == 16 and data[25] != 0  # IHDR: bit depth and colour type
+    return image.mode not in DEEP_MODES and bits_per_sample(image) > 8
+
+
 def _as_rgb(
     image: Image.Image, data: bytes, value_range: tuple[float, float] | None, where: str
 ) -> tuple[Image.Image, str]:
     """Return an RGB image and what was done for it, "" if nothing."""
-    if image.format == "PNG" and data[24] == 16 and data[25] != 0:  # IHDR: bit depth and colour type
-        raise DatasetError(f"{where}: a colour PNG with 16 bits per channel; save it with 8 bits per channel")
+    if has_deep_colours(image, data):
+        raise DatasetError(
+            f"{where}: a colour {image.format} with more than 8 bits per channel; save it with 8 bits per channel"
+        )
     if image.mode in DEEP_MODES:
         if value_range is None:
             low, high = np.asarray(image).min(), np.asarray(image).max()

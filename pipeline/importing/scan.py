@@ -4,8 +4,8 @@ from functools import partial
 from typing import NamedTuple
 
 from pipeline.errors import DatasetError
-from pipeline.importing.classes import VOID, ClassMap, hex_colour
-from pipeline.importing.export import BACKGROUND, BACKGROUND_NAMES, MAX_CLASSES
+from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES, VOID, ClassMap, hex_colour
+from pipeline.importing.export import MAX_CLASSES
 from pipeline.importing.masks import (
     MAX_NAMED_COLOURS,
     Seen,
@@ -29,6 +29,7 @@ class Content(NamedTuple):
 
     size: (height, width) of a label PNG; None of other masks.
     digest: sha256 of the file.
+    by_alpha: as Pixels has it; None for a mask that is black all over, with nothing transparent.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Content(NamedTuple):
     colours: dict[str, int]
     size: tuple[int, int] | None
     digest: str
+    by_alpha: bool | None = False
 
 
 class Scan(NamedTuple):
@@ -58,12 +60,14 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
     colours: dict[str, int] = {}
     first = ""
     seen: dict[str, Seen] = {}
+    drawn: dict[bool | None, str] = {}  # the first file of each kind of transparency
     with (
         mapped(partial(_content, source), workers) as run,
         bar(len(paths), "read masks", unit="mask", delay_s=2) as progress,
     ):
         for content in run(paths):
             first = first or (content.path if content.colours else "")
+            drawn.setdefault(content.by_alpha, content.path)
             source.digests[content.path] = content.digest
             if content.size:
                 seen[content.path] = Seen(content.digest, content.size, content.values)
@@ -71,6 +75,11 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
                 for key, count in counts.items():
                     total[key] = total.get(key, 0) + count
             progress.update()
+    if drawn.keys() >= {True, None}:
+        raise DatasetError(
+            f"{drawn[None]}: all black, which may be all background or all foreground: {drawn[True]} is drawn in "
+            "black on a transparent ground; save the masks in black and white"
+        )
     return Scan(values, colours, first, seen)
 
 
@@ -80,14 +89,16 @@ def _content(source: Source, path: str) -> Content:
     if is_label_png(data):
         image = open_mask(data, path)
         return Content(path, index_counts(image), {}, (image.height, image.width), digest)
-    pixels = decode_mask(data, path).values
+    decoded = decode_mask(data, path)
+    pixels, by_alpha = decoded.values, decoded.by_alpha
     if pixels.ndim == 3 and not is_grey(pixels):
         return Content(path, {}, named_colours(packed_colours(pixels)), None, digest)
     flat = pixels[:, :, 0] if pixels.ndim == 3 else pixels
     counts = value_counts(flat)
     if len(counts) > 4 * MAX_CLASSES:
         raise DatasetError(f"{path}: {len(counts)} different values; it may be a photo, not a mask")
-    return Content(path, counts, {}, None, digest)
+    is_black = pixels.ndim == 3 and list(counts) == [0]
+    return Content(path, counts, {}, None, digest, None if is_black else by_alpha)
 
 
 def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tuple[Table, str]:
@@ -99,12 +110,19 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
         return _table_of_colours(found, class_map)
     present = set(found.values)
     stated = class_map.values
-    for foreground in (255, 1):
+    for foreground in (1, 255, 65535):
         if present <= {0, foreground} and foreground in present and len(names) <= 2:
-            name = stated.get(foreground) or next(
-                (name for name in reversed(names) if name.casefold() not in BACKGROUND_NAMES), "foreground"
-            )
-            ground = stated.get(0) or (names[0] if len(names) == 2 else BACKGROUND)
+            lines = names if len(names) == 2 else [BACKGROUND, *names, "foreground"][:2]
+            ground, name = stated.get(0, lines[0]), stated.get(foreground, lines[1])
+            if (
+                foreground > 1
+                and lines[1].casefold() in BACKGROUND_NAMES
+                and not {0, foreground} <= stated.keys()
+            ):
+                raise DatasetError(
+                    f"masks of 0 and {foreground}, and classes {', '.join(names)}: by the lines 0 would be {lines[0]}; "
+                    f"say which is which: --map '0={lines[1]},{foreground}={lines[0]}', or the other way round"
+                )
             entries = [Entry(ground, value=0), Entry(name, value=foreground)]
             table = make_table(entries, class_map, "masks")
             return table, f"masks of 0 and {foreground}: 0 is {ground}, {foreground} is {name}"
@@ -115,9 +133,7 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
         return table, "a mask's value is the line of its class, from 0"
     used = sorted(value for value in present if value != 255 or value in stated)
     if len(used) > MAX_CLASSES:
-        raise DatasetError(
-            f"{found.first or 'masks'}: {len(used)} different values; a label holds up to {MAX_CLASSES}"
-        )
+        raise DatasetError(f"masks: {len(used)} different values; a label holds up to {MAX_CLASSES}")
     entries = [
         Entry(stated.get(value) or (BACKGROUND if value == 0 else f"class{value}"), value=value)
         for value in used

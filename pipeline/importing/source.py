@@ -83,6 +83,7 @@ class Source:
         self.digests: dict[str, str] = {}
         self.files = sorted(self._walk())
         self._paths = {nfc(path): path for path in self.files}
+        self._folders = {folder for path in self._paths for folder in path.split("/")[:-1]}
         self._by_name: dict[str, list[str]] | None = None
         self._json: tuple[str, Any] = ("", None)
         self._outlines: dict[str, Outline] = {}
@@ -194,7 +195,8 @@ class Source:
         """Return the path of the photo that an annotation file names, None if it is not there.
 
         First the path from the annotation file's folder and from the root, then the one photo with the longest equal
-        end of its path, also without the prefix that Label Studio gives uploads.
+        end of its path, also without the prefix that Label Studio gives uploads. A photo of that name in another folder
+        is taken only if the export has no folder of the name that is stated.
 
         reference: a path, absolute or with '\\' if the tool writes so, or a URL.
         base: the annotation file's folder.
@@ -203,8 +205,6 @@ class Source:
         name = reference.replace("\\", "/")
         for folder in (base, ""):
             path = posixpath.normpath(posixpath.join(folder, name.lstrip("/")))
-            if path.startswith("../") and not posixpath.basename(name):
-                break
             if path in self:
                 return self._paths[nfc(path)]
         parts = [part for part in name.split("?")[0].split("/") if part not in ("", ".", "..")]
@@ -213,6 +213,8 @@ class Source:
         found = [path for path in self.named(parts[-1]) or self.named(_UPLOAD_PREFIX.sub("", parts[-1]))]
         if ".." in name.split("/") and not found:
             raise DatasetError(f"{where}: {reference!r} leads outside the export; put the photo into it")
+        if len(parts) > 1 and nfc(parts[-2]) in self._folders:
+            found = [path for path in found if nfc(path).split("/")[-2:-1] == [nfc(parts[-2])]]
         best = _longest_equal_end(found, parts)
         if len(best) > 1:
             raise DatasetError(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
-from pipeline.importing.classes import COLOUR, VOID, ClassMap, hex_colour, rgb
-from pipeline.importing.export import UNKNOWN, VOID_NAMES, order_classes
+from pipeline.importing.classes import COLOUR, VOID, VOID_NAMES, ClassMap, hex_colour, rgb
+from pipeline.importing.export import UNKNOWN, order_classes
 from pipeline.importing.source import Source
 
 Colour = tuple[int, int, int]
@@ -150,7 +150,7 @@ def _csv(source: Source, path: str) -> list[Entry]:
             found = _colour(parts, path, text)
         elif colour:
             number = _whole(row[colour], path, text)
-        if value and not channels:
+        if value:
             number = _whole(row[value], path, text)
         entries.append(Entry(text, found, number))
     return entries
@@ -169,29 +169,30 @@ def _whole(text: str, path: str, what: str) -> int:
     return int(text)
 
 
-def make_table(entries: Iterable[Entry], class_map: ClassMap, where: str) -> Table:
+def make_table(
+    entries: Iterable[Entry], class_map: ClassMap, where: str, background: str | None = None
+) -> Table:
     """Return the table of a class list, and of the values and colours that --map names.
 
     Entries called void or ignore become void, unless --map names them. The background class is moved to the front.
+
+    background: its name; None: found by the usual names.
     """
     entries = list(entries)
+    listed = {entry.name for entry in entries}
     named = {old for old, _ in class_map.pairs}
     is_void = {
         entry.name for entry in entries if entry.name.casefold() in VOID_NAMES and entry.name not in named
     }
     extra = [
         *(Entry(name, colour=colour) for colour, name in class_map.colours.items()),
-        *(
-            Entry(name, value=value)
-            for value, name in class_map.values.items()
-            if str(value) not in named_of(entries)
-        ),
+        *(Entry(name, value=value) for value, name in class_map.values.items() if str(value) not in listed),
     ]
     names = [entry.name for entry in entries if entry.name not in is_void]
     for entry in extra:
         if entry.name != VOID and entry.name not in names:
             names.append(entry.name)
-    classes = order_classes(names, where, add_background=False)
+    classes = order_classes(names, where, add_background=False, first=background)
     if not classes:
         raise DatasetError(f"{where}: names no class")
     index = {name: number for number, name in enumerate(classes)} | dict.fromkeys(is_void, IGNORE_LABEL)
@@ -216,8 +217,9 @@ def make_table(entries: Iterable[Entry], class_map: ClassMap, where: str) -> Tab
     return Table(tuple(classes), colours, values, has_values)
 
 
-def named_of(entries: Iterable[Entry]) -> set[str]:
-    return {entry.name for entry in entries}
+def void_names(entries: Iterable[Entry], table: Table) -> str:
+    """Return the names of a class list that became void, for a sentence."""
+    return ", ".join(entry.name for entry in entries if entry.name not in table.classes) or "none"
 
 
 @cache

@@ -145,13 +145,18 @@ def decode_image(data: bytes, formats: str | Sequence[str], where: str) -> Image
     return image
 
 
+def bits_per_sample(image: Image.Image) -> int:
+    """Return the bits a channel that a TIFF's header states; 1 of other formats."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return max(tags.get(_BITS_PER_SAMPLE, (1,)))
+
+
 def _refuse_deep_or_several(image: Image.Image, data: bytes, where: str) -> None:
     """Refuse a photo that 8 bits cannot hold, some of which Pillow would cut off silently, and a file of several."""
     deep = image.mode.startswith(("I", "F"))
     if image.format == "PNG":
         deep |= data[24] > 8  # of IHDR; Pillow halves 16-bit colours
-    if image.format == "TIFF":
-        deep |= max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8  # pyright: ignore[reportAttributeAccessIssue]
+    deep |= bits_per_sample(image) > 8
     if deep:
         raise DatasetError(
             f"{where}: a {image.format} of mode {image.mode} with more than 8 bits a channel; scale it to 8 bits, or "

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -30,6 +31,28 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options) -> b
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def tiff_of_16_bit_colours(pixels: np.ndarray) -> bytes:
+    """An uncompressed RGB TIFF of 16 bits a channel, which Pillow cannot write; pixels: (H, W, 3) uint8."""
+    height, width = pixels.shape[:2]
+    data = pixels.astype("<u2").tobytes()
+    bits_at = 8 + 2 + 10 * 12 + 4
+    tags = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, 3, bits_at),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, bits_at + 6),
+        (277, 3, 1, 3),
+        (278, 3, 1, height),
+        (279, 4, 1, len(data)),
+        (284, 3, 1, 1),
+    ]
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return header + entries + struct.pack("<I3H", 0, 16, 16, 16) + data
 
 
 def write(folder: Path, files: dict[str, bytes | str]) -> Path:

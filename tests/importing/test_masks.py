@@ -10,7 +10,17 @@ from PIL import Image
 from pipeline.errors import DatasetError
 from pipeline.importing.classes import ClassMap
 from pipeline.importing.write import Settings, import_data
-from tests.importing.conftest import FIXTURES, encoded, jpeg, labels_of, pairs, record_of, unpacked, write
+from tests.importing.conftest import (
+    FIXTURES,
+    encoded,
+    jpeg,
+    labels_of,
+    pairs,
+    record_of,
+    tiff_of_16_bit_colours,
+    unpacked,
+    write,
+)
 
 LABEL = np.random.default_rng(3).integers(0, 3, (12, 16)).astype(np.uint8)
 LABEL[0, 0:3] = 0, 1, 2
@@ -121,6 +131,7 @@ BINARY_KINDS = {
     "RGB white": encoded(np.repeat(BINARY[:, :, None] * 255, 3, 2)),
     "alpha": encoded(np.dstack([np.zeros((12, 16, 3), np.uint8), BINARY * 255])),
     "16 bits": encoded(BINARY.astype(np.uint16) * 255),
+    "16 bits, white": encoded(BINARY.astype(np.uint16) * 65535),
 }
 
 
@@ -134,6 +145,41 @@ def test_a_binary_mask_has_two_classes_and_no_void(kind: str, names: str | None,
     assert result.classes == ["background", "lesion" if names else "foreground"]
     for label in labels_of(tmp_path / "out").values():
         np.testing.assert_array_equal(label, BINARY)
+
+
+def test_an_opaque_black_mask_is_background_and_one_beside_masks_drawn_by_transparency_is_refused(
+    tmp_path: Path,
+):
+    def files(other: np.ndarray) -> dict[str, bytes | str]:
+        black = np.dstack([np.zeros((12, 16, 3), np.uint8), np.full((12, 16), 255, np.uint8)])
+        masks = {"masks/a.png": encoded(other), "masks/b.png": encoded(black)}
+        return {**masks, "images/a.jpg": jpeg(seed=1), "images/b.jpg": jpeg(seed=2)}
+
+    white = np.dstack([np.repeat(BINARY[:, :, None] * 255, 3, 2), np.full((12, 16), 255, np.uint8)])
+    import_data(write(tmp_path / "white", files(white)), tmp_path / "out", Settings())
+    labels = labels_of(tmp_path / "out")
+    np.testing.assert_array_equal(labels["images/a.jpg"], BINARY)
+    assert not labels["images/b.jpg"].any()
+    by_alpha = np.dstack([np.zeros((12, 16, 3), np.uint8), BINARY * 255])
+    with pytest.raises(DatasetError, match=r"masks/b\.png.*masks/a\.png"):
+        import_data(write(tmp_path / "alpha", files(by_alpha)), tmp_path / "refused", Settings())
+
+
+def test_two_lines_name_0_and_1_in_any_order_and_0_and_255_only_where_they_leave_no_doubt(tmp_path: Path):
+    def project(name: str, values: np.ndarray) -> Path:
+        masks = {f"masks/{key}.png": encoded(values) for key in "ab"}
+        photos = {f"images/{key}.jpg": jpeg(seed=ord(key)) for key in "ab"}
+        return write(tmp_path / name, {**masks, **photos, "classes.txt": "lesion\nbackground\n"})
+
+    result = import_data(project("one", BINARY), tmp_path / "out", Settings())
+    assert result.classes == ["background", "lesion"]
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.jpg"], 1 - BINARY)
+    white = project("white", BINARY * 255)
+    with pytest.raises(DatasetError, match=r"lesion.*--map"):
+        import_data(white, tmp_path / "refused", Settings())
+    stated = Settings(class_map=ClassMap.parse(["0=background,255=lesion"]))
+    assert import_data(white, tmp_path / "stated", stated).classes == ["background", "lesion"]
+    np.testing.assert_array_equal(labels_of(tmp_path / "stated")["images/a.jpg"], BINARY)
 
 
 def test_values_without_a_table_are_classes_and_255_is_void(tmp_path: Path):
@@ -245,6 +291,92 @@ def test_a_class_called_void_is_void_unless_it_is_named(tmp_path: Path):
     assert labels_of(tmp_path / "out")["images/p0.jpg"][0, :3].tolist() == [255, 0, 1]
     kept = Settings(class_map=ClassMap.parse(["Void=unknown"]))
     assert import_data(tmp_path / "in", tmp_path / "kept", kept).classes == ["unknown", "cat", "dog"]
+
+
+@pytest.mark.parametrize("columns", ["id,name,r,g,b", "name,red,green,blue,value"])
+def test_a_table_of_values_and_colours_serves_masks_of_either(columns: str, tmp_path: Path):
+    ids = {"background": 7, "cat": 0, "dog": 3}
+    value = np.array(list(ids.values()), np.uint8)
+    rows = [columns]
+    for (name, number), colour in zip(ids.items(), COLOURS.tolist(), strict=True):
+        rgb = ",".join(map(str, colour))
+        rows.append(f"{number},{name},{rgb}" if columns.startswith("id") else f"{name},{rgb},{number}")
+    files: dict[str, bytes | str] = {
+        "classes.csv": "\n".join(rows),
+        "images/a.jpg": jpeg(seed=1),
+        "images/b.jpg": jpeg(),
+    }
+    masks = {"masks/a.png": encoded(value[LABEL]), "masks/b.png": encoded(COLOURS[LABEL])}
+    import_data(write(tmp_path / "in", files | masks), tmp_path / "out", Settings())
+    for label in labels_of(tmp_path / "out").values():
+        np.testing.assert_array_equal(label, LABEL)
+    contrary = Image.fromarray(value[LABEL])  # by its values each pixel is another class than by its palette
+    colours = np.zeros((256, 3), np.uint8)
+    colours[value] = np.roll(COLOURS, 1, 0)
+    contrary.putpalette(colours.ravel().tolist())
+    write(tmp_path / "in", {"masks/b.png": encoded(contrary)})
+    with pytest.raises(DatasetError, match=r"masks/b\.png.*palette"):
+        import_data(tmp_path / "in", tmp_path / "refused", Settings())
+
+
+@pytest.mark.parametrize("first", ["_background_", "__background__", "background", "road"])
+@pytest.mark.parametrize("target", ["background", "other", "void"])
+def test_all_others_join_one_class_and_a_background_only_a_background(
+    first: str, target: str, tmp_path: Path
+):
+    write(tmp_path / "in", pairs() | {"classes.txt": f"{first}\ncat\ndog\n"})
+    settings = Settings(class_map=ClassMap.parse([f"cat=cat,*={target}"]))
+    if first == "road" and target == "void":
+        with pytest.raises(DatasetError, match="one class, cat"):
+            import_data(tmp_path / "in", tmp_path / "out", settings)
+        return
+    names = import_data(tmp_path / "in", tmp_path / "out", settings).classes
+    label = labels_of(tmp_path / "out")["images/p0.jpg"][0, :3]
+    seen = [names[value] if value != 255 else "void" for value in label.tolist()]
+    stays = first != "road" and target != "background"
+    assert seen == [first if stays else target, "cat", target]
+    assert sorted(names) == sorted(set(seen) - {"void"})
+
+
+def test_a_tiff_mask_of_16_bit_colours_is_refused(tmp_path: Path):
+    cut = encoded(Image.fromarray(COLOURS[LABEL]), "TIFF")
+    write(tmp_path / "in", {"classes.csv": CSV, "images/a.jpg": jpeg(seed=1), "images/b.jpg": jpeg()})
+    write(tmp_path / "in", {"masks/a.tif": cut, "masks/b.tif": tiff_of_16_bit_colours(COLOURS[LABEL])})
+    with pytest.raises(DatasetError, match=r"masks/b\.tif.*16-bit"):
+        import_data(tmp_path / "in", tmp_path / "out", Settings())
+
+
+def test_the_black_label_of_cvat_is_the_background_whatever_its_name(tmp_path: Path):
+    table = "# label:color_rgb:parts:actions\ncar:255,0,0::\nignore:9,9,9::\nunlabeled:0,0,0::\n"
+    mask = np.zeros((12, 16, 3), np.uint8)
+    mask[:6] = 255, 0, 0
+    mask[6] = 9, 9, 9
+    files: dict[str, bytes | str] = {"labelmap.txt": table, "SegmentationClass/a.png": encoded(mask)}
+    files |= {
+        "JPEGImages/a.jpg": jpeg(seed=1),
+        "JPEGImages/b.jpg": jpeg(),
+        "ImageSets/Segmentation/default.txt": "a\nb\n",
+    }
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert result.classes == ["unlabeled", "car"]
+    labels = labels_of(tmp_path / "out")
+    assert labels["JPEGImages/a.jpg"][:, 0].tolist() == [1] * 6 + [255] + [0] * 5
+    assert not labels["JPEGImages/b.jpg"].any()
+    assert any("void" in sentence and "ignore" in sentence for sentence in result.decisions)
+    # A black label that is void leaves photos without a mask nothing to learn from
+    write(tmp_path / "in", {"labelmap.txt": table.replace("ignore", "tree").replace("unlabeled", "void")})
+    import_data(tmp_path / "in", tmp_path / "void", Settings())
+    assert (labels_of(tmp_path / "void")["JPEGImages/b.jpg"] == 255).all()
+
+
+def test_a_line_of_labelme2voc_that_is_called_void_keeps_its_number(tmp_path: Path):
+    values = np.resize(np.arange(4, dtype=np.uint8), (12, 16))
+    files: dict[str, bytes | str] = {"class_names.txt": "_background_\nroad\nvoid\ncar\n"}
+    files |= {f"SegmentationClass/{name}.png": encoded(values) for name in "ab"}
+    files |= {f"JPEGImages/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"}
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert result.classes == ["_background_", "road", "car"]
+    assert labels_of(tmp_path / "out")["JPEGImages/a.jpg"][0, :4].tolist() == [0, 1, 255, 2]
 
 
 # Data sets that are plain folders

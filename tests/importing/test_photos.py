@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from pipeline.errors import DatasetError
 from pipeline.importing.write import Settings, import_data
-from tests.importing.conftest import encoded, jpeg, labels_of, write
+from tests.importing.conftest import encoded, jpeg, labels_of, tiff_of_16_bit_colours, write
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
 MASK = encoded(np.resize(np.array([0, 1], np.uint8), (12, 16)))
@@ -134,6 +134,31 @@ def test_a_turned_photo_is_turned_with_its_mask_where_sizes_prove_it(
     assert Image.open(io.BytesIO(data)).getexif().get(ExifTags.Base.Orientation, 1) == 1
     np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.jpg"], upright)
     assert list(notes.values()) == [1]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_tiff_is_read_as_a_turned_jpeg_is(orientation: int, tmp_path: Path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    photo = encoded(PIXELS, "TIFF", exif=exif)
+    stored = np.random.default_rng(1).integers(0, 2, PIXELS.shape[:2]).astype(np.uint8)
+    if orientation < 5:  # the sizes say nothing
+        with pytest.raises(DatasetError, match=rf"images/a\.tif.*orientation {orientation}"):
+            imported(photo, "a.tif", tmp_path, encoded(stored))
+        return
+    data, _, _ = imported(photo, "a.tif", tmp_path, encoded(stored))
+    as_png = Image.fromarray(PIXELS)
+    as_png.getexif()[ExifTags.Base.Orientation] = orientation
+    np.testing.assert_array_equal(pixels(data), np.asarray(ImageOps.exif_transpose(as_png)))
+    mask = Image.fromarray(stored)
+    mask.getexif()[ExifTags.Base.Orientation] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(mask))
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.tif"], expected)
+
+
+def test_a_tiff_of_16_bit_colours_is_refused(tmp_path: Path):
+    with pytest.raises(DatasetError, match=r"images/a\.tif.*8 bits"):
+        imported(tiff_of_16_bit_colours(PIXELS), "a.tif", tmp_path)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(3, (12, 16)), (2, (12, 16)), (6, (14, 14))])

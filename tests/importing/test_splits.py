@@ -122,6 +122,8 @@ def test_folds_hold_every_photo_once_in_val_and_never_on_both_sides(tmp_path: Pa
 GIVEN = {
     "folders": {"train/images": "train", "valid/images": "val", "test/images": "test"},
     "inner folders": {"images/training": "train", "images/validation": "val", "images/testing": "test"},
+    "one name": {"train_images": "train", "val_images": "val", "test_images": "test"},
+    "one name, turned": {"images-train": "train", "images-valid": "val", "images-test": "test"},
 }
 
 
@@ -137,7 +139,16 @@ def test_splits_that_folders_state_are_kept(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "line", ["p{}", "p{}.jpg", "images/p{}.jpg", "/images/p{}.jpg masks/p{}.png", "p{} 1 2 3"]
+    "line",
+    [
+        "p{}",
+        "p{}.jpg",
+        "images/p{}.jpg",
+        "images\\p{}.jpg",
+        "./images/p{}.jpg",
+        "/images/p{}.jpg masks/p{}.png",
+        "p{} 1 2 3",
+    ],
 )
 def test_lists_are_kept_with_blank_lines_windows_line_ends_and_a_byte_order_mark(line: str, tmp_path: Path):
     def text(*numbers: int) -> bytes:
@@ -148,6 +159,44 @@ def test_lists_are_kept_with_blank_lines_windows_line_ends_and_a_byte_order_mark
     assert (tmp_path / "out/splits/train.txt").read_text() == "p0\np1\n"
     assert (tmp_path / "out/splits/val.txt").read_text() == "p3\n"
     assert result.lists == {"train": 2, "val": 1}
+
+
+def test_a_line_that_names_no_photo_is_said(tmp_path: Path):
+    files = pairs(4) | {"train.txt": "p0\nabsent\np1\n", "val.txt": "p3", "test.txt": "nobody\n"}
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert result.lists == {"train": 2, "val": 1}
+    for name in ("absent", "nobody"):
+        assert any(name in sentence for sentence in result.decisions)
+
+
+@pytest.mark.parametrize(
+    ("given", "train", "val"),
+    [
+        ({"val": (4, 5)}, (0, 1, 2, 3), (4, 5)),
+        ({"train": (0, 1, 2)}, (0, 1, 2), (3, 4, 5)),
+        ({"train": (0, 1), "test": (5,)}, (0, 1), (2, 3, 4)),
+    ],
+)
+def test_of_one_list_the_other_photos_are_the_other(given: dict, train: tuple, val: tuple, tmp_path: Path):
+    lists = {f"{name}.txt": "".join(f"p{n}\n" for n in numbers) for name, numbers in given.items()}
+    import_data(write(tmp_path / "in", pairs(6) | lists), tmp_path / "out", Settings())
+    for name, numbers in (("train", train), ("val", val)):
+        assert (tmp_path / f"out/splits/{name}.txt").read_text() == "".join(f"p{n}\n" for n in numbers)
+
+
+def test_a_list_of_all_photos_is_divided(tmp_path: Path):
+    write(tmp_path / "in", pairs(6) | {"train.txt": "".join(f"p{n}\n" for n in range(6))})
+    lists = import_data(tmp_path / "in", tmp_path / "out", Settings()).lists
+    assert sum(lists.values()) == 6
+    assert min(lists.values()) > 0
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_a_photo_in_train_and_in_another_list_is_refused(other: str, tmp_path: Path):
+    files = pairs(4) | {"train.txt": "p0\np1\n", "val.txt": "p3\n"}
+    files[f"{other}.txt"] = "p1\np2\n"
+    with pytest.raises(DatasetError, match=rf"{other}.*images/p1\.jpg"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
 
 
 def test_a_test_split_is_kept_while_the_rest_is_divided(tmp_path: Path):

@@ -21,7 +21,17 @@ from pipeline.errors import DatasetError, UserError
 from pipeline.importing import making
 from pipeline.importing import write as writing
 from pipeline.importing.write import Settings, import_data
-from tests.importing.conftest import FIXTURES, encoded, pairs, record_of, tree, unpacked, write
+from tests.importing.conftest import (
+    FIXTURES,
+    encoded,
+    jpeg,
+    labels_of,
+    pairs,
+    record_of,
+    tree,
+    unpacked,
+    write,
+)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -291,6 +301,63 @@ def test_names_are_found_however_a_mac_spells_their_letters(form: str, tmp_path:
     text = path.read_text().replace("stra\\u00dfe.v2.jpg", "stra\\u00dfe \\u00e9.jpg")
     path.write_text(text)
     assert import_data(source, tmp_path / "out", Settings()).num_photos == 4
+
+
+PAIRED = {  # photos and their masks
+    "left and right eye": {"images/0_L.jpg": "masks/0_L.png", "images/0_R.jpg": "masks/0_R.png"},
+    "photos whose names are those of masks": {"images/man_with_mask.jpg": "masks/man_with_mask.png"},
+    "beside each other": {"man_with_mask.jpg": "man_with_mask.png", "b.jpg": "b_mask.png"},
+    "one folder": {"images/a.jpg": "images/a_mask.png", "images/b.JPG": "images/b_Segmentation.png"},
+    "endings in capitals": {"a.png": "a_GT.png", "b.png": "b_Label.png"},
+}
+
+
+@pytest.mark.parametrize("layout", PAIRED)
+def test_a_photo_finds_its_mask_by_its_name(layout: str, tmp_path: Path):
+    files: dict[str, bytes | str] = {}
+    for number, (photo, mask) in enumerate(PAIRED[layout].items()):
+        picture = np.full((12, 16, 3), 9 * number, np.uint8)
+        files[photo] = encoded(picture) if photo.endswith("png") else jpeg(seed=number)
+        files[mask] = encoded(np.resize(np.array([0, 1, 2 + number], np.uint8), (12, 16)))
+    extra = {
+        "images/other.jpg": jpeg(seed=9),
+        "masks/other.png": encoded(np.resize(np.uint8([0, 1]), (12, 16))),
+    }
+    files |= (
+        extra
+        if "masks/" in "".join(files)
+        else {"other.jpg": jpeg(seed=9), "other_gt.png": extra["masks/other.png"]}
+    )
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    labels = labels_of(tmp_path / "out")
+    assert set(PAIRED[layout]) <= set(labels)
+    assert not result.left_out
+    for number, photo in enumerate(PAIRED[layout]):
+        present = sorted({0, 1, *(2 + n for n in range(len(PAIRED[layout])))})
+        assert labels[photo].max() == present.index(2 + number)
+
+
+def test_a_photo_of_the_same_name_in_another_folder_is_not_taken_for_a_missing_one(
+    tmp_path: Path, fcn: Callable, capsys
+):
+    images = [
+        {"id": n, "file_name": name, "height": 12, "width": 16}
+        for n, name in enumerate(("cam1/1.jpg", "cam1/2.jpg"))
+    ]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    content["annotations"] = [
+        {"id": n, "image_id": n, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]} for n in range(2)
+    ]
+    files: dict[str, bytes | str] = {
+        "instances.json": json.dumps(content),
+        "cam1/1.jpg": jpeg(),
+        "cam2/2.jpg": jpeg(seed=1),
+    }
+    assert fcn("import", write(tmp_path / "in", files), tmp_path / "out") == 2
+    assert "cam1/2.jpg" in capsys.readouterr().err
+    # Where the whole layout is another one, the name decides
+    files = {"instances.json": files["instances.json"], "photos/1.jpg": jpeg(), "photos/2.jpg": jpeg(seed=1)}
+    assert fcn("import", write(tmp_path / "moved", files), tmp_path / "out") == 0
 
 
 def test_a_single_class_is_refused(tmp_path: Path, fcn: Callable, capsys):

@@ -3,13 +3,16 @@
 import posixpath
 from functools import partial
 
+import numpy as np
+
 from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import tables
-from pipeline.importing.export import BACKGROUND_NAMES, SPLITS, Export, Item, Label, Options
+from pipeline.importing.classes import BACKGROUND_NAMES
+from pipeline.importing.export import SPLITS, Export, Item, Label, Options
 from pipeline.importing.masks import read_mask
 from pipeline.importing.source import Source, is_photo, nfc, stem
-from pipeline.importing.tables import Entry, make_table
+from pipeline.importing.tables import Entry, Table, make_table
 
 SIGN = "labelmap.txt beside SegmentationClass/ or ImageSets/Segmentation/ (CVAT, Segmentation mask 1.1)"
 BLACK = (0, 0, 0)
@@ -28,7 +31,9 @@ def read(source: Source, options: Options) -> Export:
     """Read one task or project, or several beside each other whose label maps are equal."""
     paths = source.named("labelmap.txt")
     tables.check_equal(source, paths)
-    table = make_table(_entries(source, paths[0]), options.class_map, paths[0])
+    entries = _entries(source, paths[0])
+    background = next((entry.name for entry in entries if entry.colour == BLACK), None)
+    table = make_table(entries, options.class_map, paths[0], background)
     items: list[Item] = []
     left_out: dict[str, str] = {}
     num_without = 0
@@ -49,7 +54,7 @@ def read(source: Source, options: Options) -> Export:
                 'again with "Save images", or put the photos there'
             )
         for name, splits in names.items():
-            label = partial(read_mask, table, masks[name]) if name in masks else _all_background
+            label = partial(read_mask, table, masks[name]) if name in masks else partial(_all_black, table)
             items.append(Item(photos[name], label, splits))
         num_without += sum(name not in masks for name in names)
         left_out |= {mask: "a mask in no list" for name, mask in masks.items() if name not in names}
@@ -59,10 +64,10 @@ def read(source: Source, options: Options) -> Export:
         )
     decisions = [
         f"classes: {paths[0]}, by colour",
-        f"background: {table.classes[0]}",
+        f"background: {background or table.classes[0]}",
         "overlaps: as CVAT drew them, by its layers",
         f"photos without a mask are all background: {num_without}",
-        "void: none",
+        f"void: {tables.void_names(entries, table)}",
     ]
     return Export(table.classes, items, decisions, left_out, has_mask_values=True)
 
@@ -104,5 +109,6 @@ def _listed(source: Source, base: str) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _all_background(source: Source, size: tuple[int, int]) -> Label:  # noqa: ARG001
-    return Label(None)
+def _all_black(table: Table, source: Source, size: tuple[int, int]) -> Label:  # noqa: ARG001
+    label = table.colours.get(BLACK, 0)
+    return Label(np.full(size, label, np.uint8)) if label else Label(None)

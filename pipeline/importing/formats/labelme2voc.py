@@ -9,9 +9,9 @@ import numpy as np
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
 from pipeline.importing import tables
-from pipeline.importing.export import UNKNOWN, VOID_NAMES, Export, Item, Label, Options, split_of
+from pipeline.importing.export import UNKNOWN, Export, Item, Label, Options, split_of
 from pipeline.importing.masks import read_mask
-from pipeline.importing.source import PHOTO_SUFFIXES, Source, stem
+from pipeline.importing.source import PHOTO_SUFFIXES, Source, nfc, stem
 from pipeline.importing.tables import Entry, Table, make_table
 from pipeline.shards.images import MAX_PIXELS
 
@@ -35,7 +35,9 @@ def read(source: Source, options: Options) -> Export:
     paths = source.named("class_names.txt")
     tables.check_equal(source, paths)
     table_path = paths[0]
-    names = [name for name in source.lines(table_path) if name.casefold() not in VOID_NAMES]
+    names = [
+        name for name in source.lines(table_path) if name != "__ignore__"
+    ]  # -1 in the arrays, not a line
     entries = [Entry(name, value=number) for number, name in enumerate(names)]
     table = make_table(entries, options.class_map, table_path)
     items: list[Item] = []
@@ -60,7 +62,7 @@ def read(source: Source, options: Options) -> Export:
             f"classes: {table_path}, by line",
             f"background: {table.classes[0]}",
             "overlaps: as labelme2voc drew them",
-            "void: 255, which stands for __ignore__",
+            f"void: 255, which stands for __ignore__; classes: {tables.void_names(entries, table)}",
         ],
         left_out,
         has_mask_values=True,
@@ -69,7 +71,7 @@ def read(source: Source, options: Options) -> Export:
 
 def _by_name(source: Source, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     return {
-        stem(path).removeprefix(f"{folder}/"): path
+        nfc(stem(path).removeprefix(f"{folder}/")): path
         for path in source.under(folder)
         if path.lower().endswith(suffixes)
     }
@@ -91,7 +93,7 @@ def read_array(table: Table, path: str, source: Source, size: tuple[int, int]) -
     label = np.full(values.shape, UNKNOWN, np.uint8)
     unknown = {}
     for value in np.unique(values).tolist():
-        meaning = IGNORE_LABEL if value in (-1, 255) else table.values.get(value)
+        meaning = table.values.get(value, IGNORE_LABEL if value in (-1, 255) else None)
         if meaning is None:
             unknown[str(value)] = int((values == value).sum())
         else:

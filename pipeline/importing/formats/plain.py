@@ -13,24 +13,14 @@ from typing import NamedTuple
 from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import tables
-from pipeline.importing.export import SPLITS, Export, Item, Options, split_of
+from pipeline.importing.export import MASK_FOLDER, PHOTO_FOLDER, SPLITS, Export, Item, Options, split_of
 from pipeline.importing.masks import Seen, read_mask
 from pipeline.importing.scan import scan, table_of_content
 from pipeline.importing.source import Source, is_photo, nfc, stem
 from pipeline.importing.tables import Entry, Table, make_table
 
-_MASK_FOLDER = re.compile(
-    r"(?:(?P<rest>.*?)[_-]?)?(?:masks?|labels?|annotations?|annot|ground_?truth|gt|gtFine|gtCoarse|SegmentationClass"
-    r"|segmentations?|trimaps|masks_machine|targets?)(?:[_-](?P<after>train|val|valid|validation|test|training))?",
-    re.IGNORECASE,
-)
-_PHOTO_FOLDER = re.compile(
-    r"(?:(?P<rest>.*?)[_-]?)?(?:images?|photos?|imgs?|JPEGImages|leftImg8bit|pictures|rgb|frames|data)"
-    r"(?:[_-](?P<after>train|val|valid|validation|test|training))?",
-    re.IGNORECASE,
-)
 _MASK_STEM = re.compile(
-    r"(?P<name>.+?)(?:[_.-](?:masks?|labels?|seg|segmentation|gt|annotation|groundtruth)|_L"
+    r"(?P<name>.+?)(?:(?i:[_.-](?:masks?|labels?|seg|segmentation|gt|annotation|groundtruth))|_L"
     r"|_gt(?:Fine|Coarse)_label(?:Train)?Ids)",
 )
 _PHOTO_STEM = re.compile(r"(?P<name>.+?)_leftImg8bit")
@@ -45,6 +35,19 @@ class Pairs(NamedTuple):
     masks_alone: list[str]
 
 
+class _Name(NamedTuple):
+    """The name of a picture.
+
+    folders: those that name neither photos nor masks, in lower case.
+    is_mask: what the innermost folder of either kind says; None without one.
+    last: of the file, without ending.
+    """
+
+    folders: tuple[str, ...]
+    is_mask: bool | None
+    last: str
+
+
 def pair(source: Source) -> Pairs:
     """Find the mask of each photo by names alone.
 
@@ -54,15 +57,29 @@ def pair(source: Source) -> Pairs:
     pictures = [path for path in source.files if is_photo(path) and not _NO_MASK.fullmatch(stem(path))]
     photos: dict[tuple[str, ...], list[str]] = defaultdict(list)
     masks: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for path in pictures:
-        key, is_mask = _key(path)
-        (masks if is_mask else photos)[key].append(path)
+    drawn = []
+    named = {path: _name(path) for path in pictures}
+    has_folder = any(name.is_mask for name in named.values())
+    for path, name in named.items():
+        may_be_mask = name.is_mask is None or not has_folder  # else 0_L.jpg in images/ is a photo
+        if name.is_mask or (may_be_mask and _MASK_STEM.fullmatch(name.last)):
+            drawn.append((path, name))
+        else:
+            photos[*name.folders, name.last].append(path)
+    for path, name in drawn:
+        match = _MASK_STEM.fullmatch(name.last)
+        whole = (*name.folders, name.last)
+        key = (*name.folders, match["name"]) if match and whole not in photos else whole
+        if not name.is_mask and _is_jpeg(path) and key not in photos:  # man_with_mask.jpg
+            photos[whole].append(path)
+        else:
+            masks[key].append(path)
     if not masks:  # a.jpg beside a.png
         for key, paths in photos.items():
-            drawn = [path for path in paths if path.lower().endswith(".png")]
-            if len(paths) == 2 and len(drawn) == 1:
-                paths.remove(drawn[0])
-                masks[key] = drawn
+            pngs = [path for path in paths if path.lower().endswith(".png")]
+            if len(paths) == 2 and len(pngs) == 1:
+                paths.remove(pngs[0])
+                masks[key] = pngs
     if not photos.keys() & masks.keys():
         photos, masks = _by_last(photos), _by_last(masks)
     found: dict[str, str] = {}
@@ -81,20 +98,22 @@ def pair(source: Source) -> Pairs:
     return Pairs(dict(sorted(found.items())), alone[0], alone[1])
 
 
-def _key(path: str) -> tuple[tuple[str, ...], bool]:
-    *folders, name = stem(nfc(path)).split("/")
-    is_mask = False
-    kept = []
+def _name(path: str) -> _Name:
+    *folders, last = stem(nfc(path)).split("/")
+    is_mask: bool | None = None
+    kept: list[str] = []
     for folder in folders:
-        mask, photo = _MASK_FOLDER.fullmatch(folder), _PHOTO_FOLDER.fullmatch(folder)
-        is_mask = mask is not None if mask or photo else is_mask  # the innermost folder decides
+        mask, photo = MASK_FOLDER.fullmatch(folder), PHOTO_FOLDER.fullmatch(folder)
         match = mask or photo
-        rest = [folder] if match is None else [match["rest"], match["after"]]
+        is_mask = mask is not None if match else is_mask
+        rest = [match["before"], match["after"]] if match else [folder]
         kept += [part.lower() for part in rest if part]
-    if match := _MASK_STEM.fullmatch(name):
-        return (*kept, match["name"]), True
-    match = _PHOTO_STEM.fullmatch(name)
-    return (*kept, match["name"] if match else name), is_mask
+    match = _PHOTO_STEM.fullmatch(last)
+    return _Name(tuple(kept), is_mask, match["name"] if match else last)
+
+
+def _is_jpeg(path: str) -> bool:
+    return path.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
 
 
 def _by_last(groups: Mapping[tuple[str, ...], list[str]]) -> dict[tuple[str, ...], list[str]]:
@@ -140,7 +159,7 @@ def export_of(
 
     seen: masks that a scan decoded, by path.
     """
-    lists, list_files = read_lists(source, list(pairs.masks))
+    lists, sentences = read_lists(source, list(pairs.masks))
     items = [
         Item(
             photo,
@@ -153,37 +172,52 @@ def export_of(
     left_out |= dict.fromkeys(pairs.masks_alone, "a mask without a photo")
     if pairs.photos_alone:
         decisions = [*decisions, f"left out: {counted(len(pairs.photos_alone), 'photo')} without a mask"]
-    if list_files:
-        decisions = [*decisions, f"splits: the lists {', '.join(list_files)}"]
-    return Export(table.classes, items, decisions, left_out, has_mask_values=True)
+    return Export(table.classes, items, [*decisions, *sentences], left_out, has_mask_values=True)
 
 
 def read_lists(source: Source, photos: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return the splits of photos by lists such as train.txt, and the lists' paths; both empty without lists."""
+    """Return the splits of photos by lists such as train.txt, and sentences; both empty without lists."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for photo in photos:
         parts = stem(nfc(photo)).split("/")
         for start in range(len(parts)):
             by_name["/".join(parts[start:])].append(photo)
     result: dict[str, list[str]] = defaultdict(list)
-    used = []
+    used, sentences = [], []
     for path in source.files:
         name, ending = posixpath.splitext(posixpath.basename(path))
-        if ending != ".txt" or name.lower() not in SPLITS:
+        if ending.lower() != ".txt" or name.lower() not in SPLITS:
             continue
-        split, is_used = SPLITS[name.lower()], False
-        for line in source.lines(path):
-            first = line.split('"')[1] if line.count('"') > 1 else line.split()[0]  # CamVid's: "photo" "mask"
-            for text in (line, stem(line), first, stem(first)):
-                found = by_name.get(nfc(text).lstrip("./"), [])
-                if len(found) == 1:
-                    is_used = True
-                    if split not in result[found[0]]:
-                        result[found[0]].append(split)
-                    break
-        if is_used:
+        split, stray = SPLITS[name.lower()], []
+        lines = source.lines(path)
+        for line in lines:
+            found = _listed(line, by_name)
+            if found is None:
+                stray.append(line)
+            elif split not in result[found]:
+                result[found].append(split)
+        if len(stray) < len(lines):
             used.append(path)
-    return {photo: tuple(splits) for photo, splits in result.items()}, used
+        if stray:
+            sentences.append(
+                f"splits: {len(stray)} of {counted(len(lines), 'line')} of {path} name no photo with a mask, or "
+                f"several, such as {stray[0][:80]!r}"
+            )
+    if used:
+        sentences.insert(0, f"splits: the lists {', '.join(used)}")
+    return {photo: tuple(splits) for photo, splits in result.items()}, sentences
+
+
+def _listed(line: str, by_name: Mapping[str, list[str]]) -> str | None:
+    """Return the one photo that a line names: its path, with or without folders and ending."""
+    first = line.split('"')[1] if line.count('"') > 1 else line.split()[0]  # CamVid's: "photo" "mask"
+    for text in (line, first):
+        path = nfc(text).replace("\\", "/").removeprefix("./").lstrip("/")
+        for name in (path, stem(path)):
+            found = by_name.get(name, [])
+            if len(found) == 1:
+                return found[0]
+    return None
 
 
 # Data sets that are plain folders with a known table
