@@ -145,6 +145,7 @@ def test_a_changed_value_concerns_the_stages_that_read_it(project, section, key,
     project.use_profile("tiny", before)
 
 
+@pytest.mark.slow
 def test_a_new_seed_of_the_shards_shards_again(project):
     profile = project.profile("tiny")
     manifest = project.folder / "data" / "tiny" / "shards" / "train" / "manifest.parquet"

@@ -192,7 +192,7 @@ def test_a_server_that_comes_dies_and_comes_back_while_a_net_trains_gets_each_po
     assert replay_all(tracker) == ["nothing new"] * 2
 
 
-@pytest.mark.parametrize("fault", ["500", "lost"])
+@pytest.mark.parametrize("fault", ["lost", pytest.param("500", marks=pytest.mark.slow)])
 def test_a_replay_that_is_cut_off_after_any_call_goes_on_where_it_was(tmp_path, tracker, proxy, fault):
     """Runs of their own for each number of calls that succeed before all others fail."""
     for num_calls in range(100):
