@@ -13,6 +13,7 @@ from pipeline.importing.export import Export, Options
 from pipeline.importing.formats import (
     coco,
     cvat,
+    json_files,
     label_studio,
     labelme,
     labelme2voc,
@@ -74,6 +75,8 @@ def recognise(source: Source, name: str | None) -> tuple[str, str, Format]:
         return key, evidence, FORMATS[key]
     if evidence := PLAIN.matches(source):
         return "plain", evidence, PLAIN
+    for path in json_files.paths(source):
+        source.json(path)  # refuses a damaged one, which may be the annotations
     signs = "; ".join(f"{key}: {known.sign}" for key, known in [*FORMATS.items(), ("plain", PLAIN)])
     raise DatasetError(
         f"{source.name}: no format is recognised among {len(source.files)} files; looked for {signs}"

@@ -23,32 +23,31 @@ from pipeline.importing.export import (
     order_classes,
     split_of,
 )
+from pipeline.importing.formats import json_files
 from pipeline.importing.masks import decode_mask
-from pipeline.importing.source import Source, is_photo
+from pipeline.importing.source import Outline, Source, is_photo
 
 SIGN = "JSON with images, annotations and categories (COCO)"
 PANOPTIC_SIGN = "JSON with annotations that have segments_info, and its PNGs (COCO panoptic)"
-NUM_TRIED = 20  # JSON files that are opened to recognise the format
+KEYS = {"images", "annotations"}
 _TOKEN = re.compile(r"(?:^|[_.-])(train|valid|validation|val|test)(?:20\d\d)?(?=$|[_.-])", re.IGNORECASE)
 
 
-def _paths(source: Source, is_panoptic: bool) -> list[str]:
-    """Return the COCO files of one kind, those without segmentations left out."""
-    found = []
-    for path in [path for path in source.files if path.lower().endswith(".json")][:NUM_TRIED]:
-        _, keys, first = source.outline(path)
-        kind = "segments_info" in first if is_panoptic else not first or "segmentation" in first
-        if kind and {"images", "annotations"} <= keys:
-            found.append(path)
-    return found
-
-
 def matches(source: Source) -> str | None:
-    return next(iter(_paths(source, is_panoptic=False)), None)
+    return next((path for path, outline in json_files.outlines(source) if _is_instances(outline)), None)
 
 
 def matches_panoptic(source: Source) -> str | None:
-    return next(iter(_paths(source, is_panoptic=True)), None)
+    return next((path for path, outline in json_files.outlines(source) if _is_panoptic(outline)), None)
+
+
+def _is_instances(outline: Outline) -> bool:
+    """Return whether a file is COCO's, without annotations or with segmentations; captions have none."""
+    return outline.keys >= KEYS and (not outline.first or "segmentation" in outline.first)
+
+
+def _is_panoptic(outline: Outline) -> bool:
+    return outline.keys >= KEYS and "segments_info" in outline.first
 
 
 def read(source: Source, options: Options) -> Export:
@@ -62,7 +61,8 @@ def read_panoptic(source: Source, options: Options) -> Export:
 def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # noqa: ARG001
     names: dict[int, str] = {}
     planned: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = []
-    for path in _paths(source, is_panoptic):
+    is_kind = _is_panoptic if is_panoptic else _is_instances
+    for path in [path for path in json_files.paths(source) if is_kind(source.outline(path))]:
         content = source.json(path)
         for identity, name in _categories(content, path).items():
             if names.setdefault(identity, name) != name:

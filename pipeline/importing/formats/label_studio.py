@@ -20,21 +20,21 @@ from pipeline.importing.export import (
     order_classes,
     split_of,
 )
-from pipeline.importing.source import PHOTO_SUFFIXES, Source, is_photo
+from pipeline.importing.formats import json_files
+from pipeline.importing.source import PHOTO_SUFFIXES, Outline, Source, is_photo
 
 SIGN = "a JSON list of tasks with annotations and data (Label Studio, JSON)"
-NUM_TRIED = 5  # JSON files that are opened to recognise the format
 KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 
 
 def matches(source: Source) -> str | None:
-    paths = [path for path in source.files if path.lower().endswith(".json")]
-    return next((path for path in paths[:NUM_TRIED] if _is_export(source, path)), None)
+    return next((path for path, outline in json_files.outlines(source) if _is_export(outline)), None)
 
 
-def _is_export(source: Source, path: str) -> bool:
-    is_list, _, first = source.outline(path)
-    return is_list and "data" in first and bool({"annotations", "completions"} & first)
+def _is_export(outline: Outline) -> bool:
+    return (
+        outline.is_list and "data" in outline.first and bool({"annotations", "completions"} & outline.first)
+    )
 
 
 def read(source: Source, options: Options) -> Export:  # noqa: ARG001
@@ -43,9 +43,7 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
     others: set[str] = set()
     left_out: dict[str, str] = {}
     num_several = num_empty = 0
-    for path in source.files:
-        if not path.lower().endswith(".json") or not _is_export(source, path):
-            continue
+    for path in [path for path in json_files.paths(source) if _is_export(source.outline(path))]:
         content = source.json(path)
         seen: set[Any] = set()
         for task in content:

@@ -23,26 +23,23 @@ from pipeline.importing.export import (
     order_classes,
     split_of,
 )
+from pipeline.importing.formats import json_files
 from pipeline.importing.source import Source, is_photo
 
 SIGN = "JSON files with shapes and imagePath (labelme)"
 KEYS = {"shapes", "imagePath"}
-NUM_TRIED = 5  # JSON files that are opened to recognise the format
 LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels, labelme's own
 
 
 def matches(source: Source) -> str | None:
-    paths = [path for path in source.files if path.lower().endswith(".json")]
-    return next((path for path in paths[:NUM_TRIED] if source.outline(path).keys >= KEYS), None)
+    return next((path for path, outline in json_files.outlines(source) if outline.keys >= KEYS), None)
 
 
 def read(source: Source, options: Options) -> Export:  # noqa: ARG001
     labels: set[str] = set()
     planned: list[tuple[str, str, bool]] = []
     left_out: dict[str, str] = {}
-    for path in source.files:
-        if not path.lower().endswith(".json"):
-            continue
+    for path in json_files.paths(source):
         content = source.json(path)
         if not isinstance(content, dict) or not content.keys() >= KEYS:
             left_out[path] = "JSON of another kind"

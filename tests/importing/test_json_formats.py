@@ -1,0 +1,95 @@
+"""Exports whose annotations are JSON: which files are read, and what they become."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import DatasetError
+from pipeline.importing.write import Settings, import_data
+from tests.importing.conftest import jpeg, labels_of, pairs, write
+
+BOX = [2, 2, 10, 2, 10, 8, 2, 8]  # x, y of the corners
+
+
+def coco(photos: list[str], first_id: int = 0, **changes: Any) -> str:
+    """COCO instances, one object a photo of 12 x 16 (height, width)."""
+    ids = range(first_id, first_id + len(photos))
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "height": 12, "width": 16}
+            for i, name in zip(ids, photos, strict=True)
+        ],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": [BOX]} for i in ids
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    return json.dumps(content | changes)
+
+
+def photos(*names: str) -> dict[str, bytes | str]:
+    return {name: jpeg(seed=number) for number, name in enumerate(names)}
+
+
+def labelme(photo: str, *labels: str) -> str:
+    """A labelme file with a triangle for each label."""
+    shapes = [{"label": label, "points": [[2, 2], [10, 2], [10, 8]]} for label in labels]
+    return json.dumps({"shapes": shapes, "imagePath": photo, "imageHeight": 12, "imageWidth": 16})
+
+
+def tasks(*names: str) -> str:
+    """Label Studio's tasks, one region a photo."""
+    region = {
+        "type": "rectanglelabels",
+        "original_height": 12,
+        "original_width": 16,
+        "value": {"x": 10, "y": 10, "width": 50, "height": 50, "rectanglelabels": ["cat"]},
+    }
+    return json.dumps(
+        [
+            {"id": i, "data": {"image": name}, "annotations": [{"result": [region]}]}
+            for i, name in enumerate(names)
+        ]
+    )
+
+
+def test_every_coco_file_of_an_export_is_read(tmp_path: Path):
+    names = [f"p{number}.jpg" for number in range(25)]
+    files = {f"task{number:02}/instances.json": coco([name], number) for number, name in enumerate(names)}
+    result = import_data(write(tmp_path / "in", photos(*names) | files), tmp_path / "out", Settings())
+    assert (result.format, result.num_photos, result.left_out) == ("coco", 25, {})
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+@pytest.mark.parametrize("name", ["coco", "labelme", "label-studio"])
+def test_annotations_behind_many_other_json_files_are_recognised(name: str, chosen: bool, tmp_path: Path):
+    content = {
+        "coco": coco(["a.jpg", "b.jpg"]),
+        "labelme": labelme("a.jpg", "cat"),
+        "label-studio": tasks("a.jpg", "b.jpg"),
+    }
+    others = {f"camera/{number}.json": '{"exposure": 1}' for number in range(30)}
+    files = photos("a.jpg", "b.jpg") | others | {"z.json": content[name]}
+    if name == "labelme":
+        files["zz.json"] = labelme("b.jpg", "cat")
+    source = write(tmp_path / "in", files)
+    result = import_data(source, tmp_path / "out", Settings(format=name if chosen else None))
+    assert (result.format, result.num_photos) == (name, 2)
+
+
+def test_json_of_another_kind_or_damaged_beside_photos_and_masks_changes_nothing(tmp_path: Path):
+    import_data(write(tmp_path / "plain", pairs()), tmp_path / "expected", Settings())
+    others = {"metadata.json": '{"a": 1}\n{"a": 2}\n', "camera.json": "[1, 2]", "empty.json": ""}
+    result = import_data(write(tmp_path / "in", pairs() | others), tmp_path / "out", Settings())
+    assert result.format == "plain"
+    expected, labels = labels_of(tmp_path / "expected"), labels_of(tmp_path / "out")
+    assert labels.keys() == expected.keys()
+    assert all((labels[photo] == expected[photo]).all() for photo in expected)
+
+
+def test_a_damaged_json_file_is_named_where_it_may_hold_the_annotations(tmp_path: Path):
+    source = write(tmp_path / "in", photos("a.jpg") | {"instances.json": coco(["a.jpg"])[:-9]})
+    with pytest.raises(DatasetError, match=r"instances\.json"):
+        import_data(source, tmp_path / "out", Settings())
