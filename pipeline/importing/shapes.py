@@ -3,14 +3,16 @@
 Polygons, rectangles, circles and lines are drawn by Pillow's ImageDraw with their outline, as labelme does it: a pixel
 belongs to a polygon if its centre lies inside or its outline passes through it. COCO's polygons are drawn by COCO's own
 rule, that of pycocotools: the boundary on a grid of fifths of a pixel, an even number of crossings is outside.
+
+A shape is drawn within its own box, so that a small object of a large photo takes little time and memory.
 """
 
 import base64
 import binascii
 import math
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +26,47 @@ Mask = NDArray[np.bool_]
 MAX_POINTS = 2**20
 
 
+class Piece(NamedTuple):
+    """The pixels of a shape.
+
+    top, left: of its box, inside the photo.
+    pixels: (H, W) bool, of the box.
+    """
+
+    top: int
+    left: int
+    pixels: Mask
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.pixels.shape[0]
+
+    @property
+    def right(self) -> int:
+        return self.left + self.pixels.shape[1]
+
+    def paint(self, label: NDArray[Any], value: int | bool) -> None:
+        """Set the shape's pixels in the label of a whole photo."""
+        label[self.top : self.bottom, self.left : self.right][self.pixels] = value
+
+
+def union(pieces: Sequence[Piece]) -> Piece:
+    """Return the pixels of one piece or more."""
+    if len(pieces) == 1:
+        return pieces[0]
+    top, left = min(piece.top for piece in pieces), min(piece.left for piece in pieces)
+    bottom, right = max(piece.bottom for piece in pieces), max(piece.right for piece in pieces)
+    pixels = np.zeros((bottom - top, right - left), bool)
+    for piece in pieces:
+        piece._replace(top=piece.top - top, left=piece.left - left).paint(pixels, True)
+    return Piece(top, left, pixels)
+
+
 def points_of(values: Any, where: str, at_least: int) -> list[tuple[float, float]]:
     """Check a list of [x, y] of finite numbers."""
     try:
         points = [(float(x), float(y)) for x, y in values]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # overflow: an integer of hundreds of digits
         raise DatasetError(f"{where}: points {str(values)[:60]} are not a list of [x, y]") from error
     if not all(math.isfinite(x) and math.isfinite(y) for x, y in points):
         raise DatasetError(f"{where}: a point is not a finite number")
@@ -47,24 +85,38 @@ def check_inside(points: Sequence[tuple[float, float]], size: tuple[int, int], w
         )
 
 
-def polygon(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
-    return _drawn(size, lambda draw: draw.polygon(_clipped(points, size), outline=1, fill=1))
+def polygon(
+    points: Sequence[tuple[float, float]],
+    size: tuple[int, int],
+    holes: Sequence[Sequence[tuple[float, float]]] = (),
+) -> Piece:
+    def draw(canvas: ImageDraw.ImageDraw) -> None:
+        canvas.polygon(_clipped(points, size), outline=1, fill=1)
+        for hole in holes:
+            canvas.polygon(_clipped(hole, size), outline=0, fill=0)
+
+    return _drawn(points, size, draw)
 
 
-def rectangle(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Mask:
+def rectangle(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Piece:
     (x1, y1), (x2, y2) = points
     box = _clipped([(min(x1, x2), min(y1, y2)), (max(x1, x2), max(y1, y2))], size)
-    return _drawn(size, lambda draw: draw.rectangle(box, outline=1, fill=1))
+    return _drawn(box, size, lambda canvas: canvas.rectangle(box, outline=1, fill=1))
 
 
-def circle(centre: tuple[float, float], radius: float, size: tuple[int, int]) -> Mask:
+def circle(centre: tuple[float, float], radius: float, size: tuple[int, int], where: str) -> Piece:
+    if radius > _far(size):  # Pillow's time grows with the radius
+        raise DatasetError(f"{where}: a circle with a radius of {radius:.0f} pixels; export it again")
     x, y = centre
     box = [(x - radius, y - radius), (x + radius, y + radius)]
-    return _drawn(size, lambda draw: draw.ellipse(box, outline=1, fill=1))
+    check_inside(box, size, where)
+    return _drawn(box, size, lambda canvas: canvas.ellipse(box, outline=1, fill=1))
 
 
-def line(points: Sequence[tuple[float, float]], width: int, size: tuple[int, int]) -> Mask:
-    return _drawn(size, lambda draw: draw.line(_clipped(points, size), fill=1, width=width))
+def line(points: Sequence[tuple[float, float]], width: int, size: tuple[int, int]) -> Piece:
+    return _drawn(
+        points, size, lambda canvas: canvas.line(_clipped(points, size), fill=1, width=width), width
+    )
 
 
 def ellipse_points(
@@ -79,19 +131,43 @@ def ellipse_points(
     return list(zip(turned_x.tolist(), turned_y.tolist(), strict=True))
 
 
+def _far(size: tuple[int, int]) -> float:
+    """Return a coordinate far outside the photo, up to which Pillow draws in a bounded time."""
+    return 16.0 * max(size) + 1024
+
+
 def _clipped(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> list[tuple[float, float]]:
-    """Keep coordinates within what Pillow draws in a bounded time: far outside, a point's distance changes nothing."""
-    limit = 16.0 * max(size) + 1024
+    """Keep coordinates within what Pillow draws: far outside, a point's distance changes nothing."""
+    limit = _far(size)
     return [(min(max(x, -limit), limit), min(max(y, -limit), limit)) for x, y in points]
 
 
-def _drawn(size: tuple[int, int], draw: Any) -> Mask:
-    image = Image.new("1", (size[1], size[0]))
+def _drawn(
+    points: Sequence[tuple[float, float]],
+    size: tuple[int, int],
+    draw: Callable[[ImageDraw.ImageDraw], None],
+    margin: int = 0,
+) -> Piece:
+    """Return what `draw` draws.
+
+    points: their box, with a margin in pixels, holds all of it.
+    """
+    # As large as the photo, because Pillow's rounding depends on a polygon's place; only the box is looked at
+    image = Image.new("1", size[::-1])
     draw(ImageDraw.Draw(image))
-    return np.array(image, bool)
+    xs, ys = zip(*_clipped(points, size), strict=True)
+    left, right = _within(xs, margin, size[1])
+    top, bottom = _within(ys, margin, size[0])
+    return Piece(top, left, np.array(image.crop((left, top, right, bottom)), bool))
 
 
-def coco_polygon(flat: Sequence[float], size: tuple[int, int], where: str) -> Mask:
+def _within(values: Sequence[float], margin: int, side: int) -> tuple[int, int]:
+    """Return the first pixel of a shape along one side of the photo, and the end of them."""
+    first = min(max(math.floor(min(values)) - margin, 0), side)
+    return first, max(min(math.ceil(max(values)) + margin + 1, side), first)
+
+
+def coco_polygon(flat: Sequence[float], size: tuple[int, int], where: str) -> Piece:
     """Return COCO's polygon [x1, y1, x2, y2, ...] as pycocotools draws it (rleFrPoly), pixel for pixel."""
     if not isinstance(flat, list) or len(flat) < 6 or len(flat) % 2:
         raise DatasetError(f"{where}: a polygon {str(flat)[:60]}; expected x, y of three points or more")
@@ -128,12 +204,18 @@ def coco_polygon(flat: Sequence[float], size: tuple[int, int], where: str) -> Ma
     y = (np.where(high < low, high, low) + 0.5) / 5 - 0.5
     kept = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)
     y = np.ceil(np.clip(y[kept], 0, height)).astype(np.int64)
-    crossings = np.bincount(x[kept].astype(np.int64) * height + y, minlength=height * width + 1)
-    inside = np.cumsum(crossings)[: height * width] % 2 == 1
-    return inside.reshape(width, height).T
+    if not y.size:
+        return Piece(0, 0, np.zeros((0, 0), bool))
+    x = x[kept].astype(np.int64)
+    top, left = int(y.min()), int(x.min())
+    rows, columns = int(y.max()) - top, int(x.max()) - left + 1
+    # A column has an even number of crossings, so that each begins outside; one at the lower end starts the next
+    crossings = np.bincount((x - left) * rows + y - top, minlength=rows * columns + 1)
+    inside = np.cumsum(crossings, dtype=np.uint8)[: rows * columns] % 2 == 1  # uint8 keeps what is odd
+    return Piece(top, left, inside.reshape(columns, rows).T)
 
 
-def coco_rle(counts: Any, stated: Any, size: tuple[int, int], where: str) -> Mask:
+def coco_rle(counts: Any, stated: Any, size: tuple[int, int], where: str) -> Piece:
     """Return COCO's run lengths, a list or a compressed string, column by column, zeros first."""
     if stated not in (None, list(size)):
         raise DatasetError(
@@ -146,8 +228,17 @@ def coco_rle(counts: Any, stated: Any, size: tuple[int, int], where: str) -> Mas
         raise DatasetError(
             f"{where}: run lengths of {sum(runs)} pixels, its photo has {size[0] * size[1]}; export it again"
         )
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(size[::-1]).T
+    if not any(runs[1::2]):
+        return Piece(0, 0, np.zeros((0, 0), bool))
+    height = size[0]
+    first = next(number for number in range(1, len(runs), 2) if runs[number])
+    last = next(number for number in range(len(runs) - 1 - len(runs) % 2, 0, -2) if runs[number])
+    start = sum(runs[:first])
+    held = np.repeat(np.arange(first, last + 1) % 2 == 1, runs[first : last + 1])
+    left, end = start // height, -(-(start + held.size) // height)
+    pixels = np.zeros((end - left) * height, bool)
+    pixels[start - left * height :][: held.size] = held
+    return Piece(0, left, pixels.reshape(-1, height).T)
 
 
 def _decompressed(text: str, where: str) -> list[int]:
@@ -169,7 +260,7 @@ def _decompressed(text: str, where: str) -> list[int]:
     return runs
 
 
-def label_studio_rle(values: Any, size: tuple[int, int], where: str) -> Mask:
+def label_studio_rle(values: Any, size: tuple[int, int], where: str) -> Piece:
     """Return a brush region of Label Studio: a bit stream of (height, width, 4) values; alpha from 128 on counts."""
     try:
         data = np.array(values, np.int64)
@@ -206,7 +297,7 @@ def label_studio_rle(values: Any, size: tuple[int, int], where: str) -> Mask:
             for number in range(start, end):
                 out[number] = take(word) & 255
         start = end
-    return out.reshape(*size, 4)[:, :, 3] >= 128
+    return Piece(0, 0, out.reshape(*size, 4)[:, :, 3] >= 128)
 
 
 def bitmap(text: Any, where: str, *, is_packed: bool) -> Mask:
@@ -231,9 +322,7 @@ def bitmap(text: Any, where: str, *, is_packed: bool) -> Mask:
     return pixels > 0
 
 
-def paste(mask: Mask, piece: Mask, x: int, y: int) -> None:
-    """Set the pixels of a piece whose upper left corner is at (x, y); what reaches over the edge is cut off."""
+def placed(pixels: Mask, x: int, y: int, size: tuple[int, int]) -> Piece:
+    """Return a bitmap whose upper left corner is at (x, y); what reaches over the photo's edge is cut off."""
     top, left = max(y, 0), max(x, 0)
-    bottom, right = min(y + piece.shape[0], mask.shape[0]), min(x + piece.shape[1], mask.shape[1])
-    if bottom > top and right > left:
-        mask[top:bottom, left:right] |= piece[top - y : bottom - y, left - x : right - x]
+    return Piece(top, left, pixels[top - y : max(size[0] - y, 0), left - x : max(size[1] - x, 0)])

@@ -210,26 +210,23 @@ def _instances(
     drawn = []
     for number, annotation in enumerate(annotations):
         where = f"{path}: annotation {annotation.get('id', number)}"
-        mask = draw(annotation.get("segmentation"), size, where)
-        drawn.append((-int(mask.sum()), number, mask))
+        piece = draw(annotation.get("segmentation"), size, where)
+        drawn.append((-int(piece.pixels.sum()), number, piece))
     crowds = [entry for entry in drawn if annotations[entry[1]].get("iscrowd")]
     objects = [entry for entry in drawn if not annotations[entry[1]].get("iscrowd")]
-    for _area, number, mask in [*sorted(crowds, key=lambda e: e[:2]), *sorted(objects, key=lambda e: e[:2])]:
+    for _area, number, piece in [*sorted(crowds, key=lambda e: e[:2]), *sorted(objects, key=lambda e: e[:2])]:
         annotation = annotations[number]
-        label[mask] = IGNORE_LABEL if annotation.get("iscrowd") else values[annotation["category_id"]]
+        piece.paint(label, IGNORE_LABEL if annotation.get("iscrowd") else values[annotation["category_id"]])
     return Label(label)
 
 
-def draw(segmentation: Any, size: tuple[int, int], where: str) -> shapes.Mask:
+def draw(segmentation: Any, size: tuple[int, int], where: str) -> shapes.Piece:
     """Return the pixels of polygons or run lengths, as pycocotools does."""
     if isinstance(segmentation, dict):
         return shapes.coco_rle(segmentation.get("counts"), segmentation.get("size"), size, where)
     if not isinstance(segmentation, list) or not segmentation:
         raise DatasetError(f"{where}: has a box and no segmentation; export polygons or masks")
-    mask = np.zeros(size, bool)
-    for polygon in segmentation:
-        mask |= shapes.coco_polygon(polygon, size, where)
-    return mask
+    return shapes.union([shapes.coco_polygon(polygon, size, where) for polygon in segmentation])
 
 
 def _pngs(source: Source) -> dict[str, list[str]]:

@@ -24,6 +24,7 @@ from pipeline.importing.formats import json_files
 from pipeline.importing.source import PHOTO_SUFFIXES, Outline, Source, is_photo
 
 SIGN = "a JSON list of tasks with annotations and data (Label Studio, JSON)"
+FAR = 1e9  # percent or degrees; NaN is not below it
 KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 
 
@@ -154,11 +155,11 @@ def _label(
     (size,) = sizes
     label = np.zeros(size, np.uint8)
     for region in regions:
-        label[_drawn(region, size, where)] = values[_names(region, path, task)[0]]
+        _drawn(region, size, where).paint(label, values[_names(region, path, task)[0]])
     return Label(label)
 
 
-def _drawn(region: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Mask:
+def _drawn(region: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Piece:
     value, kind = region["value"], region["type"]
     if kind == "brushlabels":
         return shapes.label_studio_rle(value.get("rle"), size, where)
@@ -172,7 +173,7 @@ def _drawn(region: dict[str, Any], size: tuple[int, int], where: str) -> shapes.
         )
         numbers = [value.get(key) for key in keys]
         turn = value.get("rotation") or 0
-        if not all(isinstance(n, int | float) and math.isfinite(n) for n in (*numbers, turn)):
+        if not all(isinstance(n, int | float) and abs(n) < FAR for n in (*numbers, turn)):
             raise DatasetError(f"{where}: a region without {', '.join(keys)}; export it again")
         x, y, across, down = (n * side / 100 for n, side in zip(numbers, (width, height) * 2, strict=True))
         if kind == "ellipselabels":

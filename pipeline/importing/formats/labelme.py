@@ -118,12 +118,11 @@ def _label(path: str, values: dict[str, int], source: Source, photo_size: tuple[
     size = drawn_size(height, width, photo_size, path)
     label = np.zeros(size, np.uint8)
     for number, shape in enumerate(_shapes(content, path)):
-        mask = _drawn(shape, size, f"{path}: shape {number}")
-        label[mask] = values[_name(shape, path, number)]
+        _drawn(shape, size, f"{path}: shape {number}").paint(label, values[_name(shape, path, number)])
     return Label(label)
 
 
-def _drawn(shape: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Mask:
+def _drawn(shape: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Piece:
     kind = shape.get("shape_type") or "polygon"
     at_least = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "mask": 2}
     at_least["oriented_rectangle"] = 4
@@ -134,14 +133,14 @@ def _drawn(shape: dict[str, Any], size: tuple[int, int], where: str) -> shapes.M
     if len(points) != exact.get(kind, len(points)):
         raise DatasetError(f"{where}: a {kind} of {len(points)} points; expected {exact[kind]}")
     if kind == "circle":
-        return shapes.circle(points[0], math.dist(*points), size)
+        return shapes.circle(points[0], math.dist(*points), size, where)
     shapes.check_inside(points, size, where)
     if kind == "rectangle":
         return shapes.rectangle(points, size)
     if kind in ("line", "linestrip"):
         return shapes.line(points, LINE_WIDTH, size)
     if kind == "point":
-        return shapes.circle(points[0], POINT_RADIUS, size)
+        return shapes.circle(points[0], POINT_RADIUS, size, where)
     if kind == "mask":
         piece = shapes.bitmap(shape.get("mask"), where, is_packed=False)
         (x1, y1), (x2, y2) = [(int(x), int(y)) for x, y in points]
@@ -149,7 +148,5 @@ def _drawn(shape: dict[str, Any], size: tuple[int, int], where: str) -> shapes.M
             raise DatasetError(
                 f"{where}: a mask of {piece.shape} at a place of {(y2 - y1 + 1, x2 - x1 + 1)} (height, width)"
             )
-        mask = np.zeros(size, bool)
-        shapes.paste(mask, piece, x1, y1)
-        return mask
+        return shapes.placed(piece, x1, y1, size)
     return shapes.polygon(points, size)

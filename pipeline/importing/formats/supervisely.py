@@ -148,13 +148,12 @@ def _label(path: str, values: dict[str, int], source: Source, photo_size: tuple[
         title = thing.get("classTitle") if isinstance(thing, dict) else None
         if str(title).strip() not in values:
             raise DatasetError(f"{where}: class {title!r} is not in meta.json; export the project again")
-        label[_drawn(thing, size, where)] = values[str(title).strip()]
+        _drawn(thing, size, where).paint(label, values[str(title).strip()])
     return Label(label)
 
 
-def _drawn(thing: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Mask:
+def _drawn(thing: dict[str, Any], size: tuple[int, int], where: str) -> shapes.Piece:
     kind = thing.get("geometryType")
-    mask = np.zeros(size, bool)
     if kind == "bitmap":
         held = thing.get("bitmap")
         if not isinstance(held, dict):
@@ -162,8 +161,7 @@ def _drawn(thing: dict[str, Any], size: tuple[int, int], where: str) -> shapes.M
         piece = shapes.bitmap(held.get("data"), where, is_packed=True)
         ((x, y),) = shapes.points_of([held.get("origin")], where, 1)
         shapes.check_inside([(x, y), (x + piece.shape[1], y + piece.shape[0])], size, where)
-        shapes.paste(mask, piece, int(x), int(y))
-        return mask
+        return shapes.placed(piece, int(x), int(y), size)
     points = thing.get("points")
     if kind not in ("polygon", "rectangle", "line") or not isinstance(points, dict):
         raise DatasetError(
@@ -176,10 +174,7 @@ def _drawn(thing: dict[str, Any], size: tuple[int, int], where: str) -> shapes.M
         return shapes.rectangle(outline[:2], size)
     if kind == "line":
         return shapes.line(outline, 1, size)
-    mask = shapes.polygon(outline, size)
     holes = points.get("interior") or []
     if not isinstance(holes, list):
         raise DatasetError(f"{where}: its interior is not a list; export it again")
-    for hole in holes:
-        mask &= ~shapes.polygon(shapes.points_of(hole, where, 3), size)
-    return mask
+    return shapes.polygon(outline, size, [shapes.points_of(hole, where, 3) for hole in holes])
