@@ -93,13 +93,11 @@ def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # 
         )
         for path, photo, image, annotations in planned
     ]
-    used = {photo for _, photo, _, _ in planned}
+    used = {photo for _, photo, _, _ in planned}.union(*masks.values())
     left_out = {
         path: "a photo that no COCO file names"
         for path in source.files
-        if is_photo(path)
-        and path not in used
-        and path not in {mask for found in masks.values() for mask in found}
+        if is_photo(path) and path not in used
     }
     num_crowds = sum(bool(entry.get("iscrowd")) for _, _, _, entries in planned for entry in entries)
     rules = [
