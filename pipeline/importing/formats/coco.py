@@ -25,7 +25,7 @@ from pipeline.importing.export import (
 )
 from pipeline.importing.formats import json_files
 from pipeline.importing.masks import decode_mask
-from pipeline.importing.source import Outline, Source, is_photo
+from pipeline.importing.source import Outline, Source, is_photo, nfc
 
 SIGN = "JSON with images, annotations and categories (COCO)"
 PANOPTIC_SIGN = "JSON with annotations that have segments_info, and its PNGs (COCO panoptic)"
@@ -231,7 +231,7 @@ def _pngs(source: Source) -> dict[str, list[str]]:
     result: dict[str, list[str]] = defaultdict(list)
     for path in source.files:
         if path.lower().endswith(".png"):
-            result[posixpath.basename(path)].append(path)
+            result[posixpath.basename(nfc(path))].append(path)
     return dict(result)
 
 
@@ -243,7 +243,7 @@ def _png(
         return ""
     if len(annotations) > 1:
         raise DatasetError(f"{path}: image {image['id']} has {len(annotations)} annotations; expected one")
-    name = posixpath.basename(str(annotations[0].get("file_name")))
+    name = nfc(posixpath.basename(str(annotations[0].get("file_name"))))
     where = posixpath.splitext(posixpath.basename(path))[0]
     found = masks.get(name, [])
     found = found if len(found) == 1 else [mask for mask in found if f"/{where}/" in f"/{mask}"]
