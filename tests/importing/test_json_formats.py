@@ -1,14 +1,17 @@
 """Exports whose annotations are JSON: which files are read, and what they become."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.errors import DatasetError
+from pipeline.importing import names
 from pipeline.importing.write import Settings, import_data
-from tests.importing.conftest import jpeg, labels_of, pairs, write
+from tests.importing.conftest import encoded, jpeg, labels_of, pairs, write
 
 BOX = [2, 2, 10, 2, 10, 8, 2, 8]  # x, y of the corners
 
@@ -92,4 +95,90 @@ def test_json_of_another_kind_or_damaged_beside_photos_and_masks_changes_nothing
 def test_a_damaged_json_file_is_named_where_it_may_hold_the_annotations(tmp_path: Path):
     source = write(tmp_path / "in", photos("a.jpg") | {"instances.json": coco(["a.jpg"])[:-9]})
     with pytest.raises(DatasetError, match=r"instances\.json"):
+        import_data(source, tmp_path / "out", Settings())
+
+
+def supervisely(*names: str, form: str = "NFC", classes: Any = ({"title": "cat"},)) -> dict[str, bytes | str]:
+    """A project with a photo and its annotation for each name.
+
+    form: the Unicode form of the annotations' names.
+    """
+    triangle = {
+        "classTitle": "cat",
+        "geometryType": "polygon",
+        "points": {"exterior": [[2, 2], [10, 2], [10, 8]], "interior": []},
+    }
+    annotation = json.dumps({"size": {"height": 12, "width": 16}, "objects": [triangle]})
+    files = {f"ds/img/{name}": jpeg(seed=number) for number, name in enumerate(names)}
+    files |= {f"ds/ann/{unicodedata.normalize(form, name)}.json": annotation for name in names}
+    return files | {"meta.json": json.dumps({"classes": list(classes)})}
+
+
+@pytest.mark.parametrize("photo_form", ["NFC", "NFD"])
+@pytest.mark.parametrize("json_form", ["NFC", "NFD"])
+def test_supervisely_files_belong_together_in_any_unicode_form(
+    photo_form: str, json_form: str, tmp_path: Path
+):
+    names = [unicodedata.normalize(photo_form, name) for name in ("é.jpg", "ö.jpg")]
+    source = write(tmp_path / "in", supervisely(*names, form=json_form))
+    result = import_data(source, tmp_path / "out", Settings())
+    assert (result.format, result.num_photos, result.left_out) == ("supervisely", 2, {})
+
+
+@pytest.mark.parametrize("photo_form", ["NFC", "NFD"])
+def test_the_png_of_a_panoptic_photo_is_found_in_any_unicode_form(photo_form: str, tmp_path: Path):
+    def named(form: str) -> str:
+        return unicodedata.normalize(form, "é.png")
+
+    other = "NFD" if photo_form == "NFC" else "NFC"
+    mask = np.zeros((12, 16, 3), np.uint8)
+    mask[:, :, 0] = 1 + (np.arange(16) > 7)
+    segments = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 12, "width": 16}],
+        "annotations": [{"image_id": 1, "file_name": named(other), "segments_info": segments}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    files = photos("a.jpg", "b.jpg") | {f"ids/{named(photo_form)}": encoded(mask)}
+    content["images"].append({"id": 2, "file_name": "b.jpg", "height": 12, "width": 16})
+    source = write(tmp_path / "in", files | {"panoptic.json": json.dumps(content)})
+    import_data(source, tmp_path / "out", Settings())
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["a.jpg"], mask[:, :, 0] - 1)
+
+
+def test_a_key_is_the_same_on_macos_and_linux():
+    paths = ["a/é.jpg", "b/é.jpg", "b/e.jpg"]
+    composed, decomposed = (
+        list(names.keys(unicodedata.normalize(form, path) for path in paths).values())
+        for form in ("NFC", "NFD")
+    )
+    assert sorted(composed) == sorted(decomposed)
+    both = names.keys(unicodedata.normalize(form, path) for path in paths for form in ("NFC", "NFD"))
+    assert len(set(both.values())) == len(both) == 5
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        '{"a": 1}\n{"a": 2}\n',
+        '{"classes": ["a", "b"]}',
+        '{"classes": []}',
+        '{"classes": [{"title": 3}]}',
+        "[]",
+    ],
+)
+def test_a_foreign_meta_json_beside_photos_and_masks_changes_nothing(meta: str, tmp_path: Path):
+    source = write(tmp_path / "in", pairs() | {"meta.json": meta, "data/meta.json": meta})
+    assert import_data(source, tmp_path / "out", Settings()).format == "plain"
+
+
+def test_a_foreign_meta_json_beside_that_of_supervisely_changes_nothing(tmp_path: Path):
+    files = supervisely("a.jpg", "b.jpg") | {"other/meta.json": '{"classes": ["a"]}', "camera/meta.json": "?"}
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert (result.format, result.num_photos, result.classes) == ("supervisely", 2, ["background", "cat"])
+
+
+def test_a_supervisely_class_without_a_title_is_refused(tmp_path: Path):
+    source = write(tmp_path / "in", supervisely("a.jpg", classes=[{"title": ""}]))
+    with pytest.raises(DatasetError, match=r"meta\.json"):
         import_data(source, tmp_path / "out", Settings())

@@ -19,8 +19,9 @@ from pipeline.importing.export import (
     order_classes,
     split_of,
 )
+from pipeline.importing.formats import json_files
 from pipeline.importing.masks import read_mask
-from pipeline.importing.source import Source, is_photo, stem
+from pipeline.importing.source import Source, is_photo, nfc, stem
 from pipeline.importing.tables import Entry, make_table
 
 SIGN = "meta.json with classes, and ann/*.json (Supervisely)"
@@ -30,15 +31,28 @@ COLOURS = "obj_class_to_machine_color.json"
 def matches(source: Source) -> str | None:
     if source.named(COLOURS):
         return source.named(COLOURS)[0]
-    return next((path for path in source.named("meta.json") if _classes(source, path) is not None), None)
+    metas = _metas(source)
+    folders = {posixpath.dirname(path) for path in json_files.paths(source)}
+    has_annotations = any(posixpath.basename(folder) == "ann" for folder in folders)
+    return metas[0] if metas and has_annotations else None
 
 
-def _classes(source: Source, path: str) -> list[str] | None:
-    content = source.json(path)
-    classes = content.get("classes") if isinstance(content, dict) else None
-    if not isinstance(classes, list):
-        return None
-    titles = [entry.get("title") if isinstance(entry, dict) else None for entry in classes]
+def _metas(source: Source) -> list[str]:
+    """Return the files called meta.json that hold Supervisely's classes; other tools use the name, too."""
+    found = []
+    for path in source.named("meta.json"):
+        try:
+            content = source.json(path)
+        except DatasetError:
+            continue
+        classes = content.get("classes") if isinstance(content, dict) else None
+        if isinstance(classes, list) and all(isinstance(entry, dict) for entry in classes):
+            found.append(path)
+    return found
+
+
+def _classes(source: Source, path: str) -> list[str]:
+    titles = [entry.get("title") for entry in source.json(path)["classes"]]
     if not all(isinstance(title, str) and title.strip() for title in titles):
         raise DatasetError(f"{path}: a class without a title; export it again")
     return [str(title).strip() for title in titles]
@@ -71,11 +85,11 @@ def _read_masks(source: Source, options: Options) -> Export:
         folder, kind = posixpath.split(posixpath.dirname(name))
         group = masks if kind == "masks_machine" else photos if kind in ("img", "images") else None
         if group is not None and is_photo(name):
-            group[folder, posixpath.basename(stem(name))] = name
+            group[nfc(folder), posixpath.basename(stem(nfc(name)))] = name
     items = []
     left_out = {}
     for (folder, base), photo in photos.items():
-        mask = masks.pop((folder, base), None) or masks.pop((folder, posixpath.basename(photo)), None)
+        mask = masks.pop((folder, base), None) or masks.pop((folder, posixpath.basename(nfc(photo))), None)
         if mask is None:
             left_out[photo] = "a photo without a mask"
         else:
@@ -96,35 +110,31 @@ def _read_masks(source: Source, options: Options) -> Export:
 
 
 def _read_project(source: Source) -> Export:
-    metas = [path for path in source.named("meta.json") if _classes(source, path) is not None]
+    metas = _metas(source)
     meta = metas[0]
     for other in metas[1:]:
         if _classes(source, other) != _classes(source, meta):
             raise DatasetError(f"{other} and {meta} have different classes; import one project at a time")
-    titles = _classes(source, meta) or []
+    titles = _classes(source, meta)
     classes = order_classes(
         [BACKGROUND if title.casefold() in BACKGROUND_NAMES else title for title in titles],
         meta,
         add_background=True,
     )
     values = {title: classes.index(title if title in classes else BACKGROUND) for title in titles}
+    annotations = _annotations(source)
     items = []
     left_out = {}
     for photo in source.files:
-        folder, kind = posixpath.split(posixpath.dirname(photo))
+        folder, kind = posixpath.split(posixpath.dirname(nfc(photo)))
         if kind != "img" or not is_photo(photo):
             continue
-        name = posixpath.join(folder, "ann", f"{posixpath.basename(photo)}.json")
-        if name in source:
-            items.append(Item(photo, partial(_label, name, values), split_of(photo)))
-        else:
+        path = annotations.pop((folder, f"{posixpath.basename(nfc(photo))}.json"), None)
+        if path is None:
             left_out[photo] = "a photo without a file in ann/"
-    used = {f"{item.photo.rpartition('/img/')[2]}.json" for item in items}
-    left_out |= {
-        path: "an annotation without a photo"
-        for path in source.files
-        if "/ann/" in f"/{path}" and path.endswith(".json") and posixpath.basename(path) not in used
-    }
+        else:
+            items.append(Item(photo, partial(_label, path, values), split_of(photo)))
+    left_out |= dict.fromkeys(annotations.values(), "an annotation without a photo")
     decisions = [
         f"classes: {meta}",
         "overlaps: a later object covers an earlier one",
@@ -133,6 +143,16 @@ def _read_project(source: Source) -> Export:
         "void: none",
     ]
     return Export(classes, items, decisions, left_out)
+
+
+def _annotations(source: Source) -> dict[tuple[str, str], str]:
+    """Return the paths of ann/*.json by the folder that holds ann/, and the name; both in one Unicode form."""
+    found = {}
+    for path in json_files.paths(source):
+        folder, kind = posixpath.split(posixpath.dirname(nfc(path)))
+        if kind == "ann":
+            found[folder, posixpath.basename(nfc(path))] = path
+    return found
 
 
 def _label(path: str, values: dict[str, int], source: Source, photo_size: tuple[int, int]) -> Label:
