@@ -31,6 +31,7 @@ MAX_NAME, MAX_DEPTH = 1000, 50  # characters and folders; far beyond any data se
 BLOCK = tarfile.BLOCKSIZE
 CHUNK_BYTES = 2**20
 FILE_MODE, FOLDER_MODE = 0o644, 0o755  # instead of the archive's: no set-user-id, no unreadable folders
+OTHER_KINDS = {b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar"}
 UNSAFE_NAME = re.compile(
     r"""\A\Z | \A/ | (?:\A|/)\.\.(?:/|\Z)    # empty, absolute, or with a '..'
     | \\ | (?:\A|/)[A-Za-z]: | \0            # separators and drives of Windows; a zero byte
@@ -59,9 +60,10 @@ def extract(archive: Path, dest: Path) -> None:
             bytes_bar(packed_bytes, f"unpack {archive.name}") as bar,
             whole_folder(dest) as folder,
         ):
-            reader, names = _Reader(unpacked, limit), _Names()
+            reader, names = _Reader(unpacked, limit), Names()
             for member in _members(reader):
-                _write(reader, member, folder / names.claim(member))
+                name = names.claim(member.name, is_folder=member.isdir(), fault=_fault(member))
+                _write(reader, member, folder / name)
                 bar.update(packed.tell() - bar.n)
             for made_folder, _, _ in os.walk(folder):
                 os.chmod(made_folder, FOLDER_MODE)  # mkdir's own mode is cut by the umask
@@ -73,11 +75,16 @@ def extract(archive: Path, dest: Path) -> None:
 
 def _decompress(packed: IO[bytes]) -> IO[bytes]:
     """Return the unpacked bytes. xz is not accepted: its header may demand 4 GiB of memory."""
-    magic = packed.read(3)
+    magic = packed.read(6)
     packed.seek(0)
+    for start, kind in OTHER_KINDS.items():
+        if magic.startswith(start):
+            raise ArchiveError(
+                f"an archive of the kind {kind}, which is not read; unpack it, and give the folder"
+            )
     if magic.startswith(b"\x1f\x8b"):
         return gzip.open(packed)  # pyright: ignore[reportReturnType]
-    return bz2.open(packed) if magic == b"BZh" else packed  # pyright: ignore[reportReturnType]
+    return bz2.open(packed) if magic.startswith(b"BZh") else packed  # pyright: ignore[reportReturnType]
 
 
 def _write(reader: "_Reader", member: tarfile.TarInfo, path: Path) -> None:
@@ -187,43 +194,51 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
 
 
 @dataclass
-class _Names:
-    """The names of the members so far."""
+class Names:
+    """The names of the members so far, of a tar or a zip."""
 
     spellings: dict[str, str] = field(default_factory=dict)  # folded path -> as first spelled; parents too
     members: set[str] = field(default_factory=set)
 
-    def claim(self, member: tarfile.TarInfo) -> str:
-        """Return the path of a new member below the destination, '' for the destination itself."""
-        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    def claim(self, name: str, *, is_folder: bool, fault: str | None = None) -> str:
+        """Return the path of a new member below the destination, '' for the destination itself.
+
+        fault: what is wrong with the member beside its name.
+        """
+        parts = [part for part in name.split("/") if part not in ("", ".")]
         path = "/".join(parts)
-        fault = _fault(member)
+        fault = fault or _name_fault(name, is_folder=is_folder)
         if not fault:
             for depth in range(1, len(parts) + 1):
                 spelling = "/".join(parts[:depth])
                 first = self.spellings.setdefault(_folded(spelling), spelling)
                 if first != spelling:
-                    fault = f"differs from {first!r} only in case"
+                    fault = f"differs from {first!r} only in case, or in how letters with marks are stored"
             if path in self.members:
                 fault = "occurs twice"
         if fault:
-            raise ArchiveError(f"member {member.name[:MAX_NAME]!r} {fault}; nothing was unpacked")
+            raise ArchiveError(f"member {name[:MAX_NAME]!r} {fault}; nothing was unpacked")
         self.members.add(path)
         return path
 
 
 def _fault(member: tarfile.TarInfo) -> str | None:
-    """Return what is wrong with the member by itself, or None."""
-    parts = member.name.split("/")
+    """Return what is wrong with the member beside its name, or None."""
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
         return f"is neither a regular file nor a folder (type {member.type!r})"
     if member.size < 0 or (member.isdir() and member.size > 0):
         return f"has an impossible size, {member.size}"
-    if len(member.name) > MAX_NAME or len(parts) > MAX_DEPTH:
+    return None
+
+
+def _name_fault(name: str, *, is_folder: bool) -> str | None:
+    """Return what is wrong with a member's name by itself, or None."""
+    parts = name.split("/")
+    if len(name) > MAX_NAME or len(parts) > MAX_DEPTH:
         return f"has more than {MAX_NAME} characters or {MAX_DEPTH} folders in its name"
-    if UNSAFE_NAME.search(member.name):
+    if UNSAFE_NAME.search(name):
         return "has an unsafe name: empty, absolute, not UTF-8, or with '..', a backslash, a drive or a zero byte"
-    if member.isfile() and parts[-1] in ("", "."):
+    if not is_folder and parts[-1] in ("", "."):
         return "is a file with the name of a folder"
     return None
 

@@ -215,7 +215,9 @@ def everything(root: Path) -> dict[str, bytes | None]:
 def test_a_hostile_archive_is_refused_by_name_and_leaves_no_byte(content: bytes, tmp_path):
     with pytest.raises(ArchiveError, match=r"archive\.tar: "):
         unpack(content, tmp_path)
-    assert everything(tmp_path) == {"archive.tar": content, "parent": None}
+    left = everything(tmp_path)
+    left.pop("parent", None)  # a folder without files
+    assert left == {"archive.tar": content}
     assert not Path("/tmp/escaped").exists()
 
 
@@ -381,11 +383,11 @@ def test_a_full_disk_is_named_with_the_member_and_nothing_is_left(tmp_path):
 def test_a_killed_run_leaves_nothing_at_the_final_name_and_the_next_one_cleans_up(tmp_path):
     program = (
         "import os, signal, sys; from pathlib import Path; from pipeline.download import archive\n"
-        "claim = archive._Names.claim\n"
-        "def kill(names, member):\n"
-        "    if member.name == 'b': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return claim(names, member)\n"
-        "archive._Names.claim = kill\n"
+        "claim = archive.Names.claim\n"
+        "def kill(names, name, **options):\n"
+        "    if name == 'b': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return claim(names, name, **options)\n"
+        "archive.Names.claim = kill\n"
         "archive.extract(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     archive, dest = tmp_path / "archive.tar", tmp_path / "parent" / "dest"
