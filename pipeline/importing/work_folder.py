@@ -16,6 +16,15 @@ RECORD = "import.json"
 JOURNAL = "journal.jsonl"
 
 
+def is_debris(path: Path) -> bool:
+    """Return whether a file is what a file manager leaves in each folder that it shows, which may be lost.
+
+    Other hidden files are the user's here: the folder may be a repository with .git.
+    """
+    is_named_so = path.name.lower() in (".ds_store", "thumbs.db", "desktop.ini") or path.name.startswith("._")
+    return is_named_so and path.is_file()
+
+
 def prepare(dest: Path, work: Path) -> dict[str, dict[str, Any]]:
     """Make the working folder; return the records of photos that are finished there, by key.
 
@@ -45,7 +54,11 @@ def _earlier_import(dest: Path) -> list[dict[str, Any]]:
         records = list(used["photos"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{dest / RECORD}: damaged ({error}); remove {dest} and import again") from error
-    found = {path.relative_to(dest).as_posix() for path in dest.rglob("*") if not path.is_dir()}
+    found = {
+        path.relative_to(dest).as_posix()
+        for path in dest.rglob("*")
+        if not path.is_dir() and not is_debris(path)
+    }
     strange = sorted(found - {RECORD} - written.keys())
     changed = sorted(name for name in written.keys() & found if sha256_file(dest / name) != written[name])
     if strange or changed:

@@ -18,7 +18,7 @@ from pipeline.importing.export import Options, Settings
 from pipeline.importing.lists import divides, make_lists
 from pipeline.importing.making import VERSION, Maker, lasting, make_all, refuse_faults, write_file
 from pipeline.importing.source import Source, open_source
-from pipeline.importing.work_folder import JOURNAL, RECORD, as_text, prepare, remove_strangers
+from pipeline.importing.work_folder import JOURNAL, RECORD, as_text, is_debris, prepare, remove_strangers
 
 
 @dataclass
@@ -85,7 +85,7 @@ def _check_places(path: Path, dest: Path) -> None:
     if (
         dest.is_symlink()
         or dest.is_file()
-        or (dest.is_dir() and any(dest.iterdir()) and not (dest / RECORD).is_file())
+        or (dest.is_dir() and not (dest / RECORD).is_file() and not all(map(is_debris, dest.iterdir())))
     ):
         raise DatasetError(
             f"{dest}: exists and was not written by an earlier import; choose a new folder, or remove it"

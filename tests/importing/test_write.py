@@ -406,3 +406,26 @@ def test_a_destination_is_named_by_any_path(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path / "here")
     assert fcn("import", "../in", "../here/../out/") == 0
     assert (tmp_path / "out/import.json").is_file()
+
+
+def test_files_that_a_file_manager_left_in_the_import_do_not_block_the_next(tmp_path: Path):
+    debris = {".DS_Store": b"x", "images/Thumbs.db": b"x", "masks/._p1.png": b"x"}
+    source = write(tmp_path / "in", pairs())
+    write(tmp_path / "out", {".DS_Store": b"x"})
+    import_data(source, tmp_path / "out", Settings())
+    expected = tree(tmp_path / "out")
+    write(tmp_path / "out", debris)
+    assert import_data(source, tmp_path / "out", Settings()).num_kept == 4
+    assert tree(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("is_import", [True, False])
+def test_a_repository_in_the_folder_is_not_lost(is_import: bool, tmp_path: Path):
+    source = write(tmp_path / "in", pairs())
+    if is_import:
+        import_data(source, tmp_path / "out", Settings())
+    write(tmp_path / "out", {".git/HEAD": b"ref", ".DS_Store": b"x"})
+    before = tree(tmp_path / "out")
+    with pytest.raises(DatasetError, match="out"):
+        import_data(source, tmp_path / "out", Settings())
+    assert tree(tmp_path / "out") == before
