@@ -24,7 +24,7 @@ def keys(photos: Iterable[str]) -> dict[str, str]:
     num = Counter(slug.casefold() for slug in slugs.values())
     result: dict[str, str] = {}
     taken: set[str] = {slug.casefold() for slug in slugs.values() if num[slug.casefold()] == 1}
-    for photo, slug in sorted(slugs.items(), key=lambda item: nfc(item[0])):
+    for photo, slug in sorted(slugs.items(), key=lambda item: (nfc(item[0]), item[0])):
         key, digits = slug, HASH_DIGITS
         if num[slug.casefold()] > 1:
             # The second: of two spellings that are one file on macOS

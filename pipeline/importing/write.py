@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import os
+import posixpath
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,8 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     pixels = [sum(record["pixels"][value] for record in records) for value in range(len(classes) + 1)]
     notes = Counter(note for record in records for note in record["notes"])
     decisions = [*export.decisions, sentence]
+    folders = {posixpath.dirname(item.photo) for item in items if not item.splits}
+    by_folder = settings.group is None and divides(items, settings) and len(folders) > 1
     list_digests = _write_lists(work, classes, lists, records)
     used = {
         "version": VERSION,
@@ -175,7 +178,7 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
         source.num_passed_over,
         len(records),
         sum(record["kept"] for record in records),
-        _warnings(classes, pixels, records, lists),
+        _warnings(classes, pixels, records, lists, by_folder=by_folder),
     )
 
 
@@ -222,13 +225,20 @@ def _warnings(
     pixels: Sequence[int],
     records: Sequence[dict[str, Any]],
     lists: Mapping[str, Sequence[str]],
+    *,
+    by_folder: bool,
 ) -> list[str]:
+    """Return warnings about classes that are not trained.
+
+    by_folder: photos of one folder stay together, where the export has no splits of its own.
+    """
     by_key = {record["key"]: record["pixels"] for record in records}
     warnings = []
     for value, name in enumerate(classes):
         if not sum(by_key[key][value] for key in lists["train"]):
             where = "in no photo" if not pixels[value] else "in no training photo"
-            warnings.append(
-                f"class {name} is {where}; leave it out by --map '{name}=void', or add photos of it"
-            )
+            remedy = f"leave it out by --map '{name}=void', or add photos of it"
+            if pixels[value] and by_folder:
+                remedy = f"photos of one folder stay together unless you give --group '(.*)'; or {remedy}"
+            warnings.append(f"class {name} is {where}; {remedy}")
     return warnings

@@ -429,3 +429,25 @@ def test_a_repository_in_the_folder_is_not_lost(is_import: bool, tmp_path: Path)
     with pytest.raises(DatasetError, match="out"):
         import_data(source, tmp_path / "out", Settings())
     assert tree(tmp_path / "out") == before
+
+
+def test_a_class_that_its_folder_keeps_out_of_training_is_warned_of_with_the_option_that_divides_it(
+    tmp_path: Path,
+):
+    files: dict[str, bytes | str] = {}
+    for folder, value in (("cat", 1), ("dog", 2)):
+        files |= pairs(4, values=(0, value), folder=f"{folder}/")
+        files |= {f"images/{folder}/p{number}.jpg": jpeg(seed=10 * value + number) for number in range(4)}
+    source = write(tmp_path / "in", files)
+    (warning,) = import_data(source, tmp_path / "out", Settings()).warnings
+    assert "--group '(.*)'" in warning
+    assert import_data(source, tmp_path / "out", Settings(group="(.*)")).warnings == []
+
+
+def test_an_exports_own_splits_are_not_to_be_grouped_otherwise(tmp_path: Path):
+    files: dict[str, bytes | str] = {}
+    for folder, value in (("train", 1), ("val", 2)):
+        files |= pairs(4, values=(0, value), folder=f"{folder}/")
+    (warning,) = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings()).warnings
+    assert "class2" in warning
+    assert "--group" not in warning
