@@ -12,7 +12,7 @@ from pipeline.download.weights import fetch_weights
 from pipeline.errors import DownloadError, UserError
 from pipeline.files import counted
 from pipeline.models import backbone
-from pipeline.planning import fingerprint, machine, plan, profile, trial
+from pipeline.planning import fingerprint, machine, plan, profile, small_net, trial
 from pipeline.planning.fingerprint import Fingerprint
 from pipeline.planning.machine import Machine
 from pipeline.planning.plan import Choice, Start
@@ -86,7 +86,7 @@ def choose_start(here: Machine, root: Path, dest: Path) -> Start:
         backbone.write_pretrained(dest, values.model.arguments(), file)
         return Start(template, values, TEMPLATES[template])
     print("\n".join(causes), flush=True)
-    return Start("own", config.read("own", root), TEMPLATES["own"], COST.format(remedy=_remedy(weights)))
+    return Start("own", small_net.PROFILE, TEMPLATES["own"], COST.format(remedy=_remedy(weights)))
 
 
 def _remedy(weights: Weights | None) -> str:

@@ -93,7 +93,8 @@ def make(
     num_workers, workers_reason = _workers(machine, batch_size, recipe.train.batch_norm)
     cores = max(1, machine.num_cores // num_workers)
     num_train = data.num_photos["train"]
-    tuned = f"from profiles/{start.template}.yaml, where it was tried with this trunk"
+    file = f"profiles/{start.template}.yaml" + ("" if start.is_pretrained else " as the project ships it")
+    tuned = f"from {file}, where it was tried with this trunk"
     plan = {
         "data": {
             "source": {
@@ -193,7 +194,7 @@ def _workers(machine: Machine, batch_size: int, batch_norm: str) -> tuple[int, s
     if machine.num_gpus:
         number = 2 ** int(math.log2(min(machine.num_gpus, batch_size)))
         return number, f"one for each of {machine.num_gpus} GPUs, as far as the batch divides evenly"
-    number, least = 1, PER_WORKER[batch_norm]
+    number, least = 1, PER_WORKER["frozen" if batch_norm == "frozen" else "local"]  # sync is for GPUs
     while 2 * number <= machine.num_cores and batch_size >= 2 * number * least:
         number *= 2
     return number, f"of {machine.num_cores} cores as many as leave each worker {least} photos"

@@ -185,3 +185,12 @@ def test_bfloat16_is_chosen_on_a_cpu_that_is_faster_with_it(
     start = init.choose_start(LAPTOP, project, tmp_path / "backbone.pt")
     values = plan.values(init.fitting_plan(data, LAPTOP._replace(has_bfloat16=True), start, tmp_path)[0])
     assert values["train"]["precision"] == precision
+
+
+def test_the_net_without_weights_is_the_projects_whatever_the_user_wrote_into_own_yaml(project, tmp_path):
+    shipped = config.read("own", project)
+    shutil.copy(project / "profiles" / "voc.yaml", project / "profiles" / "own.yaml")
+    start = init.choose_start(LAPTOP, project, tmp_path / "backbone.pt")
+    assert (start.template, start.is_pretrained) == ("own", False)
+    for section in ("model", "backbone", "train", "nets"):
+        assert getattr(start.profile, section) == getattr(shipped, section)

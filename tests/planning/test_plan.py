@@ -185,3 +185,12 @@ def test_every_choice_has_its_reason():
         ("train", "transforms", "contrast"),
         ("train", "transforms", "saturation"),
     }
+
+
+def test_a_template_with_batch_norm_for_gpus_is_planned_on_a_cpu():
+    recipe = start()
+    train = recipe.profile.train.model_copy(update={"batch_norm": "sync"})
+    edited = recipe._replace(profile=recipe.profile.model_copy(update={"train": train}))
+    choices = plan.make(described(), LAPTOP, edited, batch_size=16)
+    planned_train = Profile.model_validate(plan.values(choices)).train
+    assert (planned_train.batch_norm, planned_train.num_workers) == ("local", 2)
