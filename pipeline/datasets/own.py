@@ -144,11 +144,17 @@ def in_the_users_words(message: str, raw: Path, folder: str) -> str:
 
     folder: data.source.own of the profile.
     """
-    for remedy in (f", or {REMEDY}", f"; {REMEDY}"):
-        message = message.replace(remedy, "")
+    message = without_remedy(message)
     for path in (root(raw).absolute(), root(raw)):
         message = message.replace(str(path), folder)
     return f"{message}\nThen run `dvc repro`"
+
+
+def without_remedy(message: str) -> str:
+    """Return a message about a file without the remedy for published data sets, which is to download it again."""
+    for remedy in (f", or {REMEDY}", f"; {REMEDY}"):
+        message = message.replace(remedy, "")
+    return message
 
 
 def class_values(raw: Path, classes: Sequence[str], mapping: Mapping[str, str]) -> tuple[int, ...]:

@@ -2,14 +2,16 @@
 
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import config, paths
 from pipeline.config import CHAIN, Profile
 from pipeline.config.model import Weights
+from pipeline.datasets import own
 from pipeline.download.weights import fetch_weights
-from pipeline.errors import DownloadError, UserError
+from pipeline.errors import DatasetError, DownloadError, UserError
 from pipeline.files import counted
 from pipeline.models import backbone
 from pipeline.planning import fingerprint, machine, plan, profile, small_net, trial
@@ -45,13 +47,16 @@ def init(folder: Path, name: str, root: Path, *, force: bool = False) -> None:
     Raises UserError, with nothing written, if the folder cannot be trained on or the name is taken.
     """
     profile.check_name(name, root, force=force)
-    data, here = fingerprint.read(folder), machine.read()
+    with _for_the_users_files():
+        data = fingerprint.read(folder)
+    here = machine.read()
     print(f"{folder}: {_summary(data)}\nthis machine: {here}", flush=True)
     with tempfile.TemporaryDirectory(prefix="fcn-init-") as scratch:
         start = choose_start(here, root, Path(scratch) / "backbone.pt")
         print(f"trunk: {start.profile.model.backbone}: {start.reason}. {start.cost}".rstrip(), flush=True)
         shards = Path(scratch) / "shards"
-        trial.write_photos(data.pairs, data.classes, shards)
+        with _for_the_users_files():
+            trial.write_photos(data.pairs, data.classes, shards)
         choices, step_s = fitting_plan(data, here, start, shards)
     planned = Profile.model_validate(plan.values(choices))
     hours = sum(planned.net(net).iterations * step_s[net] for net in CHAIN) / 3600
@@ -64,6 +69,18 @@ def init(folder: Path, name: str, root: Path, *, force: bool = False) -> None:
         f"wrote {config.PROFILES / name}.yaml, with the reason of each choice: edit it as you like; params.yaml names "
         f"it\ntraining will take about {_duration(hours * 3600)} on this machine as it is now. Start it:\n  dvc repro"
     )
+
+
+@contextmanager
+def _for_the_users_files() -> Iterator[None]:
+    """Give errors about photos and masks the remedy that a user has before the first `dvc repro`."""
+    try:
+        yield
+    except DatasetError as error:
+        message = own.without_remedy(str(error))
+        if message == str(error):
+            raise
+        raise DatasetError(f"{message}. Mend or replace the file, and run `fcn init` again") from error
 
 
 def choose_start(here: Machine, root: Path, dest: Path) -> Start:

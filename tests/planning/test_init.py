@@ -6,6 +6,7 @@ from itertools import chain
 
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline import config
@@ -194,3 +195,19 @@ def test_the_net_without_weights_is_the_projects_whatever_the_user_wrote_into_ow
     assert (start.template, start.is_pretrained) == ("own", False)
     for section in ("model", "backbone", "train", "nets"):
         assert getattr(start.profile, section) == getattr(shipped, section)
+
+
+@pytest.mark.parametrize("damage", ["another size", "a mask cut off", "a photo cut off"])
+def test_a_damaged_file_is_named_with_a_remedy_that_exists_before_the_first_run(project, draw, damage):
+    folder = draw([label(16, 16, 1, 2)] * 2)
+    path = folder / ("images/train0.jpg" if damage == "a photo cut off" else "masks/train0.png")
+    if damage == "another size":
+        Image.fromarray(label(5, 5)).save(path)
+    else:
+        path.write_bytes(path.read_bytes()[:-30])
+    before = snapshot(project)
+    with pytest.raises(DatasetError, match=rf"{path.name}.*fcn init") as error:
+        fcn("init", folder, "mine")
+    assert "dvc" not in str(error.value)
+    assert "data.source" not in str(error.value)
+    assert snapshot(project) == before
