@@ -16,8 +16,9 @@ PER_WORKER = {
     "local": 8,
     "frozen": 4,
 }  # photos; local batch norm learns markedly worse from 4 (docs/training.md)
-SMALL = 256  # pixels; photos up to this side are trained whole if all have one size
+SMALL = 256  # pixels; photos up to this side are trained whole if all have one size, else nearly so
 CROP_SHARE = 0.85  # of the median photo's shorter side, as the profile laptop has it on VOC
+CROP_STEP, LEAST_CROP = 32, 64
 MAX_CROP = {"cpu": 384, "cuda": 640}
 PASSES = {
     "voc": (30, 8, 8),
@@ -234,19 +235,20 @@ def _transforms(data: Fingerprint, tuned: Transforms, use_gpu: bool) -> dict[str
         }
     else:
         shorter = min(height, width)
-        far = (
-            f"; photos are {shorter / crop:.0f} times as large, so that large objects are seen in parts: photos and "
-            "masks scaled down before may score better"
-            if shorter >= 3 * crop
-            else ""
-        )
-        most = MAX_CROP["cuda" if use_gpu else "cpu"]
+        sizes = f"{data.num_sizes} sizes become one; " if data.num_sizes > 1 else ""
+        why = "enough to show objects whole at a bearable cost"
+        if crop > shorter:
+            why = "the least side; photos are padded to it"
+        elif shorter >= 3 * crop:
+            why = (
+                "the most at a bearable cost. Large objects are seen in parts: photos and masks scaled down before "
+                "may score better"
+            )
         choices = {
             "crop": Choice(
                 [crop, crop],
-                f"{data.num_sizes} sizes become one; the median photo has {height}x{width} pixels, and "
-                f"{CROP_SHARE:.0%} of its shorter side, in steps of 32 and up to {most}, show objects whole at a "
-                f"bearable cost{far}",
+                f"{sizes}the median photo has {height}x{width} pixels, and this is {crop / shorter:.0%} of its shorter "
+                f"side, in steps of {CROP_STEP}: {why}",
             ),
             "scale": Choice([0.5, 1.5], "objects nearer and farther than in the photos"),
         }
@@ -266,8 +268,10 @@ def crop_side(data: Fingerprint, use_gpu: bool) -> int | None:
     shorter = min(data.median_size)
     if data.num_sizes == 1 and max(data.max_size) <= SMALL:
         return None
-    side = shorter if shorter <= SMALL else max(SMALL, CROP_SHARE * shorter)
-    return min(MAX_CROP["cuda" if use_gpu else "cpu"], max(64, 32 * math.ceil(side / 32 - 0.5)))
+    if shorter <= SMALL:  # the largest square that the median photo holds
+        return max(LEAST_CROP, shorter // CROP_STEP * CROP_STEP)
+    side = CROP_STEP * math.ceil(max(SMALL, CROP_SHARE * shorter) / CROP_STEP - 0.5)
+    return min(MAX_CROP["cuda" if use_gpu else "cpu"], side)
 
 
 def _batch_norm(start: Start, per_worker: int) -> Choice:

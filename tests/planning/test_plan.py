@@ -194,3 +194,11 @@ def test_a_template_with_batch_norm_for_gpus_is_planned_on_a_cpu():
     choices = plan.make(described(), LAPTOP, edited, batch_size=16)
     planned_train = Profile.model_validate(plan.values(choices)).train
     assert (planned_train.batch_norm, planned_train.num_workers) == ("local", 2)
+
+
+@pytest.mark.parametrize("shorter", [20, 100, 150, 210, 257, 280, 300, 375, 720, 3000])
+def test_the_crop_is_the_share_of_the_photo_that_its_reason_states_and_never_larger(shorter):
+    data = described(median_size=(shorter, 2 * shorter), max_size=(6000, 6000))
+    crop = plan.make(data, LAPTOP, start(), batch_size=8)["train"]["transforms"]["crop"]
+    assert f" {100 * crop.value[0] / shorter:.0f}% " in crop.reason
+    assert crop.value[0] <= max(64, shorter)
