@@ -78,6 +78,8 @@ def recognise(source: Source, name: str | None) -> tuple[str, str, Format]:
     for path in json_files.paths(source):
         source.json(path)  # refuses a damaged one, which may be the annotations
     signs = "; ".join(f"{key}: {known.sign}" for key, known in [*FORMATS.items(), ("plain", PLAIN)])
+    left_out = "".join(f"; {path} is {reason}" for path, reason in list(source.left_out.items())[:1])
+    more = f", and {len(source.left_out) - 1} more" if len(source.left_out) > 1 else ""
     raise DatasetError(
-        f"{source.name}: no format is recognised among {len(source.files)} files; looked for {signs}"
+        f"{source.name}: no format is recognised among {len(source.files)} files{left_out}{more}; looked for {signs}"
     )
