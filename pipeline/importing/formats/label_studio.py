@@ -10,17 +10,15 @@ import numpy as np
 from pipeline.errors import DatasetError
 from pipeline.importing import shapes
 from pipeline.importing.export import (
-    BACKGROUND,
-    BACKGROUND_NAMES,
     Export,
     Item,
     Label,
     Options,
     drawn_size,
-    order_classes,
     split_of,
 )
 from pipeline.importing.formats import json_files
+from pipeline.importing.formats.drawn import canonical, classes_of
 from pipeline.importing.source import PHOTO_SUFFIXES, Outline, Source, is_photo
 
 SIGN = "a JSON list of tasks with annotations and data (Label Studio, JSON)"
@@ -38,7 +36,7 @@ def _is_export(outline: Outline) -> bool:
     )
 
 
-def read(source: Source, options: Options) -> Export:  # noqa: ARG001
+def read(source: Source, options: Options) -> Export:
     labels: set[str] = set()
     planned: list[tuple[str, str, Any, list[dict[str, Any]]]] = []
     others: set[str] = set()
@@ -80,10 +78,9 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
                 else:
                     others.add(str(kind))
             planned.append((path, photo, identity, drawn))
-    classes = order_classes(sorted(labels), source.name, add_background=True)
-    values = {name: number for number, name in enumerate(classes)}
+    classes = classes_of(sorted(labels), options.class_map, source.name)
     items = [
-        Item(photo, partial(_label, path, identity, drawn, values), split_of(photo))
+        Item(photo, partial(_label, path, identity, drawn, classes.values), split_of(photo))
         for path, photo, identity, drawn in planned
     ]
     used = {photo for _, photo, _, _ in planned} | left_out.keys()
@@ -92,14 +89,14 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
     }
     decisions = [
         "overlaps: a later region covers an earlier one",
-        f"background: {classes[0]}, every pixel without a region",
+        f"background: {classes.names[0]}, every pixel without a region",
         f"tasks with an annotation without regions are all background; {num_empty} tasks without one are left out",
-        "void: none",
+        classes.void,
         f"several annotations of one task: the last one ({num_several} tasks)",
     ]
     if others:
         decisions.append(f"left out: results of the kinds {', '.join(sorted(others))}")
-    return Export(classes, items, decisions, left_out)
+    return Export(classes.names, items, decisions, left_out)
 
 
 def _photo(source: Source, task: dict[str, Any], path: str) -> str:
@@ -132,7 +129,7 @@ def _names(region: dict[str, Any], path: str, task: Any) -> list[str]:
         or not all(isinstance(name, str) and name.strip() for name in names)
     ):
         raise DatasetError(f"{path}: task {task}: a region without a label; give it one or delete it")
-    return [BACKGROUND if name.strip().casefold() in BACKGROUND_NAMES else name.strip() for name in names[:1]]
+    return [canonical(names[0])]
 
 
 def _label(

@@ -8,22 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
 from pipeline.importing import shapes
 from pipeline.importing.export import (
-    BACKGROUND,
-    BACKGROUND_NAMES,
-    VOID_NAMES,
     Export,
     Item,
     Label,
     Options,
     drawn_size,
-    order_classes,
     split_of,
 )
 from pipeline.importing.formats import json_files
+from pipeline.importing.formats.drawn import canonical, classes_of
 from pipeline.importing.source import Source, is_photo
 
 SIGN = "JSON files with shapes and imagePath (labelme)"
@@ -35,7 +31,7 @@ def matches(source: Source) -> str | None:
     return next((path for path, outline in json_files.outlines(source) if outline.keys >= KEYS), None)
 
 
-def read(source: Source, options: Options) -> Export:  # noqa: ARG001
+def read(source: Source, options: Options) -> Export:
     labels: set[str] = set()
     planned: list[tuple[str, str, bool]] = []
     left_out: dict[str, str] = {}
@@ -53,13 +49,11 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
                 f"{path}: its photo {where!r} is not there and not in the file; put it beside the JSON file"
             )
         planned.append((path, photo or path, photo is None))
-    void = {name for name in labels if name.casefold() in VOID_NAMES}
-    classes = order_classes(sorted(labels - void), source.name, add_background=True)
-    values = {name: number for number, name in enumerate(classes)} | dict.fromkeys(void, IGNORE_LABEL)
+    classes = classes_of(sorted(labels), options.class_map, source.name)
     items = [
         Item(
             photo,
-            partial(_label, path, values),
+            partial(_label, path, classes.values, is_embedded=is_embedded),
             split_of(path),
             is_upright=True,
             embedded=partial(_embedded, path) if is_embedded else None,
@@ -71,13 +65,13 @@ def read(source: Source, options: Options) -> Export:  # noqa: ARG001
         path: "a photo without a JSON file" for path in source.files if is_photo(path) and path not in used
     }
     return Export(
-        classes,
+        classes.names,
         items,
         [
             "overlaps: a later shape covers an earlier one, as in labelme",
-            f"background: {classes[0]}, every pixel without a shape",
+            f"background: {classes.names[0]}, every pixel without a shape",
             "photos without a shape are all background; photos without a JSON file are left out",
-            f"void: the shapes named {', '.join(sorted(void)) or '__ignore__ (none)'}",
+            classes.void,
             f"lines are {LINE_WIDTH} pixels wide and points have a radius of {POINT_RADIUS}, as in labelme",
         ],
         left_out,
@@ -95,11 +89,11 @@ def _name(shape: dict[str, Any], path: str, number: int) -> str:
     name = shape.get("label")
     if not isinstance(name, str) or not name.strip():
         raise DatasetError(f"{path}: shape {number} has no label; name it in labelme")
-    name = name.strip()
-    return BACKGROUND if name.casefold() in BACKGROUND_NAMES else name
+    return canonical(name)
 
 
 def _embedded(path: str, source: Source) -> bytes:
+    source.forget()  # read in every process that draws it, and its sha256 recorded
     try:
         return base64.b64decode(source.json(path)["imageData"], validate=True)
     except (TypeError, ValueError) as error:
@@ -108,8 +102,11 @@ def _embedded(path: str, source: Source) -> bytes:
         ) from error
 
 
-def _label(path: str, values: dict[str, int], source: Source, photo_size: tuple[int, int]) -> Label:
-    source.forget()  # read in every process that draws it, and its sha256 recorded
+def _label(
+    path: str, values: dict[str, int], source: Source, photo_size: tuple[int, int], *, is_embedded: bool
+) -> Label:
+    if not is_embedded:  # else `_embedded` has just read the file
+        source.forget()
     content = source.json(path)
     height, width = (
         content.get(f"image{side}") or stated

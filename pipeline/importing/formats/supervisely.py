@@ -16,10 +16,10 @@ from pipeline.importing.export import (
     Label,
     Options,
     drawn_size,
-    order_classes,
     split_of,
 )
 from pipeline.importing.formats import json_files
+from pipeline.importing.formats.drawn import canonical, classes_of
 from pipeline.importing.masks import read_mask
 from pipeline.importing.source import Source, is_photo, nfc, stem
 from pipeline.importing.tables import Entry, make_table
@@ -59,7 +59,7 @@ def _classes(source: Source, path: str) -> list[str]:
 
 
 def read(source: Source, options: Options) -> Export:
-    return _read_masks(source, options) if source.named(COLOURS) else _read_project(source)
+    return _read_masks(source, options) if source.named(COLOURS) else _read_project(source, options)
 
 
 def _read_masks(source: Source, options: Options) -> Export:
@@ -109,19 +109,15 @@ def _read_masks(source: Source, options: Options) -> Export:
     return Export(table.classes, items, decisions, left_out, has_mask_values=True)
 
 
-def _read_project(source: Source) -> Export:
+def _read_project(source: Source, options: Options) -> Export:
     metas = _metas(source)
     meta = metas[0]
     for other in metas[1:]:
         if _classes(source, other) != _classes(source, meta):
             raise DatasetError(f"{other} and {meta} have different classes; import one project at a time")
     titles = _classes(source, meta)
-    classes = order_classes(
-        [BACKGROUND if title.casefold() in BACKGROUND_NAMES else title for title in titles],
-        meta,
-        add_background=True,
-    )
-    values = {title: classes.index(title if title in classes else BACKGROUND) for title in titles}
+    classes = classes_of([canonical(title) for title in titles], options.class_map, meta)
+    values = {title: classes.values[canonical(title)] for title in titles}
     annotations = _annotations(source)
     items = []
     left_out = {}
@@ -138,11 +134,11 @@ def _read_project(source: Source) -> Export:
     decisions = [
         f"classes: {meta}",
         "overlaps: a later object covers an earlier one",
-        f"background: {classes[0]}, every pixel without an object",
+        f"background: {classes.names[0]}, every pixel without an object",
         "photos without an object are all background; photos without a file in ann/ are left out",
-        "void: none",
+        classes.void,
     ]
-    return Export(classes, items, decisions, left_out)
+    return Export(classes.names, items, decisions, left_out)
 
 
 def _annotations(source: Source) -> dict[tuple[str, str], str]:

@@ -1,0 +1,43 @@
+"""The classes of formats whose labels are drawn: from names alone, without values or colours of masks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fcn import IGNORE_LABEL
+from pipeline.importing.classes import ClassMap
+from pipeline.importing.export import BACKGROUND, BACKGROUND_NAMES, VOID_NAMES, order_classes
+
+
+class Classes(NamedTuple):
+    """The classes of an export.
+
+    names: in the order of the label values.
+    values: the label value of each name, void's too; pickled, so its order follows from the export alone.
+    void: a sentence about the names that are void.
+    """
+
+    names: list[str]
+    values: dict[str, int]
+    void: str
+
+
+def classes_of(
+    names: Sequence[str], class_map: ClassMap, where: str, *, add_background: bool = True
+) -> Classes:
+    """Return the classes of unique names. Those called void or ignore become void, unless --map names them.
+
+    names: in the order of the classes; a background moves to the front.
+    where: the export or file, for messages.
+    """
+    named = {old for old, _ in class_map.pairs}
+    void = [name for name in names if name.casefold() in VOID_NAMES and name not in named]
+    rest = [name for name in names if name not in void]
+    classes = order_classes(rest, where, add_background=add_background)
+    values = {name: number for number, name in enumerate(classes)} | dict.fromkeys(void, IGNORE_LABEL)
+    return Classes(classes, values, f"void: the class {', '.join(void)}" if void else "void: no class")
+
+
+def canonical(name: str) -> str:
+    """Return a class name without outer spaces, and one name for all names of the background."""
+    name = name.strip()
+    return BACKGROUND if name.casefold() in BACKGROUND_NAMES else name
