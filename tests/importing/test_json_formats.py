@@ -1,6 +1,11 @@
 """Exports whose annotations are JSON: which files are read, and what they become."""
 
+import base64
+import hashlib
 import json
+import os
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -10,8 +15,9 @@ import pytest
 
 from pipeline.errors import DatasetError
 from pipeline.importing import names
+from pipeline.importing.classes import ClassMap
 from pipeline.importing.write import Settings, import_data
-from tests.importing.conftest import encoded, jpeg, labels_of, pairs, write
+from tests.importing.conftest import encoded, jpeg, labels_of, pairs, record_of, write
 
 BOX = [2, 2, 10, 2, 10, 8, 2, 8]  # x, y of the corners
 
@@ -182,3 +188,135 @@ def test_a_supervisely_class_without_a_title_is_refused(tmp_path: Path):
     source = write(tmp_path / "in", supervisely("a.jpg", classes=[{"title": ""}]))
     with pytest.raises(DatasetError, match=r"meta\.json"):
         import_data(source, tmp_path / "out", Settings())
+
+
+def of_format(name: str, *labels: str) -> dict[str, bytes | str]:
+    """Two photos in a format, each with an object of every class."""
+    names = ("a.jpg", "b.jpg")
+    if name == "labelme":
+        return photos(*names) | {f"{photo}.json": labelme(photo, *labels) for photo in names}
+    if name == "supervisely":
+        files = supervisely(*names, classes=[{"title": label} for label in labels])
+        for photo in names:
+            content = json.loads(files[f"ds/ann/{photo}.json"])
+            (first,) = content["objects"]
+            content["objects"] = [first | {"classTitle": label} for label in labels]
+            files[f"ds/ann/{photo}.json"] = json.dumps(content)
+        return files
+    if name == "label-studio":
+        content = json.loads(tasks(*names))
+        for task in content:
+            (first,) = task["annotations"][0]["result"]
+            task["annotations"][0]["result"] = [
+                first | {"value": first["value"] | {"rectanglelabels": [label]}} for label in labels
+            ]
+        return photos(*names) | {"tasks.json": json.dumps(content)}
+    content = json.loads(coco(list(names)))
+    content["categories"] = [{"id": i, "name": label} for i, label in enumerate(labels)]
+    content["annotations"] = [
+        {"id": 10 * photo + i, "image_id": photo, "category_id": i, "segmentation": [BOX]}
+        for photo in range(2)
+        for i in range(len(labels))
+    ]
+    return photos(*names) | {"instances.json": json.dumps(content)}
+
+
+DRAWN = ["coco", "labelme", "label-studio", "supervisely"]
+
+
+@pytest.mark.parametrize("void", ["ignore", "Void", "__ignore__"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_objects_called_ignore_or_void_are_void_in_every_drawn_format(name: str, void: str, tmp_path: Path):
+    source = write(tmp_path / "in", of_format(name, "cat", void))
+    result = import_data(source, tmp_path / "out", Settings())
+    assert result.classes == ["background", "cat"]
+    for label in labels_of(tmp_path / "out").values():
+        assert set(np.unique(label)) == {0, 255}  # the void object covers the cat
+    assert result.num_pixels[-1] > 0
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_class_called_ignore_stays_where_map_names_it(name: str, tmp_path: Path):
+    source = write(tmp_path / "in", of_format(name, "cat", "ignore"))
+    settings = Settings(class_map=ClassMap.parse(["ignore=junk"]))
+    result = import_data(source, tmp_path / "out", settings)
+    assert result.classes == ["background", "cat", "junk"]
+    assert result.num_pixels[-1] == 0
+
+
+def test_void_names_of_labelme_give_the_same_records_in_every_process(tmp_path: Path):
+    source = write(tmp_path / "in", of_format("labelme", "cat", "ignore", "void", "__ignore__"))
+    command = [sys.executable, "-m", "pipeline.cli.main", "import", str(source), str(tmp_path / "out")]
+    records = []
+    for seed in ("1", "2", "3"):
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        records.append(record_of(tmp_path / "out")["photos"])
+    assert records[0] == records[1] == records[2]
+
+
+def test_a_photo_inside_its_labelme_file_is_kept_by_the_next_import_until_the_file_changes(tmp_path: Path):
+    texts = []
+    for number in range(3):
+        content = json.loads(labelme(f"{number}.jpg", "cat"))
+        content["imageData"] = base64.b64encode(jpeg(seed=number)).decode()
+        texts.append(json.dumps(content))
+    source = write(tmp_path / "in", {f"{number}.json": text for number, text in enumerate(texts)})
+    import_data(source, tmp_path / "out", Settings())
+    for number, photo in enumerate(record_of(tmp_path / "out")["photos"]):
+        assert photo["read"] == {f"{number}.json": hashlib.sha256(texts[number].encode()).hexdigest()}
+    write(source, {"1.json": texts[1].replace('"cat"', '"cat" ')})
+    assert import_data(source, tmp_path / "out", Settings()).num_kept == 2
+
+
+def test_a_group_without_annotations_that_repeats_a_name_is_left_out_and_stated(tmp_path: Path):
+    categories = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "cat"},
+    ]
+    names = ["a.jpg", "b.jpg"]
+    files = photos(*names) | {"train/_annotations.coco.json": coco(names, categories=categories)}
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert result.classes == ["background", "cat"]
+    assert any("category 0" in decision for decision in result.decisions)
+
+
+def test_two_categories_of_one_name_with_annotations_are_refused(tmp_path: Path):
+    content = json.loads(coco(["a.jpg", "b.jpg"], categories=[{"id": i, "name": "cat"} for i in (1, 2)]))
+    content["annotations"][0]["category_id"] = 2
+    source = write(tmp_path / "in", photos("a.jpg", "b.jpg") | {"instances.json": json.dumps(content)})
+    with pytest.raises(DatasetError, match="cat"):
+        import_data(source, tmp_path / "out", Settings())
+
+
+def test_photos_annotated_in_two_coco_files_are_refused_with_both(tmp_path: Path):
+    names = ["a.jpg", "b.jpg"]
+    keypoints = json.loads(coco(names))
+    for annotation in keypoints["annotations"]:
+        annotation["keypoints"] = [0] * 51
+    files = photos(*names) | {
+        "annotations/instances_train2017.json": coco(names),
+        "annotations/person_keypoints_train2017.json": json.dumps(keypoints),
+    }
+    with pytest.raises(DatasetError, match=r"instances_train2017\.json.*person_keypoints_train2017\.json"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+
+
+def test_captions_beside_instances_change_nothing(tmp_path: Path):
+    names = ["a.jpg", "b.jpg"]
+    captions = json.loads(coco(names))
+    captions["annotations"] = [{"id": 1, "image_id": 0, "caption": "a cat"}]
+    files = photos(*names) | {
+        "annotations/captions_val2017.json": json.dumps(captions),
+        "annotations/instances_val2017.json": coco(names),
+    }
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert result.num_photos == 2
+
+
+def test_a_folder_of_links_is_refused_with_the_links(tmp_path: Path):
+    real = write(tmp_path / "real", pairs())
+    (tmp_path / "in").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "in" / name).symlink_to(real / name)
+    with pytest.raises(DatasetError, match=r"images.*link"):
+        import_data(tmp_path / "in", tmp_path / "out", Settings())

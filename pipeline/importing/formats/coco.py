@@ -3,7 +3,7 @@
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,17 @@ from pipeline.importing.export import (
     Label,
     Options,
     drawn_size,
-    order_classes,
     split_of,
 )
 from pipeline.importing.formats import json_files
+from pipeline.importing.formats.drawn import classes_of
 from pipeline.importing.masks import decode_mask
 from pipeline.importing.source import Outline, Source, is_photo, nfc
 
 SIGN = "JSON with images, annotations and categories (COCO)"
 PANOPTIC_SIGN = "JSON with annotations that have segments_info, and its PNGs (COCO panoptic)"
 KEYS = {"images", "annotations"}
+Planned = tuple[str, str, dict[str, Any], list[dict[str, Any]]]  # JSON file, photo, its image and annotations
 _TOKEN = re.compile(r"(?:^|[_.-])(train|valid|validation|val|test)(?:20\d\d)?(?=$|[_.-])", re.IGNORECASE)
 
 
@@ -58,9 +59,9 @@ def read_panoptic(source: Source, options: Options) -> Export:
     return _read(source, options, is_panoptic=True)
 
 
-def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # noqa: ARG001
+def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:
     names: dict[int, str] = {}
-    planned: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = []
+    planned: list[Planned] = []
     is_kind = _is_panoptic if is_panoptic else _is_instances
     for path in [path for path in json_files.paths(source) if is_kind(source.outline(path))]:
         content = source.json(path)
@@ -70,19 +71,16 @@ def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # 
                     f"{path}: category {identity} is {name!r} here and {names[identity]!r} elsewhere"
                 )
         planned += [(path, *rest) for rest in _images(source, path, content)]
-    classes = order_classes(
-        [name for _, name in sorted(names.items())], source.name, add_background=not is_panoptic
+    used_ids = _used_ids(planned, names, is_panoptic)
+    names, repeats = _without_repeats(names, used_ids)
+    _refuse_repeated([(photo, path) for path, photo, _, _ in planned])
+    classes = classes_of(
+        [name for _, name in sorted(names.items())],
+        options.class_map,
+        source.name,
+        add_background=not is_panoptic,
     )
-    values = {identity: classes.index(name) for identity, name in names.items()}
-    known = list(values)  # a list: ids from a damaged file may not be hashable
-    for path, _, image, annotations in planned:
-        for annotation in annotations:
-            for segment in _segments(annotation, path, is_panoptic):
-                if segment.get("category_id") not in known:
-                    raise DatasetError(
-                        f"{path}: image {image['id']}: category {segment.get('category_id')!r} is not among the "
-                        "categories; export it again"
-                    )
+    values = {identity: classes.values[name] for identity, name in names.items()}
     make = _panoptic if is_panoptic else _instances
     masks = _pngs(source) if is_panoptic else {}
     items = [
@@ -102,17 +100,68 @@ def _read(source: Source, options: Options, *, is_panoptic: bool) -> Export:  # 
     num_crowds = sum(bool(entry.get("iscrowd")) for _, _, _, entries in planned for entry in entries)
     rules = [
         "overlaps: the larger area first, so that smaller objects stay visible",
-        f"background: {classes[0]}, every pixel without an object" if classes else "",
+        f"background: {classes.names[0]}, every pixel without an object",
         "photos without annotations are all background",
         f"void: the {num_crowds} objects with iscrowd 1; supervision writes it for every object of several parts: "
         "write 0 there to keep them",
+        classes.void,
+        *repeats,
     ]
     panoptic_rules = [
         "overlaps: none, as drawn in the PNGs",
         "background: none is added",
         "void: id 0 and crowds",
+        classes.void,
+        *repeats,
     ]
-    return Export(classes, items, panoptic_rules if is_panoptic else rules, left_out)
+    return Export(classes.names, items, panoptic_rules if is_panoptic else rules, left_out)
+
+
+def _used_ids(planned: Sequence[Planned], names: Mapping[int, str], is_panoptic: bool) -> set[int]:
+    """Return the ids of the categories that have annotations; refuse one that is not among the categories."""
+    used = set()
+    for path, _, image, annotations in planned:
+        for annotation in annotations:
+            for segment in _segments(annotation, path, is_panoptic):
+                identity = segment.get("category_id")
+                if type(identity) is not int or identity not in names:
+                    raise DatasetError(
+                        f"{path}: image {image['id']}: category {identity!r} is not among the categories; export it "
+                        "again"
+                    )
+                used.add(identity)
+    return used
+
+
+def _without_repeats(names: Mapping[int, str], used: set[int]) -> tuple[dict[int, str], list[str]]:
+    """Leave out categories without annotations whose name another one has, as the group that Roboflow gives id 0.
+
+    Returns the names by id, and a sentence about each category that is left out.
+    """
+    kept, sentences = dict(names), []
+    for identity, name in sorted(names.items()):
+        if identity not in used and list(kept.values()).count(name) > 1:
+            del kept[identity]
+            sentences.append(
+                f"category {identity} without annotations has the name {name} of another: left out"
+            )
+    return kept, sentences
+
+
+def _refuse_repeated(photos: Sequence[tuple[str, str]]) -> None:
+    """Refuse a photo that is annotated twice.
+
+    photos: each with its JSON file.
+    """
+    first: dict[str, str] = {}
+    for photo, path in photos:
+        if photo in first:
+            where = f"twice in {path}" if first[photo] == path else f"in {first[photo]} and in {path}"
+            raise DatasetError(
+                f"{photo}: annotated {where}; keep one annotation of each photo: beside instances_*.json, move "
+                "person_keypoints_*.json elsewhere"
+            )
+        first[photo] = path
 
 
 def _segments(annotation: dict[str, Any], path: str, is_panoptic: bool) -> list[dict[str, Any]]:
