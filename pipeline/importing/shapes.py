@@ -153,7 +153,7 @@ def _drawn(
     points: their box, with a margin in pixels, holds all of it.
     """
     # As large as the photo, because Pillow's rounding depends on a polygon's place; only the box is looked at
-    image = Image.new("1", size[::-1])
+    image = Image.new("1", (size[1], size[0]))
     draw(ImageDraw.Draw(image))
     xs, ys = zip(*_clipped(points, size), strict=True)
     left, right = _within(xs, margin, size[1])

@@ -34,7 +34,8 @@ def classes_of(
     rest = [name for name in names if name not in void]
     classes = order_classes(rest, where, add_background=add_background)
     values = {name: number for number, name in enumerate(classes)} | dict.fromkeys(void, IGNORE_LABEL)
-    return Classes(classes, values, f"void: the class {', '.join(void)}" if void else "void: no class")
+    sentence = f"void: the class {', '.join(void)}" if void else "void: no class is called void or ignore"
+    return Classes(classes, values, sentence)
 
 
 def canonical(name: str) -> str:
