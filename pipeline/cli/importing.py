@@ -32,9 +32,9 @@ def add_import(commands) -> None:
     )
     command.add_argument(
         "--split",
-        default="0.8/0.2",
         metavar="SHARES",
-        help="of train/val or train/val/test, if the export has no splits of its own (default: %(default)s)",
+        help="of train/val or train/val/test, if the export has not both train and val (default: 0.8/0.2; with one of "
+        "both, the photos in no list are the other)",
     )
     command.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
     command.add_argument(

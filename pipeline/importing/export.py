@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
-from pipeline.importing.classes import BACKGROUND as BACKGROUND
-from pipeline.importing.classes import BACKGROUND_NAMES as BACKGROUND_NAMES
-from pipeline.importing.classes import VOID_NAMES as VOID_NAMES
-from pipeline.importing.classes import ClassMap
+from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES, ClassMap
 from pipeline.importing.source import Source
 from pipeline.shards.labels import decode_label
 
 UNKNOWN = 254  # in a label: a value or colour of the mask without a class
 MAX_CLASSES = 254
+SHARES = "0.8/0.2"  # of train/val
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -114,7 +112,7 @@ class Settings:
 
     format: --format; None: recognised.
     class_map: --map.
-    shares: --split.
+    shares: --split; None: of SHARES, where the export does not tell train from val.
     seed: --seed.
     group: --group.
     folds: --folds; 0: none.
@@ -124,7 +122,7 @@ class Settings:
 
     format: str | None = None
     class_map: ClassMap = field(default_factory=ClassMap)
-    shares: str = "0.8/0.2"
+    shares: str | None = None
     seed: int = 0
     group: str | None = None
     folds: int = 0

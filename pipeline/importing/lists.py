@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import splits
-from pipeline.importing.export import Item, Settings
+from pipeline.importing.export import SHARES, Item, Settings
 from pipeline.inspection import same_picture
 
 
 def divides(items: Sequence[Item], settings: Settings) -> bool:
     """Return whether photos are divided here, because the export does not tell train from val or folds are asked for.
 
-    With one of both lists, the photos in no list are the other one.
+    With one of both lists, the photos in no list are the other one, unless --split is given.
     """
     given = {split for item in items for split in item.splits}
-    if not all(item.splits for item in items):
+    if settings.shares is None and not all(item.splits for item in items):
         given |= {"train", "val"} if given & {"train", "val"} else set()
     return bool(settings.folds) or not {"train", "val"} <= given
 
@@ -42,17 +42,18 @@ def make_lists(
     lists = {name: sorted(keys) for name, keys in given.items()}
     _refuse_shared(lists, members)
     unlisted = sorted(by_source[item.photo].key for item in items if not item.splits)
-    if len(one := {"train", "val"} & lists.keys()) == 1 and unlisted:
+    if len(one := {"train", "val"} & lists.keys()) == 1 and unlisted and settings.shares is None:
         (other,) = {"train", "val"} - one
         lists[other] = unlisted
         sentence = f"splits: the export's own {', '.join(sorted(given))}; {other}: the other photos"
     else:
-        sentence = "splits: the export's own"
+        sentence = "splits: the export's own" + ("; --split is not used" if settings.shares else "")
         sentence += f"; in no list: {counted(len(unlisted), 'photo')}" if unlisted else ""
     if not {"train", "val"} <= lists.keys():
         taken = {key for name, keys in lists.items() if name not in ("train", "val") for key in keys}
         pool = [member for member in members if member.key not in taken]
-        shares = splits.ratios(settings.shares)
+        stated = settings.shares or SHARES
+        shares = splits.ratios(stated)
         if not pool:
             raise DatasetError("the export has a test split alone; give it photos for training")
         groups, rule = _groups(pool, settings, thumbnails)
@@ -62,9 +63,7 @@ def make_lists(
             raise DatasetError("--split: the export has a test split; give shares of train/val alone")
         kept = f"{', '.join(sorted(set(lists) - {'train', 'val'}))} kept, the rest " if taken else ""
         lists = {name: keys for name, keys in lists.items() if name not in ("train", "val")} | named
-        sentence = (
-            f"splits: {kept}divided {settings.shares} by seed {settings.seed}, stratified by class; {rule}"
-        )
+        sentence = f"splits: {kept}divided {stated} by seed {settings.seed}, stratified by class; {rule}"
     if settings.folds:
         held_back = set(lists.get("test", ()))
         pool = [member for member in members if member.key not in held_back]

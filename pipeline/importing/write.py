@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.errors import DatasetError, UserError
 from pipeline.files import and_more, counted, lock, replace_folder
 from pipeline.importing import formats, names, splits
-from pipeline.importing.export import Options, Settings
+from pipeline.importing.export import SHARES, Item, Options, Settings
 from pipeline.importing.lists import divides, make_lists
 from pipeline.importing.making import VERSION, Maker, lasting, make_all, refuse_faults, write_file
 from pipeline.importing.source import Source, open_source
@@ -139,8 +139,6 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
     pixels = [sum(record["pixels"][value] for record in records) for value in range(len(classes) + 1)]
     notes = Counter(note for record in records for note in record["notes"])
     decisions = [*export.decisions, sentence]
-    folders = {posixpath.dirname(item.photo) for item in items if not item.splits}
-    by_folder = settings.group is None and divides(items, settings) and len(folders) > 1
     list_digests = _write_lists(work, classes, lists, records)
     used = {
         "version": VERSION,
@@ -178,7 +176,7 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
         source.num_passed_over,
         len(records),
         sum(record["kept"] for record in records),
-        _warnings(classes, pixels, records, lists, by_folder=by_folder),
+        _warnings(classes, pixels, records, lists, _another_division(items, settings)),
     )
 
 
@@ -220,17 +218,27 @@ def _write_lists(
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
+def _another_division(items: Sequence[Item], settings: Settings) -> str:
+    """Return the option that divides the photos otherwise, "" if there is none but other lists."""
+    unlisted = [item for item in items if not item.splits]
+    if not divides(items, settings):
+        is_whole = {"train", "val"} <= {split for item in items for split in item.splits}
+        return "" if is_whole else f"divide all photos by --split {SHARES}"
+    folders = {posixpath.dirname(item.photo) for item in unlisted}
+    is_by_folder = settings.group is None and len(folders) > 1
+    return "photos of one folder stay together unless you give --group '(.*)'" if is_by_folder else ""
+
+
 def _warnings(
     classes: Sequence[str],
     pixels: Sequence[int],
     records: Sequence[dict[str, Any]],
     lists: Mapping[str, Sequence[str]],
-    *,
-    by_folder: bool,
+    another_division: str,
 ) -> list[str]:
     """Return warnings about classes that are not trained.
 
-    by_folder: photos of one folder stay together, where the export has no splits of its own.
+    another_division: the way to divide the photos otherwise.
     """
     by_key = {record["key"]: record["pixels"] for record in records}
     warnings = []
@@ -238,7 +246,7 @@ def _warnings(
         if not sum(by_key[key][value] for key in lists["train"]):
             where = "in no photo" if not pixels[value] else "in no training photo"
             remedy = f"leave it out by --map '{name}=void', or add photos of it"
-            if pixels[value] and by_folder:
-                remedy = f"photos of one folder stay together unless you give --group '(.*)'; or {remedy}"
+            if pixels[value] and another_division:
+                remedy = f"{another_division}; or {remedy}"
             warnings.append(f"class {name} is {where}; {remedy}")
     return warnings

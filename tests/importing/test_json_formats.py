@@ -268,6 +268,20 @@ def test_a_photo_inside_its_labelme_file_is_kept_by_the_next_import_until_the_fi
     assert import_data(source, tmp_path / "out", Settings()).num_kept == 2
 
 
+def test_a_photo_inside_its_labelme_file_is_not_replaced_by_one_of_its_name_elsewhere(tmp_path: Path):
+    content = json.loads(labelme("9.jpg", "cat"))
+    content["imageData"] = base64.b64encode(jpeg(seed=3)).decode()
+    files = {
+        "a/9.json": json.dumps(content),
+        "b/9.jpg": jpeg(seed=4),
+        "c/1.jpg": jpeg(),
+        "c/1.json": labelme("1.jpg", "cat"),
+    }
+    import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    written = {path.read_bytes() for path in (tmp_path / "out/images").iterdir()}
+    assert written == {jpeg(seed=3), jpeg()}
+
+
 def test_a_group_without_annotations_that_repeats_a_name_is_left_out_and_stated(tmp_path: Path):
     categories = [
         {"id": 0, "name": "cat", "supercategory": "none"},

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,17 @@ def test_of_one_list_the_other_photos_are_the_other(given: dict, train: tuple, v
     import_data(write(tmp_path / "in", pairs(6) | lists), tmp_path / "out", Settings())
     for name, numbers in (("train", train), ("val", val)):
         assert (tmp_path / f"out/splits/{name}.txt").read_text() == "".join(f"p{n}\n" for n in numbers)
+
+
+def test_with_one_list_split_divides_all_photos(tmp_path: Path, fcn: Callable, capsys):
+    masks = {f"masks/p{n}.png": encoded(np.resize(np.uint8([0, 1, 2 * (n > 2)]), (12, 16))) for n in range(6)}
+    write(tmp_path / "in", pairs(6) | masks | {"train.txt": "p0\np1\np2\n", "classes.txt": "a\nb\nc\n"})
+    assert fcn("import", tmp_path / "in", tmp_path / "kept") == 0
+    assert "--split" in capsys.readouterr().out  # class c is in no photo of train
+    assert fcn("import", tmp_path / "in", tmp_path / "out", "--split", "0.5/0.5") == 0
+    assert "warning" not in capsys.readouterr().out
+    lists = [(tmp_path / f"out/splits/{name}.txt").read_text().split() for name in ("train", "val")]
+    assert [len(keys) for keys in lists] == [3, 3]
 
 
 def test_a_list_of_all_photos_is_divided(tmp_path: Path):

@@ -94,12 +94,12 @@ def test_a_profile_that_is_there_is_refused_before_any_work_and_replaced_with_fo
 
 @pytest.mark.usefixtures("project")
 def test_an_export_is_imported_first(tmp_path, monkeypatch):
-    export = tmp_path / "cvat.zip"
-    shutil.copy(ROOT / "tests" / "importing" / "fixtures" / "cvat.zip", export)
+    export = tmp_path / "coco.zip"
+    shutil.copy(ROOT / "tests" / "importing" / "fixtures" / "coco.zip", export)
     monkeypatch.setattr(trial, "measure", lambda _, nets, *__: [Trial(0.5, 1e9) for _ in nets])
     fcn("init", export, "mine")
     _, profile = config.load()
-    folder = tmp_path / "cvat-imported"
+    folder = tmp_path / "coco-imported"
     assert profile.data.source.own == str(folder)
     assert profile.data.classes == (folder / "classes.txt").read_text("utf-8").split("\n")[:-1]
 

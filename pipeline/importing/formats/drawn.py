@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fcn import IGNORE_LABEL
-from pipeline.importing.classes import ClassMap
-from pipeline.importing.export import BACKGROUND, BACKGROUND_NAMES, VOID_NAMES, order_classes
+from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES, VOID_NAMES, ClassMap
+from pipeline.importing.export import order_classes
 
 
 class Classes(NamedTuple):

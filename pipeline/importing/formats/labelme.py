@@ -40,10 +40,12 @@ def read(source: Source, options: Options) -> Export:
         if not isinstance(content, dict) or not content.keys() >= KEYS:
             left_out[path] = "JSON of another kind"
             continue
-        where = str(content["imagePath"])
+        where, base = str(content["imagePath"]), posixpath.dirname(path)
         for number, shape in enumerate(_shapes(content, path)):
             labels.add(_name(shape, path, number))
-        photo = source.photo(where, posixpath.dirname(path), path)
+        # A photo of that name elsewhere may be another one; that in the file is the one that was drawn on
+        is_there = posixpath.normpath(posixpath.join(base, where.replace("\\", "/"))) in source
+        photo = source.photo(where, base, path) if is_there or not content.get("imageData") else None
         if photo is None and not content.get("imageData"):
             raise DatasetError(
                 f"{path}: its photo {where!r} is not there and not in the file; put it beside the JSON file"

@@ -8,16 +8,8 @@ import numpy as np
 
 from pipeline.errors import DatasetError
 from pipeline.importing import shapes, tables
-from pipeline.importing.export import (
-    BACKGROUND,
-    BACKGROUND_NAMES,
-    Export,
-    Item,
-    Label,
-    Options,
-    drawn_size,
-    split_of,
-)
+from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES
+from pipeline.importing.export import Export, Item, Label, Options, drawn_size, split_of
 from pipeline.importing.formats import json_files
 from pipeline.importing.formats.drawn import canonical, classes_of
 from pipeline.importing.masks import read_mask
@@ -104,7 +96,7 @@ def _read_masks(source: Source, options: Options) -> Export:
         f"classes: {path}, by colour",
         "background: 0, which is unlabelled",
         "overlaps: as drawn",
-        "void: none",
+        f"void: {tables.void_names(entries, table)}",
     ]
     return Export(table.classes, items, decisions, left_out, has_mask_values=True)
 
