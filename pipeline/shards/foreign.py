@@ -17,7 +17,7 @@ from webdataset.tariterators import base_plus_ext
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError, ShardError
-from pipeline.files import NUM_NAMED, whole_folder
+from pipeline.files import NUM_NAMED
 from pipeline.progress import bar
 from pipeline.shards import manifest
 from pipeline.shards.labels import decode_label
@@ -90,7 +90,7 @@ def index(
     """Write the manifest of tars; return the number of samples.
 
     urls: see `expand`.
-    dest: a folder for the manifest, which then names the tars' folder; beside the tars if None.
+    dest: a folder for the manifest, which then names the tars' folder; its other files stay. Beside the tars if None.
 
     Raises DatasetError with the first samples that cannot be used, if there are any; nothing is written then.
     """
@@ -113,8 +113,7 @@ def index(
     header |= {"format": manifest.format_of(table), "members": [members.image, members.label]}
     if dest is not None:
         where = folder.where if folder.is_remote else str(Path(folder.where).absolute())
-        with whole_folder(dest) as building:
-            manifest.write(building / MANIFEST, table, header | {"where": where})
+        manifest.write(dest / MANIFEST, table, header | {"where": where})
     elif folder.is_remote:
         with tempfile.TemporaryDirectory() as scratch:
             manifest.write(Path(scratch, MANIFEST), table, header)

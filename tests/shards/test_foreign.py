@@ -64,6 +64,20 @@ def test_every_sample_is_read_where_it_lies(tars: Path, tmp_path: Path, beside: 
     assert sum(len(batch.keys) for batch in loader(Stream(shards, 2, 0), range(5))) == 10
 
 
+@pytest.mark.parametrize("is_current", [True, False])
+def test_the_manifest_is_the_only_file_that_changes_in_its_folder(
+    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_current: bool
+):
+    home = tmp_path / "home"
+    (home / "photos").mkdir(parents=True)
+    (home / "thesis.txt").write_text("years of work")
+    monkeypatch.chdir(home)
+    shards = run(tars, Path() if is_current else home)
+    assert len(shards) == 10
+    assert {path.name for path in home.iterdir()} == {"photos", "thesis.txt", "manifest.parquet"}
+    assert (home / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.mark.parametrize(
     ("keys", "changed", "named"),
     [
