@@ -40,10 +40,11 @@ class Downloader:
 
         is_intact: whether the bytes are as expected; others are read again.
         """
-        folder, begun_s, pause_s, num_damaged = Folder(where), time.monotonic(), 0.1, 0
+        folder, pause_s, num_damaged = Folder(where), 0.1, 0
+        deadline_s, error = time.monotonic() + self._patience_s, None
         while True:
             try:
-                data = self._hedged(lambda: folder.read(file, start, end - start))
+                data = self._hedged(lambda: folder.read(file, start, end - start), deadline_s)
                 if is_intact(data):
                     return data
                 error = ShardError(f"{folder.name(file)}: bytes {start}-{end - 1} differ from the manifest")
@@ -52,7 +53,9 @@ class Downloader:
                 if isinstance(failure.__cause__, FileNotFoundError):
                     raise
                 error = failure
-            left_s = begun_s + self._patience_s - time.monotonic()
+            except TimeoutError:
+                error = error or ShardError(f"{folder.name(file)} cannot be read: no answer")
+            left_s = deadline_s - time.monotonic()
             if num_damaged == MAX_DAMAGED:
                 raise error
             if left_s <= 0:
@@ -62,20 +65,24 @@ class Downloader:
             time.sleep(min(pause_s, left_s) * random.uniform(0.5, 1))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
-    def _hedged(self, request: Callable[[], bytes]) -> bytes:
+    def _hedged(self, request: Callable[[], bytes], deadline_s: float) -> bytes:
         """Return the first answer of a request and, whenever all stall, of one more, up to MAX_REQUESTS.
 
         The first failure is raised, for `read` to repeat the request: those that stall could take until the store's
-        client gives up.
+        client gives up. TimeoutError: none has ended at the deadline.
         """
         running = {self._pool.submit(self._timed, request)}
-        while True:
-            patience_s = self._stall_s() if len(running) < MAX_REQUESTS else None
-            done, running = wait(running, patience_s, FIRST_COMPLETED)
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            may_add = len(running) < MAX_REQUESTS
+            done, running = wait(
+                running, min(self._stall_s(), left_s) if may_add else left_s, FIRST_COMPLETED
+            )
             if done:
                 answers = [future for future in done if not future.exception()]
                 return (answers or list(done))[0].result()
-            running.add(self._pool.submit(self._timed, request))
+            if may_add:
+                running.add(self._pool.submit(self._timed, request))
+        raise TimeoutError
 
     def _timed(self, request: Callable[[], bytes]) -> bytes:
         begun_s = time.monotonic()

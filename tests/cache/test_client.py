@@ -192,6 +192,18 @@ def test_a_store_that_is_down_for_a_while_is_waited_for(local, link, tmp_path: P
     assert all_samples(shards) == all_samples(local)
 
 
+def test_a_store_that_accepts_and_never_answers_is_waited_for_no_longer_than_patience(link, tmp_path: Path):
+    shards = remote(tmp_path, patience_s=6.0)
+    begun_s = time.monotonic()
+    link.num_stalls, link.stall_s = 100, 50.0
+    try:
+        with pytest.raises(ShardError, match=r"shard-\d+.tar.*run.cache.patience_s"):
+            shards.read(0)
+        assert 6 <= time.monotonic() - begun_s < 20
+    finally:
+        link.num_stalls = 0
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_store_that_stays_down_ends_the_loader_with_one_sentence(link, tmp_path: Path, num_workers):
     shards = remote(tmp_path, patience_s=1.0)
