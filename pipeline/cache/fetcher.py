@@ -193,6 +193,8 @@ class Fetcher:
             error = failure
         except OSError as failure:
             error = ShardError(f"{self.path(block)} cannot be written: {failure.strerror}; see run.cache")
+        except Exception as failure:  # its readers wait for an answer, whatever happened
+            error = ShardError(f"{index.name(number)} was not fetched: {failure!r}")
         with self.changed:
             self.in_flight.remove(block)
             if error:
