@@ -127,16 +127,20 @@ class Fetcher:
         return int(index.end[block.number] - index.start[block.number])
 
     def _next(self) -> Block | None:
-        """Return the block to fetch now: one that a reader waits for, or the next of a plan if there is room."""
-        for block in self.wanted:
-            if block not in self.in_flight:
-                self._make_room(self._size(block), 0)
-                return block
+        """Return the block to fetch now: one that a reader waits for, or the next of a plan if there is room.
+
+        For a reader, even blocks in use make room: they are fetched again, and the cache stays within its limit.
+        """
+        waiting = [block for block in self.wanted if block not in self.in_flight]
+        if waiting:
+            has_room = self._make_room(self._size(waiting[0]), -1)
+            return waiting[0] if has_room or not self.in_flight else None
         due: list[tuple[int, Block]] = []
         for client in self.clients:
             while client.queue and (
                 (block := client.queue[0][1]) in self.sizes
                 or block in self.in_flight
+                or block in self.failed  # it is tried again when a reader waits for it
                 or client.turns_to(block) == math.inf
             ):
                 client.queue.popleft()
@@ -145,14 +149,17 @@ class Fetcher:
         if not due:
             return None
         turns, block = min(due)
-        return block if self._make_room(self._size(block), turns) else None
+        return block if self._make_room(self._size(block), max(0, turns)) else None
 
     def _make_room(self, size: int, turns: float) -> bool:
-        """Remove blocks that are used later than in so many turns, until so many bytes fit; return whether they do."""
+        """Remove blocks that are used later than in so many turns, until so many bytes fit; return whether they do.
+
+        turns: 0 spares blocks in use, -1 none.
+        """
         room = shutil.disk_usage(self.folder).free - FREE_BYTES + self.num_bytes
         limit = min(max((client.limit for client in self.clients), default=0), room)
         while self.num_bytes + size > limit:
-            if not self._victims:
+            if not self._victims and (turns < 0 or time.monotonic() >= self._victims_until_s):
                 self._find_victims()
             if not self._victims or self._turns_to(self._victims[-1]) <= turns:
                 self._victims = []
@@ -164,10 +171,8 @@ class Fetcher:
         return True
 
     def _find_victims(self) -> None:
-        """Order the blocks by their next use; seldom enough to take a tenth of the time at most."""
+        """Order the blocks by their next use; for plans, seldom enough to take a tenth of the time at most."""
         begun_s = time.monotonic()
-        if begun_s < self._victims_until_s:
-            return
         # Of blocks in no plan, the one that came first goes first
         self._victims = sorted(reversed(self.sizes), key=self._turns_to)
         self._victims_until_s = time.monotonic() + 10 * (time.monotonic() - begun_s)

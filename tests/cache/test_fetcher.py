@@ -2,13 +2,14 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.cache.fetcher import Block, Client, Fetcher
+from pipeline.cache.fetcher import Block, Client, Fetcher, cached_files
 from pipeline.cache.index import INDEX, Index
 from pipeline.errors import ShardError
 
@@ -60,3 +61,59 @@ def test_a_reader_gets_an_error_whatever_ends_a_fetch(tmp_path: Path):
             want(number)
     assert not fetcher.in_flight
     assert fetcher.num_bytes == 0
+
+
+def wait_until(claim: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not claim():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def plan(fetcher: Fetcher, client: Client, uses: list[tuple[int, int, int]], turn: int = 0) -> None:
+    with fetcher.changed:
+        client.extend(uses)
+        client.turn = turn
+        fetcher.changed.notify_all()
+
+
+def on_disk(fetcher: Fetcher) -> set[tuple[str, int]]:
+    return {(path.parent.name, int(path.stem)) for path, _ in cached_files(fetcher.folder)}
+
+
+def test_two_runs_that_need_more_than_the_limit_together_stay_within_it(tmp_path: Path):
+    fetcher = running(tmp_path / "cache")
+    runs = [opened(fetcher, store(tmp_path / name, 8), 10 * SIZE) for name in ("one", "other")]
+    for client, _ in runs:
+        plan(fetcher, client, [(number, 0, FOREVER) for number in range(8)])
+    for number in range(8):
+        for client, want in runs:
+            want(number)
+            assert len(on_disk(fetcher)) <= 10, client.key
+
+
+def test_a_late_prefetch_removes_no_block_in_use_and_a_reader_that_waits_gets_its_block(tmp_path: Path):
+    fetcher, index = running(tmp_path / "cache"), store(tmp_path / "store", 4)
+    client, want = opened(fetcher, index, 3 * SIZE)
+    in_use = {(index.key, number) for number in range(3)}
+    plan(fetcher, client, [*((number, 0, FOREVER) for number in range(3)), (3, 1, FOREVER)])
+    wait_until(lambda: on_disk(fetcher) == in_use and not fetcher.in_flight)
+    plan(fetcher, client, [], turn=5)
+    time.sleep(0.3)
+    assert on_disk(fetcher) == in_use
+    want(3)
+    assert (index.key, 3) in on_disk(fetcher)
+    assert len(on_disk(fetcher)) <= 3
+
+
+def test_a_prefetch_that_failed_is_not_repeated_until_a_reader_waits_for_its_block(tmp_path: Path):
+    fetcher, index = running(tmp_path / "cache", connections=1), store(tmp_path / "store", 2)
+    client, want = opened(fetcher, index, 10 * SIZE)
+    (tmp_path / "store/a.tar").unlink()
+    plan(fetcher, client, [(0, 0, 0), (1, 1, 1)])
+    wait_until(lambda: len(fetcher.failed) == 2)
+    failures = dict(fetcher.failed)
+    time.sleep(0.3)
+    assert fetcher.failed == failures
+    with pytest.raises(ShardError, match=r"a\.tar"):
+        want(0)
