@@ -46,6 +46,7 @@ class Stream:
     accumulation: batches per step; batch n belongs to step n // accumulation.
     rank: this worker's number, 0 .. world_size - 1.
     by_blocks: see sampler.BlockOrder.
+    workers_on_node: those that share this worker's cache, itself included.
     """
 
     shards: Shards
@@ -58,6 +59,7 @@ class Stream:
     rank: int = 0
     world_size: int = 1
     by_blocks: bool = False
+    workers_on_node: int = 1
 
     def __post_init__(self) -> None:
         assert self.batch_size % (self.world_size * self.accumulation) == 0, self
@@ -100,7 +102,7 @@ class Stream:
         """Have the blocks of these batches fetched ahead, about two epochs; see Shards.ahead."""
         numbers, per_epoch = iter(numbers), len(self.shards) * self.accumulation // self.batch_size + 1
         chunks = iter(lambda: list(islice(numbers, per_epoch)), [])
-        lanes = self.batch_size // self.world_size
+        lanes = self.batch_size // self.world_size * self.workers_on_node
         in_use = lanes * (WINDOW_BLOCKS + 2) if self.by_blocks else inf
         return self.shards.ahead(map(self.indices, chunks), in_use)
 

@@ -217,7 +217,8 @@ def refuse_broken_weights(job: Job, model: nn.Module, done: int) -> None:
 
 
 def make_stream(job: Job, shards: Shards, rank: Rank) -> Stream:
-    """Return the batches that this worker reads."""
+    """Return the batches that this worker reads. Every worker must call it."""
+    node = platform.node()
     return Stream(
         shards,
         job.train.batch_size,
@@ -229,6 +230,7 @@ def make_stream(job: Job, shards: Shards, rank: Rank) -> Stream:
         rank=rank.number,
         world_size=rank.world_size,
         by_blocks=job.train.order == "blocks",
+        workers_on_node=rank.gather(node).count(node),
     )
 
 

@@ -162,6 +162,15 @@ def test_blocks_order_needs_room_for_the_blocks_in_use(tmp_path: Path):
     assert next(loader(Stream(remote(tmp_path, gigabytes=5e-5), 2, 5, by_blocks=True), range(3)))
 
 
+def test_the_blocks_in_use_are_those_of_all_workers_on_a_node(local, tmp_path: Path):
+    in_use = 4 * 4 / (len(local.layout.first_sample) - 1)  # of the split, by the four images of a step
+    half = remote(tmp_path, gigabytes=local.layout.index("here").num_bytes * in_use * 0.6 / 1e9)
+    workers = {"batch_size": 4, "seed": 5, "by_blocks": True, "world_size": 2}
+    assert next(loader(Stream(half, **workers), range(3)))
+    with pytest.raises(UserError, match=r"run\.cache\.gigabytes"):
+        next(loader(Stream(half, **workers, workers_on_node=2), range(3)))
+
+
 def test_a_split_is_fetched_ahead_of_a_run_and_then_needs_no_store(local, link, tmp_path: Path):
     shards = remote(tmp_path)
     assert fetch_all(shards) == shards.blocks.index.num_bytes
