@@ -1,5 +1,6 @@
 """The readers' side of a node's cache: local files, and the fetcher's socket for blocks that are not there yet."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -24,7 +25,8 @@ from pipeline.cache.index import INDEX, Index
 from pipeline.errors import ShardError, UserError
 from pipeline.surroundings import own_temp_folder
 
-START_S = 30.0  # for the fetcher's start on a busy machine
+START_S = 30.0  # waited for a fetcher's start at least
+POLL_S = 0.02
 GB = 10**9
 CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_", "HF_")  # variables of the environment that begin so
 
@@ -50,10 +52,24 @@ class NodeCache:
     def limit(self) -> int:
         return int(self.gigabytes * GB)
 
+    def require_folder(self) -> None:
+        """Make the folder; UserError if it cannot be made or written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            reason = None if os.access(self.path, os.W_OK) else os.strerror(errno.EACCES)
+        except OSError as error:
+            reason = error.strerror
+        if reason:
+            raise UserError(
+                f"{self.path} cannot hold blocks of a store: {reason}; set run.cache.folder to a folder that can be "
+                "written, on a disk of this machine"
+            )
+
 
 class Blocks:
     """A split's blocks on this node. It may be used after a fork, and holds no network client.
 
+    folder: where this process looks for them; the fetcher it asks may have another than the cache's own.
     reads, misses: samples read, and those whose block was not there yet, by all processes forked from this one.
     """
 
@@ -74,14 +90,19 @@ class Blocks:
         while True:
             try:
                 descriptor = os.open(block_path(self.folder, block), os.O_RDONLY)
+                try:
+                    data = os.pread(descriptor, size, start)
+                finally:
+                    os.close(descriptor)
                 break
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 has_missed = True
                 self.fetch(block)
-        try:
-            data = os.pread(descriptor, size, start)
-        finally:
-            os.close(descriptor)
+            except OSError as error:
+                if error.errno not in (errno.EIO, errno.ESTALE):
+                    raise
+                data = b""  # the disk lost it, or a server of files did
+                break
         with self.reads:
             self.reads.value += 1
         if has_missed:
@@ -96,6 +117,7 @@ class Blocks:
             if not connection:
                 self._connections = {os.getpid(): (connection := Connection(self.cache, self.index))}
             connection.ask({"want": block})
+            self.folder = connection.folder
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -112,9 +134,9 @@ class Blocks:
     def require_room(self, num_blocks: float) -> None:
         """Raise UserError unless so many blocks fit into the cache, within its limit and the disk's free space."""
         needed = int(self.index.num_bytes * min(1, num_blocks / len(self.index)))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.cache.require_folder()
         present = sum(status.st_size for _, status in cached_files(self.cache.path))
-        room = min(self.cache.limit, shutil.disk_usage(self.folder).free - FREE_BYTES + present)
+        room = min(self.cache.limit, shutil.disk_usage(self.cache.path).free - FREE_BYTES + present)
         if needed > room:
             raise UserError(
                 f"{self.index.where}: {needed / GB:.2f} of its {self.index.num_bytes / GB:.2f} GB must be in "
@@ -164,36 +186,27 @@ class Plan:
 
 
 class Connection:
-    """A connection to the node's fetcher, which is started if there is none, and again if it was killed."""
+    """A connection to the node's fetcher, which is started if there is none, and again if it was killed.
+
+    folder: of the split's blocks.
+    """
 
     def __init__(self, cache: NodeCache, index: Index):
         self._cache, self._index = cache, index
+        self.folder = cache.path / index.key
         self._socket: socket.socket | None = None
-        self._told: list[dict[str, Any]] = []  # plans, for a new fetcher
+        self._plans: list[dict[str, Any]] = []  # for a new fetcher
 
     def ask(self, message: dict[str, Any]) -> None:
         """Send a message and wait for the answer; ShardError if it is one."""
-        deadline_s = time.monotonic() + self._cache.patience_s
-        while True:
-            try:
-                self._send(message)
-                return self._answer()
-            except OSError as error:  # the fetcher was killed
-                self.close()
-                if time.monotonic() > deadline_s:
-                    raise ShardError(
-                        f"the fetcher of {self._cache.path} ended again and again: {error}"
-                    ) from error
+        if error := self._sent(message, self._answer).get("error"):
+            raise ShardError(error)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message that has no answer."""
-        try:
-            self._send(message)
-        except OSError:
-            self.close()
-            self._send(message)
+        self._sent(message, dict)
         if "plan" in message:
-            self._told = [*self._told[-1:], message]
+            self._plans = [*self._plans[-1:], message]
 
     def close(self) -> None:
         if self._socket:
@@ -203,13 +216,28 @@ class Connection:
     def __del__(self) -> None:
         self.close()
 
+    def _sent(self, message: dict[str, Any], answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Send a message and return what `answer` does, also if the fetcher was killed."""
+        deadline_s = time.monotonic() + self._cache.patience_s
+        while True:
+            try:
+                if not self._socket:
+                    self._open()
+                self._send(message)
+                return answer()
+            except OSError as error:
+                self.close()
+                if time.monotonic() > deadline_s:
+                    raise ShardError(
+                        f"the fetcher of {self._cache.path} ended again and again: {error}"
+                    ) from error
+                time.sleep(POLL_S)
+
     def _send(self, message: dict[str, Any]) -> None:
-        if not self._socket:
-            self._open()
         assert self._socket
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def _answer(self) -> None:
+    def _answer(self) -> dict[str, Any]:
         assert self._socket
         line = b""
         while not line.endswith(b"\n"):
@@ -217,24 +245,27 @@ class Connection:
             if not part:
                 raise ConnectionError("no answer")
             line += part
-        if error := json.loads(line).get("error"):
-            raise ShardError(error)
+        return json.loads(line)
 
     def _open(self) -> None:
         """Connect, and send index and plans."""
-        path = self._cache.path / self._index.key / INDEX
-        if not path.exists():
-            self._index.write(path)
         self._socket = self._connected()
-        self._socket.sendall(
-            json.dumps({"open": self._index.key, "limit": self._cache.limit}).encode() + b"\n"
-        )
-        self._answer()
-        for plan in self._told:
-            self._socket.sendall(json.dumps(plan).encode() + b"\n")
+        for _ in range(2):
+            self._send({"open": self._index.key, "limit": self._cache.limit})
+            answer = self._answer()
+            self.folder = Path(answer["folder"]) / self._index.key
+            if answer["is_open"]:
+                break
+            self._index.write(self.folder / INDEX)
+        else:
+            raise ShardError(f"the fetcher of {self._cache.path} cannot read {self.folder / INDEX}")
+        for plan in self._plans:
+            self._send(plan)
 
     def _connected(self) -> socket.socket:
-        fetcher, deadline_s = None, time.monotonic() + START_S
+        """Return a connection to the fetcher; wait while it starts, which takes long on a busy machine."""
+        self._cache.require_folder()
+        fetcher, deadline_s = None, time.monotonic() + max(START_S, self._cache.patience_s)
         while True:
             opened = socket.socket(socket.AF_UNIX)
             try:
@@ -244,9 +275,13 @@ class Connection:
                 opened.close()
                 if time.monotonic() > deadline_s:
                     raise ShardError(f"no fetcher for {self._cache.path}: {error}") from error
-            if fetcher is None or fetcher.poll() is not None:
+            if fetcher and (fetcher.poll() or 0) > 0:
+                raise ShardError(
+                    f"the fetcher of {self._cache.path} ended with exit code {fetcher.returncode}; see its own message"
+                )
+            if fetcher is None or fetcher.returncode is not None:
                 fetcher = self._start()
-            time.sleep(0.02)
+            time.sleep(POLL_S)
 
     @cached_property
     def _address(self) -> str:
@@ -263,6 +298,7 @@ class Connection:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.cache.server", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # or a shell that reads this process's output would wait for the fetcher
             start_new_session=True,
             cwd=Path(__file__).parents[2],
         )

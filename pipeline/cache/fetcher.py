@@ -4,6 +4,8 @@ Blocks are fetched in the order of their next use. To make room, the block whose
 (Belady); one in no plan first. A plan's blocks are never removed for one that is used later than they are.
 """
 
+import fcntl
+import itertools
 import math
 import os
 import shutil
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from pipeline.cache.download import Downloader
 from pipeline.cache.index import INDEX, Index
@@ -60,14 +62,18 @@ class Client:
 
 
 class Fetcher:
-    """The blocks of a cache folder, the clients' wishes, and the threads that fetch."""
+    """The blocks of a cache folder, the clients' wishes, and the threads that fetch.
 
-    def __init__(self, folder: Path, connections: int, patience_s: float):
-        self.folder, self.connections = folder, connections
+    folder: of the blocks: the cache's own, or one in it if the cache's has another fetcher, see `_held`.
+    """
+
+    def __init__(self, cache: Path, connections: int, patience_s: float):
+        self.folder, self._lock = _held(cache)
+        self.connections = connections
         self.changed = threading.Condition()  # guards everything below
         self.clients: list[Client] = []
         self.indices: dict[str, Index] = {}
-        self.sizes = _scan(folder)  # of whole blocks, the oldest first
+        self.sizes = _scan(self.folder)  # of whole blocks, the oldest first
         self.num_bytes = sum(self.sizes.values())  # with those of blocks in flight
         self.in_flight: set[Block] = set()
         self.wanted: dict[Block, Future[None]] = {}
@@ -80,10 +86,14 @@ class Fetcher:
     def path(self, block: Block) -> Path:
         return block_path(self.folder / block.key, block.number)
 
-    def open(self, key: str, limit: int) -> Client:
+    def open(self, key: str, limit: int) -> Client | None:
+        """Return a new client of a split; None if its index is not in the folder."""
         with self.changed:
             if key not in self.indices:
-                self.indices[key] = Index.read(self.folder / key / INDEX)
+                index = Index.read(self.folder / key / INDEX)
+                if not index:
+                    return None
+                self.indices[key] = index
             client = Client(key, self.indices[key], limit)
             self.clients.append(client)
             return client
@@ -166,9 +176,16 @@ class Fetcher:
                 return False
             block = self._victims.pop()
             if block in self.sizes:
-                self.path(block).unlink(missing_ok=True)
-                self.num_bytes -= self.sizes.pop(block)
+                self._remove(block)
         return True
+
+    def _remove(self, block: Block) -> None:
+        self.path(block).unlink(missing_ok=True)
+        self.num_bytes -= self.sizes.pop(block)
+        has_client = any(client.key == block.key for client in self.clients)
+        if not has_client and not any(other.key == block.key for other in {*self.sizes, *self.in_flight}):
+            self.indices.pop(block.key, None)
+            shutil.rmtree(self.folder / block.key, ignore_errors=True)  # of an old split, with its index
 
     def _find_victims(self) -> None:
         """Order the blocks by their next use; for plans, seldom enough to take a tenth of the time at most."""
@@ -211,6 +228,22 @@ class Fetcher:
             elif error:
                 self.failed[block] = (time.monotonic(), error)
             self.changed.notify_all()
+
+
+def _held(cache: Path) -> tuple[Path, IO[str]]:
+    """Return a folder of blocks that no other process has, and its lock, held until the process ends.
+
+    It is the cache's own folder, unless a fetcher of other credentials, another user, container or node has it, which
+    would remove what this one's readers need. The next one has cache/fetcher-2, and so on.
+    """
+    for number in itertools.count(1):
+        folder = cache if number == 1 else cache / f"fetcher-{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(BlockingIOError, PermissionError):
+            lock = (folder / "lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return folder, lock
+    raise AssertionError
 
 
 def block_path(folder: Path, number: int) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ShardError
 from pipeline.files import whole
 
 INDEX = "index.npz"
@@ -78,11 +77,10 @@ class Index:
             np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
-    def read(cls, path: Path) -> "Index":
-        """Return the index in a file; ShardError, and no file any longer, if it is damaged."""
+    def read(cls, path: Path) -> "Index | None":
+        """Return the index in a file; None if it is missing or damaged."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except Exception as error:  # zipfile and numpy raise many kinds
-            path.unlink(missing_ok=True)
-            raise ShardError(f"{path} is damaged ({error}); it is written again") from error
+        except Exception:  # zipfile and numpy raise many kinds
+            return None

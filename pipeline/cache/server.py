@@ -3,7 +3,8 @@
     python -m pipeline.cache.server FOLDER SOCKET CONNECTIONS PATIENCE_S
 
 Clients connect to the Unix socket and send a JSON object a line:
-    {"open": key, "limit": bytes}       the split's index is in FOLDER/key; answered by {} or {"error": text}
+    {"open": key, "limit": bytes}       answered by {"folder": path, "is_open": boolean}; it is not open, and to be sent
+                                        again, until the client has written the split's index to path/key
     {"plan": [[block, first, last]]}    the turns of the client between which a block is used, in the order of use
     {"at": turn}                        the client's turn
     {"want": block}                     answered when the block is in the cache, by {} or {"error": text}
@@ -17,14 +18,11 @@ import os
 import socketserver
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.cache.fetcher import Block, Fetcher
 from pipeline.errors import UserError
-
-T = TypeVar("T")
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -35,13 +33,18 @@ class _Handler(socketserver.StreamRequestHandler):
         fetcher, client = self.server.fetcher, None
         try:
             for line in self.rfile:
+                if not line.endswith(b"\n"):  # the client was killed
+                    return
                 message = json.loads(line)
                 if client is None:
-                    client = self._answered(fetcher.open, message["open"], message["limit"])
-                    if client is None:
-                        return
+                    client = fetcher.open(message["open"], message["limit"])
+                    self._answer({"folder": str(fetcher.folder), "is_open": client is not None})
                 elif "want" in message:
-                    self._answered(fetcher.want, Block(client.key, message["want"]))
+                    try:
+                        fetcher.want(Block(client.key, message["want"]))
+                        self._answer({})
+                    except UserError as error:
+                        self._answer({"error": str(error)})
                 else:
                     with fetcher.changed:
                         client.extend(message.get("plan", []))
@@ -53,15 +56,8 @@ class _Handler(socketserver.StreamRequestHandler):
             if client:
                 fetcher.close(client)
 
-    def _answered(self, action: Callable[..., T], *arguments: Any) -> T | None:
-        """Run an action, send its outcome, and return its result; None if it failed."""
-        result, answer = None, {}
-        try:
-            result = action(*arguments)
-        except UserError as error:
-            answer = {"error": str(error)}
+    def _answer(self, answer: dict[str, Any]) -> None:
         self.wfile.write(json.dumps(answer).encode() + b"\n")
-        return result
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -81,7 +77,6 @@ def main() -> None:
         except BlockingIOError:  # another one serves this folder
             return
         Path(socket).unlink(missing_ok=True)  # of a fetcher that was killed
-        Path(folder).mkdir(parents=True, exist_ok=True)
         fetcher = Fetcher(Path(folder), int(connections), float(patience_s))
         server = _Server(socket, fetcher)
         threading.Thread(target=server.serve_forever, daemon=True).start()

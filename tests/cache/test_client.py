@@ -239,6 +239,32 @@ def test_a_fetcher_that_is_killed_is_started_again(local, tmp_path: Path):
     assert keys == expected
 
 
+@pytest.mark.parametrize("is_planned", [True, False])
+def test_a_cache_that_cannot_be_written_is_named_with_its_setting(tmp_path: Path, is_planned: bool):
+    (tmp_path / "file").touch()
+    shards = remote(tmp_path / "file" / "cache")
+    with pytest.raises(UserError, match=rf"{tmp_path}/file/cache.*run\.cache\.folder"):
+        next(loader(Stream(shards, 4, 5), range(3))) if is_planned else shards.read(0)
+
+
+def test_a_fetcher_takes_a_client_that_ends_within_a_line_and_holds_no_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    from pipeline.cache import client
+
+    blocks = remote(tmp_path).blocks
+    assert blocks
+    connection = client.Connection(blocks.cache, blocks.index)
+    connection.ask({"want": 0})
+    assert connection._socket
+    connection._socket.sendall(b'{"plan": [[0, 1, 2], [3,')
+    connection.close()
+    blocks.fetch(1)
+    assert blocks.has(1)
+    assert "Traceback" not in capfd.readouterr().err
+    assert os.readlink(f"/proc/{client._started[-1].pid}/fd/1") == os.devnull
+
+
 def test_a_block_that_the_store_has_with_other_bytes_is_refused(tmp_path: Path):
     shards = remote(tmp_path)
     store, path = s3_server.storage.system("s3"), "shelf/other/shard-000000.tar"

@@ -45,10 +45,9 @@ def running(cache: Path, connections: int = 2) -> Fetcher:
 
 def opened(fetcher: Fetcher, index: Index, limit: int) -> tuple[Client, Callable[[int], None]]:
     """Return a client, and the function by which its reader waits for a block."""
-    path = fetcher.folder / index.key / INDEX
-    if not path.exists():
-        index.write(path)
+    index.write(fetcher.folder / index.key / INDEX)
     client = fetcher.open(index.key, limit)
+    assert client
     return client, lambda number: fetcher.want(Block(index.key, number))
 
 
@@ -117,3 +116,51 @@ def test_a_prefetch_that_failed_is_not_repeated_until_a_reader_waits_for_its_blo
     assert fetcher.failed == failures
     with pytest.raises(ShardError, match=r"a\.tar"):
         want(0)
+
+
+def test_fetchers_of_one_cache_have_folders_of_their_own_and_the_same_ones_the_next_time(tmp_path: Path):
+    cache = tmp_path / "cache"
+    first = running(cache)
+    _, want = opened(first, index := store(tmp_path / "store", 4), 2 * SIZE)
+    want(0)
+    partial = first.folder / index.key / ".00000001.block.7"
+    partial.write_bytes(b"half of a block")
+    second = running(cache)
+    assert partial.exists()
+    _, want_of_second = opened(second, index, 2 * SIZE)
+    for number in range(4):
+        want_of_second(number)
+    assert on_disk(first) == {(index.key, 0)}
+    assert len(on_disk(second)) == 2
+    first._lock.close()
+    third = Fetcher(cache, 1, 0.5)
+    assert (third.folder, third.sizes) == (first.folder, first.sizes)
+    assert not partial.exists()
+
+
+def test_the_folder_of_an_old_split_leaves_with_its_last_block(tmp_path: Path):
+    fetcher = running(tmp_path / "cache")
+    old, new = (store(tmp_path / name, 4) for name in ("old", "newer"))
+    client, want = opened(fetcher, old, 4 * SIZE)
+    for number in range(2):
+        want(number)
+    fetcher.close(client)
+    _, want = opened(fetcher, new, 4 * SIZE)
+    for number in range(3):
+        want(number)
+    assert on_disk(fetcher) == {(old.key, 1), *((new.key, number) for number in range(3))}
+    want(3)
+    assert {path.name for path in fetcher.folder.iterdir()} == {new.key, "lock"}
+    _, want = opened(fetcher, old, 4 * SIZE)
+    want(0)
+
+
+def test_a_split_is_not_open_without_a_whole_index(tmp_path: Path):
+    fetcher, index = running(tmp_path / "cache"), store(tmp_path / "store", 1)
+    path = fetcher.folder / index.key / INDEX
+    assert fetcher.open(index.key, SIZE) is None
+    index.write(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert fetcher.open(index.key, SIZE) is None
+    index.write(path)
+    assert fetcher.open(index.key, SIZE)
