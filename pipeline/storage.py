@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
@@ -33,6 +33,8 @@ CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 OPENING_S = 2.0
 PAUSES_S = (0.1, 0.4)  # before a request is repeated
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Folder:
         """Return the files directly in it by name, with `size` in bytes and `mtime_ns`; none if it does not exist."""
         with _named(self.where, "listed"):
             selector = fs.FileSelector(_path(self.where), allow_not_found=True)
-            files = _again(lambda: system(scheme_of(self.where)).get_file_info(selector))
+            files = again(lambda: system(scheme_of(self.where)).get_file_info(selector))
             return {file.base_name: file for file in files}
 
     def read(self, file: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -70,7 +72,7 @@ class Folder:
         """
         with _named(self.name(file), "read"):
             if size is None:
-                return _again(lambda: self._read_from(file, offset))
+                return again(lambda: self._read_from(file, offset))
             if isinstance(
                 system(scheme_of(self.where)), fs.PyFileSystem
             ):  # one request; opened, it would be several
@@ -192,14 +194,14 @@ def _open_once(name: str) -> Any:
             lock.release()
 
 
-def _again(request: Callable[[], Any]) -> Any:
+def again(request: Callable[[], T]) -> T:
     """Return the outcome of a request, repeated if a connection breaks."""
     for pause_s in PAUSES_S:
         try:
             return request()
-        except FileNotFoundError:
-            raise
-        except OSError:
+        except Exception as error:  # stores' clients have their own
+            if isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError):
+                raise
             time.sleep(pause_s * random.uniform(0.5, 1.5))
     return request()
 

@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ from webdataset.tariterators import base_plus_ext
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError, ShardError
-from pipeline.files import NUM_NAMED
+from pipeline.files import NUM_NAMED, and_more
 from pipeline.progress import bar
 from pipeline.shards import manifest
-from pipeline.shards.labels import decode_label
+from pipeline.shards.images import check_photo
+from pipeline.shards.labels import check_label, decode_label
 from pipeline.shards.manifest import MANIFEST, MEMBERS, PHOTO, Table
-from pipeline.shards.sample import Sample
-from pipeline.storage import Folder
+from pipeline.storage import Folder, again
 
+UNPACK = "compressed tars must be unpacked, because samples are read by their offset"
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset skips
-TAIL_BYTES = 2**15  # more than the zeros at the end of any tar
 
 
 @dataclass(frozen=True)
@@ -38,27 +39,33 @@ class Members:
 
 
 @dataclass
-class _Found:
-    """What the tars hold so far. rows: of the tar in hand. mistakes: a line for each sample that cannot be used."""
+class _Tar:
+    """What a tar holds.
+
+    rows: of the manifest.
+    names: by key, the sample's name in the tar.
+    mistakes: a line for each sample that cannot be used.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    where: dict[str, str] = field(default_factory=dict)  # the shard of each key
+    names: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
+    size: int = 0
+    sha256: str = ""
 
 
 class _Reader:
-    """A stream that hashes and counts what is read, and keeps the last bytes."""
+    """A stream that hashes and counts what is read. end: of the last byte that is not zero."""
 
     def __init__(self, stream: Any):
-        self._stream, self.size, self.sha256, self.tail = stream, 0, hashlib.sha256(), b""
+        self._stream, self.size, self.sha256, self.end = stream, 0, hashlib.sha256(), 0
 
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
+        if content := data.rstrip(b"\0"):
+            self.end = self.size + len(content)
         self.size += len(data)
         self.sha256.update(data)
-        self.tail = (self.tail + data)[-TAIL_BYTES:]
         return data
 
 
@@ -68,11 +75,11 @@ def expand(urls: Sequence[str]) -> tuple[Folder, list[str]]:
     A path that exists is taken as it is, also with braces in it.
     """
     paths = [path for url in urls for path in ([url] if Path(url).exists() else expand_urls(url))]
-    if len(paths) == 1 and not paths[0].endswith(".tar"):
+    if len(paths) == 1 and not re.search(r"\.(tar|tgz)(\.\w+)?$", paths[0]):
         folder = Folder(paths[0].rstrip("/"))
         names = sorted(name for name in folder.list() if name.endswith(".tar"))
         if not names:
-            raise ShardError(f"{folder.where}: no tars there; name their folder, or the tars themselves")
+            raise ShardError(f"{folder.where}: no .tar there; name the tars' folder, or the tars; {UNPACK}")
         return folder, names
     folders, names = zip(
         *((path.rpartition("/")[0] or ".", path.rpartition("/")[2]) for path in paths), strict=True
@@ -81,6 +88,8 @@ def expand(urls: Sequence[str]) -> tuple[Folder, list[str]]:
         raise ShardError(f"tars of one folder are expected, got {', '.join(sorted(set(folders)))}")
     if len(set(names)) < len(names):
         raise ShardError(f"a tar is given twice: {next(name for name in names if names.count(name) > 1)}")
+    if strange := [name for name in names if not manifest.SHARD_NAME.fullmatch(name)]:
+        raise ShardError(f"files whose names end in .tar are expected, got {and_more(strange)}; {UNPACK}")
     return Folder(folders[0]), sorted(names)
 
 
@@ -94,22 +103,35 @@ def index(
 
     Raises DatasetError with the first samples that cannot be used, if there are any; nothing is written then.
     """
+    _require_classes(classes)
     folder, names = expand(urls)
-    found = _Found()
+    tables: list[Table] = []
+    shards: list[dict[str, Any]] = []
+    where: dict[str, str] = {}  # the tar of each key
+    mistakes: list[str] = []
     with bar(len(names), f"index {folder.where}", unit="shard") as progress:
         for name in names:
-            _read(folder, name, members, len(classes), split, found)
+            read = partial(_read, folder, name, members, len(classes), split)
+            tar = again(read) if folder.is_remote else read()
+            mistakes += tar.mistakes
+            mistakes += [f"{name}: {key} is in {where[key]}, too" for key in tar.names if key in where]
+            where |= dict.fromkeys(tar.names, name)
+            if tar.rows:
+                tables.append(manifest.table_of(tar.rows))
+                shards.append({"name": name, "bytes": tar.size, "sha256": tar.sha256})
+            elif tar.mistakes:
+                break  # such as a wrong name of a member; the other tars would be read for nothing
             progress.update()
-    if found.mistakes:
-        more = "\n  ..." * (len(found.mistakes) > NUM_NAMED)
-        lines = "".join(f"\n  {line}" for line in found.mistakes[:NUM_NAMED])
-        raise DatasetError(f"{folder.where}: {len(found.mistakes)} samples cannot be used:{lines}{more}")
-    if not found.tables:
+    if mistakes:
+        more = "\n  ..." * (len(mistakes) > NUM_NAMED)
+        lines = "".join(f"\n  {line}" for line in mistakes[:NUM_NAMED])
+        raise DatasetError(f"{folder.where}: {len(mistakes)} samples cannot be used:{lines}{more}")
+    if not tables:
         raise DatasetError(
             f"{folder.where}: no sample with .{members.image} and .{members.label} in its tars"
         )
-    table = manifest.joined(found.tables)
-    header = {"split": split, "classes": list(classes), "shards": found.shards, "refused": []}
+    table = manifest.joined(tables)
+    header = {"split": split, "classes": list(classes), "shards": shards, "refused": []}
     header |= {"format": manifest.format_of(table), "members": [members.image, members.label]}
     if dest is not None:
         where = folder.where if folder.is_remote else str(Path(folder.where).absolute())
@@ -123,66 +145,78 @@ def index(
     return len(table)
 
 
-def _read(folder: Folder, name: str, members: Members, num_classes: int, split: str, found: _Found) -> None:
-    """Add the samples of a tar."""
-    with folder.stream(name) as stream:
-        reader, end = _Reader(stream), 0
-        key, files = None, {}
-        try:
+def _require_classes(classes: Sequence[str]) -> None:
+    if not 1 <= len(classes) <= IGNORE_LABEL:
+        raise DatasetError(f"1 to {IGNORE_LABEL} classes are expected, got {len(classes)}")
+    if doubled := sorted({name for name in classes if classes.count(name) > 1}):
+        raise DatasetError(f"each class must have a name of its own; named twice: {and_more(doubled)}")
+
+
+def _read(folder: Folder, name: str, members: Members, num_classes: int, split: str) -> _Tar:
+    """Return what a tar holds; ShardError if it cannot be read to its end."""
+    found = _Tar()
+    try:
+        with folder.stream(name) as stream:
+            reader = _Reader(stream)
+            sample, files = None, {}
             with tarfile.open(fileobj=reader, mode="r|") as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
-                for entry, sample, member in _entries(tar):
-                    if sample != key:
-                        _add(name, key, files, members, num_classes, split, found)
-                        key, files = sample, {}
+                for entry, entry_sample, member in _entries(tar):
+                    if entry_sample != sample:
+                        _add(name, sample, files, members, num_classes, split, found)
+                        sample, files = entry_sample, {}
                     if member in files:
-                        found.mistakes.append(f"{name}: {key}.{member} is there twice")
+                        found.mistakes.append(f"{name}: {sample}.{member} is there twice")
                     data = tar.extractfile(entry).read() if member in (members.image, members.label) else b""  # pyright: ignore
                     files[member] = (entry.offset_data, data)
-                    end = entry.offset_data + entry.size
                     tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # or every header is kept
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ShardError(f"{folder.name(name)} is not a whole tar: {error}") from error
-        _add(name, key, files, members, num_classes, split, found)
-        while reader.read(2**20):
-            pass
-    rest = reader.size - end - -end % tarfile.BLOCKSIZE
+                end = tar.offset  # pyright: ignore[reportAttributeAccessIssue]  # of the last member
+            _add(name, sample, files, members, num_classes, split, found)
+            while reader.read(2**20):
+                pass
+    except ShardError:
+        raise
+    except Exception as error:  # stores' clients have their own
+        raise ShardError(f"{folder.name(name)} cannot be read as a whole tar: {error}") from error
     # A damaged header ends tarfile's iteration without an error
-    if rest < tarfile.BLOCKSIZE or rest > TAIL_BYTES or any(reader.tail[-rest:]):
+    if reader.end > end or reader.size < end + tarfile.BLOCKSIZE:
         raise ShardError(f"{folder.name(name)} is damaged or cut off after byte {end}")
-    if not found.rows:
-        return
-    found.tables.append(manifest.table_of(found.rows))
-    found.rows = []
-    found.shards.append({"name": name, "bytes": reader.size, "sha256": reader.sha256.hexdigest()})
+    found.size, found.sha256 = reader.size, reader.sha256.hexdigest()
+    return found
 
 
 def _entries(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    """Yield each file with its sample's key and its member name."""
+    """Yield each file with the name of its sample and of its member."""
     for entry in tar:
-        key, member = base_plus_ext(entry.name)
-        if entry.isreg() and key is not None and member is not None and not META.match(entry.name):
-            yield entry, key.removeprefix("./").replace("/", "__"), member.lower()
+        sample, member = base_plus_ext(entry.name)
+        if entry.isreg() and sample is not None and member is not None and not META.match(entry.name):
+            yield entry, sample, member.lower()
 
 
 def _add(
     shard: str,
-    key: str | None,
+    name: str | None,
     files: dict[str, tuple[int, bytes]],
     members: Members,
     num_classes: int,
     split: str,
-    found: _Found,
+    found: _Tar,
 ) -> None:
     """Add a sample's row, or the reason why it cannot be used."""
-    if key is None:
+    if name is None:
         return
+    key = name.removeprefix("./").replace("/", "__").replace(".", "_")
+    if re.search("[\ud800-\udfff]", key):  # bytes that tarfile cannot decode
+        found.mistakes.append(f"{shard}: {name!a} is not UTF-8; rename its members")
+        return
+    if key in found.names:
+        other = found.names[key]
+        is_split = "is split: its members are not one after the other"
+        found.mistakes.append(
+            f"{shard}: {key} {is_split if other == name else f'stands for both {other} and {name}'}"
+        )
+        return
+    found.names[key] = name
     missing = [member for member in (members.image, members.label) if member not in files]
-    if key in found.where:
-        earlier = found.where[key]
-        kind = "split: its members are not one after the other" if earlier == shard else f"in {earlier}, too"
-        found.mistakes.append(f"{shard}: {key} is {kind}")
-        return
-    found.where[key] = shard
     if missing:
         there = ", ".join(sorted(files))
         found.mistakes.append(f"{shard}: {key} has no .{missing[0]}; it has {there}")
@@ -190,25 +224,26 @@ def _add(
     (image_offset, image), (label_offset, label) = files[members.image], files[members.label]
     where = (f"{shard}: {key}.{members.image}", f"{shard}: {key}.{members.label}")
     try:
-        sample = Sample.checked(key, image, decode_label(label, where[1]), num_classes, where)
-        if sample.image != image:
+        photo = check_photo(image, where[0])
+        counts = check_label(decode_label(label, where[1]), photo.size, num_classes, where[1])
+        if photo.data != image:
             raise DatasetError(
                 f"{where[0]}: a JPEG or an 8-bit RGB or grey PNG is expected; `fcn import` converts others"
             )
     except DatasetError as error:
         found.mistakes.append(str(error))
         return
-    height, width = sample.photo.size
+    height, width = photo.size
     row = {
         "key": key,
         "split": split,
         "shard": shard,
         "height": height,
         "width": width,
-        PHOTO: sample.photo.member,
+        PHOTO: photo.member,
     }
-    row |= {"mode": sample.photo.mode, "pixel_sha256": sample.photo.pixel_sha256}
-    row |= {"class_pixels": sample.counts[:num_classes], "void_pixels": int(sample.counts[IGNORE_LABEL])}
+    row |= {"mode": photo.mode, "pixel_sha256": photo.pixel_sha256}
+    row |= {"class_pixels": counts[:num_classes], "void_pixels": int(counts[IGNORE_LABEL])}
     for kind, offset, data in zip(MEMBERS, (image_offset, label_offset), (image, label), strict=True):
         row |= {
             f"{kind}_offset": offset,

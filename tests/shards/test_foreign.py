@@ -1,7 +1,10 @@
 """pipeline/shards/foreign.py: tars that webdataset's own writer wrote are trained on where they are."""
 
+import gzip
 import hashlib
 import http.server
+import io
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +100,88 @@ def test_samples_that_cannot_be_used_are_named_and_nothing_is_written(tars: Path
     assert not list(tars.glob("manifest*"))
 
 
+def test_reading_ends_with_the_first_tar_that_has_no_sample_of_use(tars: Path):
+    with pytest.raises(DatasetError) as error:
+        index([str(tars)], Members("jpg", "mask.png"), CLASSES, "train", None)
+    assert "000000.tar" in str(error.value)
+    assert "000001.tar" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"),
+    [((), "0"), (tuple(map(str, range(256))), "256"), (("a", "b", "a"), "a")],
+)
+def test_classes_that_labels_cannot_have_are_refused(tars: Path, classes: tuple[str, ...], named: str):
+    with pytest.raises(DatasetError, match=rf" {named}$"):
+        index([str(tars)], MEMBERS, classes, "train", None)
+
+
+def add(path: Path, *members: tuple[str, bytes | None]) -> None:
+    """Add files to a tar, or folders where there is no content."""
+    with tarfile.open(path, "a") as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content or b"")
+            entry.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+            tar.addfile(entry, io.BytesIO(content or b""))
+
+
+@pytest.mark.parametrize(
+    "last", [("README", b"text"), ("empty/", None), ("._z.jpg", b"of a Mac" * 5000)], ids=lambda last: last[0]
+)
+def test_any_member_may_be_the_last_one(tars: Path, last: tuple[str, bytes | None]):
+    add(tars / "000001.tar", last)
+    assert len(run(tars)) == 10
+
+
+@pytest.mark.parametrize("num_bytes", [512, 1 << 17])
+def test_a_tar_may_end_in_any_number_of_zeros(tars: Path, num_bytes: int):
+    data = (tars / "000001.tar").read_bytes().rstrip(b"\0")
+    (tars / "000001.tar").write_bytes(data + bytes(-len(data) % 512 + num_bytes))
+    assert len(run(tars)) == 10
+
+
+@pytest.mark.parametrize("name", ["my train-0.tar", "a+b.tar", "é.tar"])
+def test_a_tar_may_have_any_name(tars: Path, name: str):
+    (tars / "000000.tar").rename(tars / name)
+    (tars / "000001.tar").unlink()
+    assert index([str(tars)], MEMBERS, CLASSES, "train", None) == 5
+    shards = open_shards(tars)
+    assert bytes(shards.read(4)[0]) == noise("04").image
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_compressed_tars_are_refused_with_the_remedy(tars: Path, is_folder: bool):
+    for path in tars.iterdir():
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    urls = [str(tars)] if is_folder else [f"{tars}/000000.tar.gz"]
+    with pytest.raises(ShardError, match="unpack"):
+        index(urls, MEMBERS, CLASSES, "train", None)
+
+
+def test_samples_of_two_names_never_become_one(tars: Path):
+    sample = noise("20")
+    add(tars / "000002.tar", ("a/b.jpg", sample.image), ("a__b.seg.png", sample.png))
+    with pytest.raises(DatasetError) as error:
+        index([str(tars)], MEMBERS, CLASSES, "train", None)
+    assert "a/b" in str(error.value)
+    assert "a__b" in str(error.value)
+
+
+def test_a_key_has_no_dot(tars: Path):
+    sample = noise("20")
+    add(tars / "000002.tar", ("v1.0/b.jpg", sample.image), ("v1.0/b.seg.png", sample.png))
+    assert index([str(tars)], MEMBERS, CLASSES, "train", None) == 11
+    assert open_shards(tars).keys[-1] == "v1_0__b"
+
+
+def test_a_name_that_is_not_utf_8_is_a_mistake(tars: Path):
+    add(tars / "000002.tar", ("caf\udce9.jpg", b""), ("caf\udce9.seg.png", b""))
+    with pytest.raises(DatasetError, match=r"000002\.tar.*caf.*UTF-8"):
+        index([str(tars)], MEMBERS, CLASSES, "train", None)
+
+
 @pytest.mark.parametrize("size", [512 * 3, 512 * 5 + 100, -11000])
 def test_a_tar_that_was_cut_off_is_refused(tars: Path, size: int):
     data = (tars / "000001.tar").read_bytes()
@@ -137,6 +222,7 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
     """Serves files with ranges, as every static server of the web does."""
 
     root = Path()
+    cuts: list[int] = []  # noqa: RUF012  # the first byte that is not sent, of each of the next answers
 
     def do_GET(self) -> None:
         path = self.root / self.path.lstrip("/")
@@ -154,7 +240,8 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(data[start:end])
+            cut = min(self.cuts.pop(), end) if self.cuts else end
+            self.wfile.write(data[start:cut])
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -165,6 +252,7 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def web(tars: Path) -> Iterator[str]:
     handler = type("Handler", (Ranges,), {"root": tars})
+    Ranges.cuts = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -177,6 +265,16 @@ def test_a_web_servers_tars_are_indexed_and_read_by_blocks(web: str, tars: Path,
     assert shards.folder == web
     local = run(tars)
     assert [bytes(shards.read(i)[0]) for i in range(10)] == [bytes(local.read(i)[0]) for i in range(10)]
+
+
+def test_a_tar_whose_connection_breaks_is_read_again(web: str, tars: Path, tmp_path: Path):
+    Ranges.cuts = [3000, 512]
+    index([f"{web}/{{000000..000001}}.tar"], MEMBERS, CLASSES, "train", tmp_path / "here")
+    assert not Ranges.cuts
+    assert open_shards(tmp_path / "here").header["shards"] == run(tars).header["shards"]
+    Ranges.cuts = [3000] * 20
+    with pytest.raises(ShardError, match=f"{web}/000000.tar"):
+        index([f"{web}/000000.tar"], MEMBERS, CLASSES, "train", tmp_path / "here")
 
 
 def test_a_file_that_a_web_server_lacks_is_named(web: str):
