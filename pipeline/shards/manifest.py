@@ -66,9 +66,13 @@ def format_of(table: Table) -> str:
     return FORMAT_WITH_PNG if PHOTO in table.schema.names else FORMAT
 
 
-def members_of(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return a sample's members of the shard by the name in columns: {"jpg": "jpg" or "image.png", "png": "png"}."""
-    return {MEMBERS[0]: row.get(PHOTO, JPG), MEMBERS[1]: LABEL}
+def members_of(row: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, str]:
+    """Return a sample's members of the shard by the name in columns: {"jpg": "jpg" or "image.png", "png": "png"}.
+
+    header: the manifest's; that of anyone's tars names their members.
+    """
+    members = header.get("members", (row.get(PHOTO, JPG), LABEL))
+    return dict(zip(MEMBERS, members, strict=True))
 
 
 def write(path: Path, table: Table, header: dict[str, Any]) -> None:

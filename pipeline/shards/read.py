@@ -30,6 +30,7 @@ from pipeline.shards.verify import damaged_samples, find_damage
 from pipeline.storage import Folder
 
 REMEDY = "run `dvc repro -f shard` to write it again"
+REMEDY_FOREIGN = "restore the tar, or run `fcn shards index` again"  # of anyone's tars, see foreign.py
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Shards:
     def keys(self) -> list[str]:
         """All keys, in the shards' order."""
         return self.table["key"].to_pylist()
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged shard."""
+        return REMEDY_FOREIGN if "members" in self.header else REMEDY
 
     def name_of(self, key: str) -> str:
         """Return the user's own name of a sample's photo; the key if it says as much."""
@@ -90,14 +96,14 @@ class Shards:
         end = max(row[f"{kind}_offset"] + row[f"{kind}_size"] for kind in MEMBERS)
         # One copy, which torch may use as a tensor's memory; both members are views of it
         data = memoryview(bytearray(self._bytes(index, row["shard"], start, end - start)))
-        members, damaged = _members(data, row, start)
+        members, damaged = self._members(data, row, start)
         if damaged and self.blocks:
             self.blocks.drop(self.layout.block_of[index])
             data = memoryview(bytearray(self._bytes(index, row["shard"], start, end - start)))
-            members, damaged = _members(data, row, start)
+            members, damaged = self._members(data, row, start)
         if damaged:
             name = f"{Folder(str(self.folder)).name(row['shard'])}: {self.keys[index]}.{damaged}"
-            raise ShardError(f"{name} differs from the manifest; {REMEDY}")
+            raise ShardError(f"{name} differs from the manifest; {self.remedy}")
         return members[0], members[1]
 
     def _bytes(self, index: int, shard: str, start: int, size: int) -> bytes:
@@ -106,7 +112,20 @@ class Shards:
         try:
             return Folder(str(self.folder)).read(shard, start, size)
         except ShardError as error:
-            raise ShardError(f"{error}; {REMEDY}") from error
+            raise ShardError(f"{error}; {self.remedy}") from error
+
+    def _members(
+        self, data: memoryview, row: dict[str, Any], start: int
+    ) -> tuple[list[memoryview], str | None]:
+        """Return a sample's photo and label, and which of them differs from the manifest, if one does."""
+        members = []
+        for kind in MEMBERS:
+            offset = row[f"{kind}_offset"] - start
+            member = data[offset : offset + row[f"{kind}_size"]]
+            if hashlib.sha256(member).digest() != row[f"{kind}_sha256"]:
+                return [], manifest.members_of(row, self.header)[kind]
+            members.append(member)
+        return members, None
 
     @cached_property
     def layout(self) -> Layout:
@@ -148,18 +167,6 @@ def in_turn(indices: Sequence[int]) -> Iterator[NDArray[np.integer]]:
     return iter([np.array(indices)[:, None]] if len(indices) else [])
 
 
-def _members(data: memoryview, row: dict[str, Any], start: int) -> tuple[list[memoryview], str | None]:
-    """Return a sample's photo and label, and which of them differs from the manifest, if one does."""
-    members = []
-    for kind in MEMBERS:
-        offset = row[f"{kind}_offset"] - start
-        member = data[offset : offset + row[f"{kind}_size"]]
-        if hashlib.sha256(member).digest() != row[f"{kind}_sha256"]:
-            return [], manifest.members_of(row)[kind]
-        members.append(member)
-    return members, None
-
-
 def open_shards(
     where: Path | str,
     *,
@@ -182,11 +189,13 @@ def open_shards(
     if node_cache:
         shards = replace(shards, node_cache=node_cache)
     if split is not None and shards.header["split"] != split:
-        raise ShardError(f"{where} holds the split {shards.header['split']!r}, expected {split!r}; {REMEDY}")
+        raise ShardError(
+            f"{where} holds the split {shards.header['split']!r}, expected {split!r}; {shards.remedy}"
+        )
     folder = Folder(str(shards.folder))
     hashes = not folder.is_remote or verify_all
     for damage in find_damage(folder, shards.header, cache, verify_all=verify_all, hashes=hashes):
-        raise ShardError(f"{damage.message}; {REMEDY}")
+        raise ShardError(f"{damage.message}; {shards.remedy}")
     return shards
 
 
@@ -223,7 +232,7 @@ def all_damage(where: Path | str) -> Iterator[str]:
     for damage in find_damage(folder, shards.header):
         yield damage.message
         if damage.shard:
-            yield f"  {damaged_samples(folder, shards.table, damage.shard)}"
+            yield f"  {damaged_samples(folder, shards.table, shards.header, damage.shard)}"
 
 
 def _open(where: Path | str) -> Shards:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pyarrow import fs
 
+from pipeline.errors import ShardError
 from pipeline.files import and_more, write_json
 from pipeline.progress import bar
 from pipeline.shards.manifest import MANIFEST, MEMBERS, Table, members_of
@@ -44,9 +46,12 @@ def find_damage(
     """
     if not hashes and not folder.can_list:
         return
-    present = folder.list()
-    present.pop(MANIFEST, None)
     listed = {shard["name"]: shard for shard in header["shards"]}
+    if folder.can_list:
+        present = folder.list()
+    else:  # each is there until it is read
+        present = {name: fs.FileInfo(name, size=shard["bytes"]) for name, shard in listed.items()}
+    present.pop(MANIFEST, None)
     if missing := sorted(listed.keys() - present.keys()):
         yield Damage(f"{folder.where}: shards missing: {and_more(missing)}")
     is_ours = "members" not in header  # beside the tars of others may lie anything
@@ -65,10 +70,10 @@ def find_damage(
         for name in names:
             shard, file = listed[name], present[name]
             state = [file.size, file.mtime_ns, shard["sha256"]]
-            if remembered.get(name) == state or not (message := _difference(folder, shard, file.size)):
+            if remembered.get(name) == state or not (damage := _difference(folder, shard, file.size)):
                 intact[name] = state
             else:
-                yield Damage(message, name)
+                yield damage
             progress.update()
     if cache_file and intact != remembered:
         write_json(cache_file, intact, indent=None, is_shared=True)
@@ -80,20 +85,24 @@ def _other_size(folder: Folder, shard: Mapping[str, Any], size: int) -> str | No
     return None
 
 
-def _difference(folder: Folder, shard: Mapping[str, Any], size: int) -> str | None:
+def _difference(folder: Folder, shard: Mapping[str, Any], size: int) -> Damage | None:
     name = shard["name"]
     if message := _other_size(folder, shard, size):
-        return message
-    if (digest := folder.sha256(name)) != shard["sha256"]:
-        return f"{folder.name(name)}: sha256 {digest}, expected {shard['sha256']}"
+        return Damage(message, name)
+    try:
+        digest = folder.sha256(name)
+    except ShardError as error:
+        return Damage(str(error))
+    if digest != shard["sha256"]:
+        return Damage(f"{folder.name(name)}: sha256 {digest}, expected {shard['sha256']}", name)
     return None
 
 
-def damaged_samples(folder: Folder, table: Table, shard: str) -> str:
+def damaged_samples(folder: Folder, table: Table, header: Mapping[str, Any], shard: str) -> str:
     """Return how many samples of a damaged shard are damaged, and the names of the first members."""
     rows = np.flatnonzero(np.asarray(table["shard"].to_numpy()) == shard).tolist()
     members = [
-        (row["key"], members_of(row)[kind])
+        (row["key"], members_of(row, header)[kind])
         for row in table.take(rows).to_pylist()
         for kind in MEMBERS
         if hashlib.sha256(folder.read(shard, row[f"{kind}_offset"], row[f"{kind}_size"])).digest()

@@ -18,7 +18,7 @@ from pipeline.cli.main import parser
 from pipeline.errors import DatasetError, ShardError, UserError
 from pipeline.loading.loader import Stream, loader
 from pipeline.shards.foreign import Members, index
-from pipeline.shards.read import Shards, open_shards
+from pipeline.shards.read import Shards, all_damage, open_shards
 from pipeline.storage import Folder
 from tests.noise import noise
 
@@ -182,6 +182,21 @@ def test_a_name_that_is_not_utf_8_is_a_mistake(tars: Path):
         index([str(tars)], MEMBERS, CLASSES, "train", None)
 
 
+def test_a_damaged_member_is_named_as_its_tar_names_it_with_a_remedy_for_it(tars: Path):
+    shards = run(tars)
+    path = tars / shards.table["shard"][7].as_py()
+    data = bytearray(path.read_bytes())
+    data[shards.table["png_offset"][7].as_py() + 40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=rf"{path}: photos__12\.seg\.png .*fcn shards index"):
+        shards.read(7)
+    with pytest.raises(ShardError, match=rf"{path}: .*fcn shards index"):
+        open_shards(tars)
+    first, second = all_damage(tars)
+    assert str(path) in first
+    assert "photos__12.seg.png" in second
+
+
 @pytest.mark.parametrize("size", [512 * 3, 512 * 5 + 100, -11000])
 def test_a_tar_that_was_cut_off_is_refused(tars: Path, size: int):
     data = (tars / "000001.tar").read_bytes()
@@ -265,6 +280,22 @@ def test_a_web_servers_tars_are_indexed_and_read_by_blocks(web: str, tars: Path,
     assert shards.folder == web
     local = run(tars)
     assert [bytes(shards.read(i)[0]) for i in range(10)] == [bytes(local.read(i)[0]) for i in range(10)]
+
+
+def test_shards_on_a_web_server_are_verified_by_reading_them(web: str, tars: Path, tmp_path: Path):
+    index([f"{web}/{{000000..000001}}.tar"], MEMBERS, CLASSES, "train", tmp_path / "web")
+    run(tars)
+    for where in (web, tmp_path / "web"):
+        assert list(all_damage(where)) == []
+        assert len(open_shards(where, verify_all=True)) == 10
+    data = (tars / "000000.tar").read_bytes()
+    (tars / "000000.tar").write_bytes(data[:5000] + b"?" + data[5001:])
+    (tars / "000001.tar").unlink()
+    damage = "".join(all_damage(tmp_path / "web"))
+    assert f"{web}/000000.tar" in damage
+    assert f"{web}/000001.tar" in damage
+    with pytest.raises(ShardError, match=f"{web}/000000.tar"):
+        open_shards(tmp_path / "web", verify_all=True)
 
 
 def test_a_tar_whose_connection_breaks_is_read_again(web: str, tars: Path, tmp_path: Path):
