@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -116,8 +117,15 @@ class Blocks:
             connection = self._connections.get(os.getpid())
             if not connection:
                 self._connections = {os.getpid(): (connection := Connection(self.cache, self.index))}
-            connection.ask({"want": block})
-            self.folder = connection.folder
+        connection.ask({"want": block})
+        self.folder = connection.folder
+
+    def interrupt(self) -> None:
+        """End the waiting of this process's threads by a ShardError. Blocks can be fetched again afterwards."""
+        with self._lock:
+            connection = self._connections.pop(os.getpid(), None)
+        if connection:
+            connection.interrupt()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -196,11 +204,22 @@ class Connection:
         self.folder = cache.path / index.key
         self._socket: socket.socket | None = None
         self._plans: list[dict[str, Any]] = []  # for a new fetcher
+        self._asking = threading.Lock()
+        self._is_interrupted = False
 
     def ask(self, message: dict[str, Any]) -> None:
-        """Send a message and wait for the answer; ShardError if it is one."""
-        if error := self._sent(message, self._answer).get("error"):
+        """Send a message and wait for the answer; ShardError if it is one. Threads take turns."""
+        with self._asking:
+            answer = self._sent(message, self._answer)
+        if error := answer.get("error"):
             raise ShardError(error)
+
+    def interrupt(self) -> None:
+        """End `ask` in other threads by a ShardError, for good."""
+        self._is_interrupted = True
+        if opened := self._socket:
+            with suppress(OSError):  # its thread may have closed it
+                opened.shutdown(socket.SHUT_RDWR)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message that has no answer."""
@@ -227,10 +246,8 @@ class Connection:
                 return answer()
             except OSError as error:
                 self.close()
-                if time.monotonic() > deadline_s:
-                    raise ShardError(
-                        f"the fetcher of {self._cache.path} ended again and again: {error}"
-                    ) from error
+                if self._is_interrupted or time.monotonic() > deadline_s:
+                    raise ShardError(f"the fetcher of {self._cache.path} gives no answer: {error}") from error
                 time.sleep(POLL_S)
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -241,11 +258,16 @@ class Connection:
         assert self._socket
         line = b""
         while not line.endswith(b"\n"):
+            self._refuse_interrupted()
             part = self._socket.recv(65536)
             if not part:
                 raise ConnectionError("no answer")
             line += part
         return json.loads(line)
+
+    def _refuse_interrupted(self) -> None:
+        if self._is_interrupted:
+            raise ConnectionError("interrupted")
 
     def _open(self) -> None:
         """Connect, and send index and plans."""
@@ -267,6 +289,7 @@ class Connection:
         self._cache.require_folder()
         fetcher, deadline_s = None, time.monotonic() + max(START_S, self._cache.patience_s)
         while True:
+            self._refuse_interrupted()
             opened = socket.socket(socket.AF_UNIX)
             try:
                 opened.connect(self._address)

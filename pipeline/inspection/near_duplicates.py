@@ -6,7 +6,6 @@ same_picture.py finds them.
 import io
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ PICTURE = "near_duplicates.png"  # in the inspection's folder, if there are any
 NUM_LISTED = 20  # pairs in the table
 NUM_SHOWN = 8  # pairs in the figure
 SHOWN_SIDE = 320  # pixels, the longer side of a photo in the figure
+NUM_QUEUED = 256  # photos that threads are given at a time; a queue of a million takes gigabytes
 NUM_THREADS = 4  # that decode photos, and wait for those of a bucket
 
 
@@ -34,14 +34,16 @@ def thumbnails(shards: Shards) -> NDArray[np.uint8]:
     result = np.empty((len(shards), SIDE, SIDE), np.uint8)
     with (
         bar(len(shards), "compare photos", delay_s=2) as progress,
-        ThreadPoolExecutor(NUM_THREADS) as threads,
+        shards.threads(NUM_THREADS) as threads,
         shards.ahead(in_turn(range(len(shards)))) as advance,
     ):
-        found = threads.map(lambda index: thumbnail(shards.read(index)[0]), range(len(shards)))
-        for index, small in enumerate(found):
-            result[index] = small
-            advance()
-            progress.update()
+        for start in range(0, len(shards), NUM_QUEUED):
+            part = range(start, min(start + NUM_QUEUED, len(shards)))
+            found = threads.map(lambda index: thumbnail(shards.read(index)[0]), part)
+            for index, small in zip(part, found, strict=True):
+                result[index] = small
+                advance()
+                progress.update()
     return result
 
 

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +48,7 @@ class Dataset:
     def read_ahead(self, indices: Iterable[int]) -> Iterator[Batch]:
         """Yield samples in the order of the indices; a thread decodes the next one while the caller uses this one."""
         indices = list(indices)
-        with ThreadPoolExecutor(1) as thread, self.shards.ahead(in_turn(indices)) as advance:
+        with self.shards.threads(1) as thread, self.shards.ahead(in_turn(indices)) as advance:
             following = None
             for index in indices:
                 current, following = following, thread.submit(self.__getitem__, index)

@@ -10,6 +10,7 @@ and sha256 of every shard. shards/write.py writes both.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -153,6 +154,19 @@ class Shards:
         self.blocks.require_room(in_use)
         with closing(Plan(self.blocks, (self.layout.block_of[chunk] for chunk in chunks))) as plan:
             yield plan.advance
+
+    @contextmanager
+    def threads(self, number: int) -> Iterator[ThreadPoolExecutor]:
+        """Yield threads that read samples. When the block ends early, such as by Ctrl-C, they wait for no store."""
+        threads = ThreadPoolExecutor(number)
+        try:
+            yield threads
+        except BaseException:
+            if self.blocks:
+                self.blocks.interrupt()
+            raise
+        finally:
+            threads.shutdown(cancel_futures=True)
 
     @cached_property
     def _columns(self) -> dict[str, Any]:

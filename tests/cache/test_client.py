@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from pipeline.cache.client import NodeCache
 from pipeline.cache.fetcher import cached_files
 from pipeline.errors import ShardError, UserError
+from pipeline.inspection.near_duplicates import thumbnails
 from pipeline.loading.loader import Stream, loader
 from pipeline.shards import blocks
 from pipeline.shards.dataset import Dataset
@@ -209,6 +210,25 @@ def test_a_store_that_accepts_and_never_answers_is_waited_for_no_longer_than_pat
         with pytest.raises(ShardError, match=r"shard-\d+.tar.*run.cache.patience_s"):
             shards.read(0)
         assert 6 <= time.monotonic() - begun_s < 20
+    finally:
+        link.num_stalls = 0
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda shards: next(Dataset(shards).read_ahead(range(9))), thumbnails],
+    ids=["samples", "thumbnails"],
+)
+def test_ctrl_c_ends_a_reader_whose_store_hangs(link, tmp_path: Path, read: Callable[[Shards], object]):
+    shards = remote(tmp_path)
+    link.num_stalls, link.stall_s = 100, 60.0
+    interrupt = threading.Timer(5, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    begun_s = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            read(shards)
+        assert time.monotonic() - begun_s < 20
     finally:
         link.num_stalls = 0
 
