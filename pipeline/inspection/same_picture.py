@@ -127,8 +127,8 @@ def matches(small: NDArray[np.uint8], others: NDArray[np.uint8] | None = None) -
             num_bits = np.bitwise_count(way_hashes[:, place, None] ^ other_hashes)
             turns, places = np.nonzero(num_bits <= MAX_BITS)
             if is_one_set:
-                is_other = columns[places] != index
-                turns, places = turns[is_other], places[is_other]
+                is_later = columns[places] > index
+                turns, places = turns[is_later], places[is_later]
             if not len(turns):
                 continue
             nearest = np.argsort(num_bits[turns, places], kind="stable")[:NUM_CONFIRMED]

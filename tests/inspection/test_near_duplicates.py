@@ -124,6 +124,12 @@ def test_two_birds_in_the_same_sky_are_two_pictures():
     ]
 
 
+def test_each_pair_of_one_set_is_found_once():
+    photos = thumbnails_of([encoded(drawn(number)) for number in (0, 1, 0, 1, 0)])
+    found = [(match.one, match.other) for match in matches(photos)]
+    assert sorted(found) == [(0, 2), (0, 4), (1, 3), (2, 4)]
+
+
 def test_groups_hold_the_matches_of_a_match_and_every_photo_once():
     numbers = [0, 1, 2, 0, 3, 1, 0]
     photos = [encoded(drawn(number), quality=40 + 8 * i) for i, number in enumerate(numbers)]
