@@ -125,6 +125,9 @@ class Buckets:
     batch_size: int
     seed: int
     sampling: str = "epochs"
+    _epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @cached_property
     def bucket_of(self) -> NDArray[np.int64]:
@@ -167,12 +170,26 @@ class Buckets:
         epoch = number * self.batch_size // len(self.sizes)  # or a later one, because some samples wait
         while self._steps_before(epoch + 1).sum() <= number:
             epoch += 1
-        before = self._steps_before(epoch)
-        buckets = np.repeat(np.arange(len(before)), self._steps_before(epoch + 1) - before)
-        rng = np.random.Generator(np.random.PCG64([self.seed, epoch, BUCKET_DRAW_KIND]))
-        buckets, offset = rng.permutation(buckets), number - before.sum()
-        bucket = buckets[offset]
-        return int(bucket), int(before[bucket] + (buckets[:offset] == bucket).sum())
+        buckets, steps = self._epoch(epoch)
+        offset = number - self._steps_before(epoch).sum()
+        return int(buckets[offset]), int(steps[offset])
+
+    def _epoch(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the bucket of each step of an epoch, and the number of steps that bucket had before."""
+        if number not in self._epochs:
+            while len(self._epochs) >= KEPT_ROUNDS:
+                del self._epochs[min(self._epochs)]
+            before = self._steps_before(number)
+            num_steps = self._steps_before(number + 1) - before
+            rng = np.random.Generator(np.random.PCG64([self.seed, number, BUCKET_DRAW_KIND]))
+            buckets = rng.permutation(np.repeat(np.arange(len(before)), num_steps))
+            first = np.cumsum(num_steps) - num_steps
+            steps = np.empty_like(buckets)
+            steps[np.argsort(buckets, kind="stable")] = np.arange(len(buckets)) + np.repeat(
+                before - first, num_steps
+            )
+            self._epochs[number] = buckets, steps
+        return self._epochs[number]
 
     def _steps_before(self, epoch: int) -> NDArray[np.int64]:
         """Return how many steps each bucket has had before an epoch."""
