@@ -115,7 +115,7 @@ def index(
             tar = again(read) if folder.is_remote else read()
             mistakes += tar.mistakes
             mistakes += [f"{name}: {key} is in {where[key]}, too" for key in tar.names if key in where]
-            where |= dict.fromkeys(tar.names, name)
+            where.update(dict.fromkeys(tar.names, name))
             if tar.rows:
                 tables.append(manifest.table_of(tar.rows))
                 shards.append({"name": name, "bytes": tar.size, "sha256": tar.sha256})

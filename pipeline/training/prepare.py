@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,9 @@ def make_job(
             "run `dvc repro`"
         )
     cache = root / paths.VERIFIED
+    verified = partial(open_shards, cache=cache, verify_all=profile.run.verify_shards == "full")
     folder = shards_folder(root, variant, profile_name, "train")
-    shards = open_shards(
-        folder,
-        split="train",
-        cache=cache,
-        verify_all=profile.run.verify_shards == "full",
-        node_cache=NodeCache(**profile.run.cache.model_dump()),
-    )
+    shards = verified(folder, split="train", node_cache=NodeCache(**profile.run.cache.model_dump()))
     if list(shards.classes) != profile.data.classes:
         raise CheckpointError(
             f"{shards.folder} has classes {', '.join(shards.classes)}, "
@@ -84,17 +80,17 @@ def make_job(
     validation = shards_folder(root, variant, profile_name, validation_split)
     inherited, chosen_on = provenance.inherited(kind, content, parent_digest, shards), []
     if profile.train.chooses:
-        held_out = open_shards(validation, split=validation_split, cache=cache)
+        held_out = verified(validation, split=validation_split)
         refuse_unscored(profile.train, held_out)
         chosen_on = [held_out.digest]
     if start:
-        val = open_shards(shards_folder(root, variant, profile_name, "val"), split="val", cache=cache)
+        val = verified(shards_folder(root, variant, profile_name, "val"), split="val")
         images = leaks.Images.of_shards("val", val)
         leaks.check_model(
             inherited, images, f"the net of train.start, {profile.train.start},", profile.data.allow_leak
         )
     if profile.data.tuning:
-        tuning = open_shards(validation, split="tuning", cache=cache)
+        tuning = verified(validation, split="tuning")
         inherited = provenance.with_tuning(tuning, inherited)
     model = profile.model.arguments() | {"num_classes": len(shards.classes), "stride": STRIDE[net]}
     has_shared_steps = profile.train.schedule in ("fixed", "cooldown")
