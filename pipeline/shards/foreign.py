@@ -107,15 +107,15 @@ def index(
     folder, names = expand(urls)
     tables: list[Table] = []
     shards: list[dict[str, Any]] = []
-    where: dict[str, str] = {}  # the tar of each key
+    tar_of: dict[str, str] = {}  # by key
     mistakes: list[str] = []
     with bar(len(names), f"index {folder.where}", unit="shard") as progress:
         for name in names:
             read = partial(_read, folder, name, members, len(classes), split)
             tar = again(read) if folder.is_remote else read()
             mistakes += tar.mistakes
-            mistakes += [f"{name}: {key} is in {where[key]}, too" for key in tar.names if key in where]
-            where.update(dict.fromkeys(tar.names, name))
+            mistakes += [f"{name}: {key} is in {tar_of[key]}, too" for key in tar.names if key in tar_of]
+            tar_of |= dict.fromkeys(tar.names, name)
             if tar.rows:
                 tables.append(manifest.table_of(tar.rows))
                 shards.append({"name": name, "bytes": tar.size, "sha256": tar.sha256})
@@ -147,9 +147,9 @@ def index(
 
 def _require_classes(classes: Sequence[str]) -> None:
     if not 1 <= len(classes) <= IGNORE_LABEL:
-        raise DatasetError(f"1 to {IGNORE_LABEL} classes are expected, got {len(classes)}")
+        raise DatasetError(f"--classes: 1 to {IGNORE_LABEL} names are expected, got {len(classes)}")
     if doubled := sorted({name for name in classes if classes.count(name) > 1}):
-        raise DatasetError(f"each class must have a name of its own; named twice: {and_more(doubled)}")
+        raise DatasetError(f"--classes: each name is expected once; doubled: {and_more(doubled)}")
 
 
 def _read(folder: Folder, name: str, members: Members, num_classes: int, split: str) -> _Tar:
