@@ -4,6 +4,7 @@ Blocks are fetched in the order of their next use. To make room, the block whose
 (Belady); one in no plan first. A plan's blocks are never removed for one that is used later than they are.
 """
 
+import errno
 import fcntl
 import itertools
 import math
@@ -241,7 +242,15 @@ def _held(cache: Path) -> tuple[Path, IO[str]]:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(BlockingIOError, PermissionError):
             lock = (folder / "lock").open("w")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (
+                    errno.ENOLCK,
+                    errno.ENOSYS,
+                    errno.ENOTSUP,
+                ):  # some shared disks have no locks
+                    raise
             return folder, lock
     raise AssertionError
 
