@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -149,6 +149,9 @@ def run_workers(
                 trainer.fit()
         except TrainingFailedError as error:
             if not error_file.exists():
+                for failure in getattr(error, "worker_failures", {}).values():
+                    if isinstance(failure, UserError):
+                        raise failure from None
                 raise UserError(
                     f"{name}: the workers failed too often; their output is above: {shorten(str(error), 400)}"
                 ) from error
@@ -169,7 +172,8 @@ def _run_worker(config: dict[str, Any]) -> None:
     try:
         config["worker"](config["job"], rank)
     except UserError as error:
-        files.write_text(error_file, str(error), is_shared=True)
+        with suppress(UserError):  # a full disk: Ray starts the workers again, and gives up with the same error
+            files.write_text(error_file, str(error), is_shared=True)
         raise
 
 

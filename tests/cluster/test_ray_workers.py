@@ -102,3 +102,33 @@ def test_a_run_shows_its_workers_lines_and_no_warnings_and_its_tensors_have_huge
     flags = [path.read_text().split() for path in tmp_path.glob("*.txt")]
     assert len(flags) == 2
     assert all("hg" in of_worker for of_worker in flags)
+
+
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+
+from pipeline.cluster import ray_workers
+from pipeline.errors import UserError
+
+
+def worker(folder, rank):
+    # Where the disk is full, the file that brings the message cannot be written either
+    (folder / "run" / f".user-error.txt.{os.getpid()}.partial").mkdir()
+    raise UserError("the disk is full:\\nmake room")
+
+
+folder = Path(sys.argv[1])
+try:
+    ray_workers.run_workers(
+        worker, folder, name="run", storage=folder, num_workers=1, use_gpu=False, cpus_per_worker=1, max_failures=1
+    )
+except UserError as error:
+    (folder / "message").write_text(str(error))
+"""
+
+
+@pytest.mark.slow
+def test_a_workers_message_arrives_though_its_file_cannot_be_written(tmp_path):
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, check=True, timeout=300)
+    assert (tmp_path / "message").read_text() == "the disk is full:\nmake room"
