@@ -172,7 +172,9 @@ def _run_worker(config: dict[str, Any]) -> None:
     try:
         config["worker"](config["job"], rank)
     except UserError as error:
-        with suppress(UserError):  # a full disk: Ray starts the workers again, and gives up with the same error
+        with suppress(
+            UserError
+        ):  # a full disk: Ray starts the workers again, and gives up with the same error
             files.write_text(error_file, str(error), is_shared=True)
         raise
 

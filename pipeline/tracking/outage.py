@@ -1,5 +1,6 @@
 """Outages: which MLflow errors count as outages, and messages about them without passwords."""
 
+import logging
 import os
 import re
 import sys
@@ -13,6 +14,9 @@ from pipeline.errors import UserError
 
 # Raised by an unreachable or failing server, a damaged database, a database whose driver is not installed, a full disk
 OUTAGE = (MlflowException, OSError, SQLAlchemyError, ImportError, UserError)
+logging.getLogger("mlflow.store.db.utils").setLevel(
+    logging.CRITICAL
+)  # each error with its stack, again and again
 TRANSIENT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -23,8 +27,9 @@ def is_down(error: Exception) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """Return the error's message on one line, without passwords."""
-    return without_passwords(" ".join(str(error).split()))
+    """Return the error's message on one line, without passwords and without a database's statement."""
+    text = " ".join(str(error).split()).partition(" [SQL: ")[0]
+    return without_passwords(re.sub(r"\(raised as a result of Query-invoked autoflush[^)]*\) ", "", text))
 
 
 def warn(message: str) -> None:
