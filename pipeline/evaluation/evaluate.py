@@ -65,7 +65,7 @@ def evaluate(
         folder, split="val", cache=root / paths.VERIFIED, verify_all=verify_all, node_cache=node_cache
     )
     model, about, digest = load_model(model_file, device)
-    predictor = Predictor(model, about["classes"], device, averaging)
+    predictor = Predictor(model, about["classes"], device, averaging, name=str(model_file))
     val = leaks.Images.of_shards("val", shards)
     num_leaked = leaks.check_model(about["trained_on"], val, net, profile.data.allow_leak)
 

@@ -15,7 +15,7 @@ from fcn.averaging import Averaging
 from fcn.metrics import ConfusionMatrix, Scores, trimap
 from pipeline.cache.client import NodeCache
 from pipeline.distributed.rank import Rank
-from pipeline.errors import CheckpointError, ShardError
+from pipeline.errors import ShardError
 from pipeline.evaluation.bootstrap import Bootstrap, intervals, mean_f1, mean_iu, pixel_acc
 from pipeline.evaluation.per_image import PerImage
 from pipeline.models.model_file import load_model
@@ -51,10 +51,7 @@ def score_split(predictor: Predictor, shards: Shards, rank: Rank, border_width: 
     num_classes = len(predictor.classes)
     if len(shards) == 0:
         raise ShardError(f"{shards.folder} holds no image to evaluate on")
-    if num_classes != len(shards.classes):
-        raise CheckpointError(
-            f"the model has {num_classes} classes, {shards.folder} has {len(shards.classes)}"
-        )
+    shards.require_classes(predictor.classes, predictor.name)
     confusion = ConfusionMatrix(num_classes, rank.device)
     # Kept on the device, so that the next image does not wait for these counts
     images = torch.zeros(len(shards), 2, 3, num_classes, dtype=torch.int64, device=rank.device)
@@ -87,7 +84,7 @@ class ScoreJob:
 def score_worker(job: ScoreJob, rank: Rank) -> None:
     """Score this worker's share of a split; the first worker writes the counts of all."""
     model, about, _ = load_model(job.model, rank.device)
-    predictor = Predictor(model, about["classes"], rank.device, job.averaging)
+    predictor = Predictor(model, about["classes"], rank.device, job.averaging, name=str(job.model))
     shards = open_shards(job.shards, split="val", node_cache=job.node_cache)
     confusion, images = score_split(predictor, shards, rank, job.border_width)
     if rank.is_first:

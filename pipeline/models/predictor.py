@@ -44,7 +44,7 @@ class Predictor:
     device: the FCN's device; None for an ONNX net.
     averaging: scales and mirror images whose probabilities are averaged; None runs each image once, as the paper does.
     options: arguments of FCN.
-    name: the model file's name, for messages.
+    name: of the model file, for messages.
     """
 
     net: Any  # FCN, of tensors, or OnnxNet, of arrays

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.client import Blocks, NodeCache, Plan
-from pipeline.errors import ShardError
+from pipeline.errors import CheckpointError, ShardError
 from pipeline.progress import bytes_bar
 from pipeline.shards import manifest
 from pipeline.shards.blocks import Layout
@@ -69,6 +70,20 @@ class Shards:
     def name_of(self, key: str) -> str:
         """Return the user's own name of a sample's photo; the key if it says as much."""
         return self.header.get("sources", {}).get(key, key)
+
+    def require_classes(self, names: Sequence[str], owner: object) -> None:
+        """Raise CheckpointError unless these classes are those of the labels, in their order.
+
+        names: the classes of a net or of other shards.
+        owner: of the names, for the message.
+        """
+        for number, (theirs, ours) in enumerate(zip_longest(names, self.classes, fillvalue="missing")):
+            if theirs != ours:
+                raise CheckpointError(
+                    f"class {number} of {owner} is {theirs}, in the labels of {self.folder} it is {ours} "
+                    f"({len(names)} and {len(self.classes)} classes); both need the same names in the same order. "
+                    "Only train.start matches classes by name"
+                )
 
     def __len__(self) -> int:
         return self.table.num_rows

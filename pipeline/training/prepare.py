@@ -75,14 +75,18 @@ def make_job(
             f"{shards.folder} has classes {', '.join(shards.classes)}, "
             f"data.classes is {', '.join(profile.data.classes)}; run `dvc repro shard`"
         )
+    if kind == "model":
+        shards.require_classes(content["classes"], parent)
     refuse_missing_classes(shards, allow_partial=profile.data.allow_partial)
     validation_split = profile.data.validation_split
     validation = shards_folder(root, variant, profile_name, validation_split)
     inherited, chosen_on = provenance.inherited(kind, content, parent_digest, shards), []
-    if profile.train.chooses:
+    if profile.train.chooses or profile.run.validate_every:
         held_out = verified(validation, split=validation_split)
-        refuse_unscored(profile.train, held_out)
-        chosen_on = [held_out.digest]
+        held_out.require_classes(shards.classes, shards.folder)
+        if profile.train.chooses:
+            refuse_unscored(profile.train, held_out)
+            chosen_on = [held_out.digest]
     if start:
         val = verified(shards_folder(root, variant, profile_name, "val"), split="val")
         images = leaks.Images.of_shards("val", val)

@@ -355,7 +355,13 @@ def test_an_empty_split_is_refused(shards, predictor):
 
 def test_a_model_of_another_number_of_classes_is_refused_naming_both(shards):
     predictor = Predictor(FCN(21, 32, **TINY), ["a"] * 21, CPU)
-    with pytest.raises(CheckpointError, match=r"21 classes, .*val has 4"):
+    with pytest.raises(CheckpointError, match=r"val.*21 and 4 classes"):
+        score_split(predictor, shards, SINGLE, WIDTH)
+
+
+def test_a_model_of_the_same_classes_in_another_order_is_refused_naming_both(shards, model):
+    predictor = Predictor(model, ("background", "square", "disc", "triangle"), CPU, name="fcn8s.pt")
+    with pytest.raises(CheckpointError, match=r"class 1 of fcn8s\.pt is square, .*val it is disc"):
         score_split(predictor, shards, SINGLE, WIDTH)
 
 

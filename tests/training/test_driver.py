@@ -284,6 +284,22 @@ def test_shards_of_other_classes_than_the_profile_says_are_refused(root, profile
         make_job("tiny", profile(), "fcn32s", root)
 
 
+def test_a_parent_net_of_other_classes_than_the_shards_is_refused(root, profile):
+    parent, others = root / "models" / "tiny" / "fcn32s.pt", list(synthetic.CLASSES)[::-1]
+    options = profile().model.arguments() | {"num_classes": 5, "stride": 32}
+    checkpoint.save(parent, "model", {"model": options, "classes": others, "lineage": {}, "state_dict": {}})
+    with pytest.raises(CheckpointError, match=rf"{parent} is {others[0]}.*train.*background"):
+        make_job("tiny", profile(), "fcn16s", root)
+
+
+@pytest.mark.parametrize("shown_only", [True, False])
+def test_validation_images_of_other_classes_than_the_training_images_are_refused(root, profile, shown_only):
+    write_data(root, seed=3, split="val", classes=("background", "a", "b", "c", "d"))
+    changes = {"run.validate_every": 2} if shown_only else {"train.keep": "best", "train.validate_every": 2}
+    with pytest.raises(CheckpointError, match=r"class 1 of .*train.*val it is a"):
+        make_job("tiny", profile(changes), "fcn32s", root)
+
+
 def test_a_net_whose_parent_is_not_trained_yet_is_refused(root, profile):
     with pytest.raises(CheckpointError, match=r"fcn32s\.pt is missing; `dvc repro` makes it"):
         make_job("tiny", profile(), "fcn16s", root)
