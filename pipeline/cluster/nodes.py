@@ -39,10 +39,10 @@ EVERYWHERE = MALLOC | {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, each worker would get its own environment
     "RAY_enable_metrics_collection": "0",  # metrics would be served on every interface, without the token
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else workers warn of nameless addresses and gradients.py's option
 }
 ENVIRONMENT = EVERYWHERE | {  # of a node
     "RAY_worker_register_timeout_seconds": "300",  # to start workers on a busy machine; default 60
-    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each worker warns that the others' addresses have no name
     "AUTOSCALER_METRIC_PORT": "-1",  # metrics as well; an invalid port switches them off
     "DASHBOARD_METRIC_PORT": "-1",
 }

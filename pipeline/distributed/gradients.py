@@ -24,7 +24,14 @@ def average_gradients(model: nn.Module, rank: Rank, *, compression: str, bucket_
     # Two stride conventions describe the same bytes of a depthwise kernel. Other layouts are copied.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     parallel = DistributedDataParallel(
-        model, process_group=rank.group, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True
+        model,
+        process_group=rank.group,
+        bucket_cap_mb=bucket_mb,
+        gradient_as_bucket_view=True,
+        # Every parameter is used. But without this, torch sends the first step's gradients in one bucket and rearranges
+        # them for the second. Gloo's sums of 3 or more workers depend on the place in a bucket, so a resumed run's
+        # first step would differ from an undisturbed run's
+        find_unused_parameters=True,
     )
     parallel.broadcast_buffers = (
         False  # the constructor's argument has another name in torch 2.11 than in 2.15

@@ -704,6 +704,23 @@ def test_two_workers_learn_what_one_does_and_resume_bit_equal(make_job, uneven, 
     assert curve(killed, "loss") == curve(undisturbed, "loss")
 
 
+def killed_and_undisturbed(rank: Rank, undisturbed: Job, killed: Job) -> None:
+    train_worker(undisturbed, rank)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_before_step(patch, 4)
+        with pytest.raises(KilledError):
+            train_worker(killed, rank)
+    train_worker(killed, rank)
+
+
+def test_three_workers_resume_bit_equal(make_job, tmp_path):
+    """A sum of two numbers has no order, one of three has."""
+    settings = {"batch_size": 6, "model": {"score_init": "random"}}
+    undisturbed, killed = make_job("undisturbed", **settings), make_job("killed", **settings)
+    run_in_processes(tmp_path, [3], killed_and_undisturbed, undisturbed, killed)
+    assert bits(killed) == bits(undisturbed)
+
+
 def stop_before_step(number: int, job: Job) -> pytest.MonkeyPatch:
     """From now on, somebody asks the run to stop while its step `number` is computed."""
     patch, real, count = pytest.MonkeyPatch(), loop.backward, iter(range(10**9))
