@@ -28,7 +28,13 @@ from pipeline.shards.read import Shards
 from pipeline.training.step import pixel_loss
 
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}  # numbers that an optimizer keeps for each parameter that learns
-OUT_OF_MEMORY = ("can't allocate memory", "could not create", "bad_alloc")  # torch and oneDNN on a CPU
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "could not create", "bad_alloc"),  # torch and oneDNN on a CPU
+    *(
+        "out of memory",
+        "STATUS_ALLOC_FAILED",
+    ),  # CUDA, NCCL, cuDNN and cuBLAS, whose errors have no type of their own
+)
 WORKER_LOST = (dist.DistError, torch.AcceleratorError)  # another worker, or this one's GPU: a restart helps
 CHANCE_TOLERANCE = 0.02  # of ln C; bfloat16 misses by less
 
@@ -143,10 +149,10 @@ def first_loss(job: Job, model: FCN, image: Tensor, label: Tensor, rank: Rank) -
             loss = pixel_cross_entropy(score, label) * len(label) / num_valid
         if num_valid:
             pixel_loss(job, score, label, num_valid, None)[0].backward()
-    except WORKER_LOST:
-        raise
     except (RuntimeError, ValueError, MemoryError) as error:  # it would come again after every restart
         if not is_out_of_memory(error):
+            if isinstance(error, WORKER_LOST):
+                raise
             raise impossible(job, image, error) from error
         raise UserError(
             f"{job.title}: {tuple(image.shape)} images at a time do not fit into {rank.device}'s memory; raise "

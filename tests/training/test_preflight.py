@@ -108,12 +108,22 @@ def test_too_little_memory_is_told_before_the_first_step(make_job, monkeypatch):
         check(make_job())
 
 
-def test_a_batch_too_large_for_the_gpu_is_told_with_the_remedy(make_job, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.distributed.DistBackendError("NCCL error ... Last error:\nCuda failure 2 'out of memory'"),
+    ],
+)
+def test_a_batch_too_large_for_the_gpu_is_told_with_the_remedy(make_job, monkeypatch, error):
     job = make_job()
     model = start_model(job)
 
     def full(_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(model, "forward", full)
     with pytest.raises(UserError, match=r"do not fit into cpu's memory; raise train\.accumulation \(now 1\)"):
@@ -179,6 +189,7 @@ def test_an_error_of_the_first_pass_is_the_users_and_one_of_the_group_is_not(mak
         (RuntimeError("mat1 and mat2 cannot be multiplied\nmore"), UserError),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), UserError),
         (torch.distributed.DistBackendError("NCCL error: a worker is gone"), torch.distributed.DistError),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), torch.AcceleratorError),
     ):
 
         def fail(_, error=error):
