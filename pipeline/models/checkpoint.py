@@ -21,6 +21,10 @@ from pipeline.errors import CheckpointError
 from pipeline.files import and_more, whole
 from pipeline.models.file_kind import SAFETENSORS, TORCH, WRITE_WEIGHTS, require_kind
 
+# float32 means float32: torch's default for cuDNN's convolutions is TF32, which rounds factors to 11 bits. It is set
+# here because every program that runs a net with torch reads weights with this file
+torch.backends.cudnn.allow_tf32 = False
+
 FORMAT = "fcn/1"
 PLAIN = (bool, int, float, str, type(None))
 NUM_KEPT = 3  # working checkpoints of a run: the newest may be damaged, and the one before it too

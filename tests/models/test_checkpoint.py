@@ -107,6 +107,11 @@ def test_contents_that_look_alike_have_different_sha256(one, other):
     assert content_digest({"value": one}) != content_digest({"value": other})
 
 
+def test_a_net_in_float32_runs_without_tf32_on_a_gpu():
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_any_bit_of_any_weight_changes_the_sha256():
     content = training_state()
     digest = content_digest(content)
