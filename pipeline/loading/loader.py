@@ -130,11 +130,21 @@ class Stream:
         return draw(self.transforms, (height, width), self.seed, position)
 
     @property
+    def max_size(self) -> tuple[int, int]:
+        """(height, width) of the largest batch: the greatest height and width of images that a step may have."""
+        sizes = self.shards.sizes.astype(np.int64)
+        if isinstance(self.order, Buckets):
+            sizes = self.order.max_sizes
+        elif self.batch_size > 1:
+            sizes = sizes.max(0)[None]
+        height, width = sizes[sizes.prod(1).argmax()].tolist()
+        return largest(self.transforms, (height, width))
+
+    @property
     def max_bytes(self) -> int:
         """The largest number of bytes of a batch of this worker."""
-        height, width = self.shards.sizes.max(0).tolist()
-        height, width = largest(self.transforms, (height, width))
-        return 4 * height * width * self.batch_size // (self.world_size * self.accumulation)
+        height, width = self.max_size
+        return 4 * height * width * len(self.positions(0))
 
 
 def _views(memory: Tensor | None, num_images: int, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -144,6 +144,11 @@ class Buckets:
         by_bucket = np.argsort(self.bucket_of, kind="stable")
         return np.split(by_bucket, np.cumsum(self._counts)[:-1])
 
+    @property
+    def max_sizes(self) -> NDArray[np.int64]:
+        """(num_buckets, 2) the greatest height and width in each bucket."""
+        return np.array([self.sizes[members].max(0) for members in self._members], np.int64)
+
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
         return np.bincount(self.bucket_of)

@@ -60,7 +60,8 @@ def train_worker(job: Job, rank: Rank) -> None:
         )
         model = across_workers(start_model(job), train.batch_norm, rank).to(rank.device)
         set_training(model, train.batch_norm)
-        check_start(job, model, shards, rank)
+        stream = make_stream(job, shards, rank)
+        check_start(job, model, stream, rank)
         optimizer = make_optimizer(job, model)
         average, choice = Average(job, model), Choice(job, held_out, rank)
         state = resume(job, model, optimizer, average, choice, rank)
@@ -68,7 +69,6 @@ def train_worker(job: Job, rank: Rank) -> None:
         parallel = average_gradients(
             model, rank, compression=train.exchange.compression, bucket_mb=train.exchange.bucket_mb
         )
-        stream = make_stream(job, shards, rank)
         inner_steps = range(start * train.accumulation, iterations * train.accumulation)
         batches = loader(stream, inner_steps, job.run.loader_workers, pin=rank.device.type == "cuda")
         class_weight = class_weights(job, shards.class_pixels, rank.device)

@@ -18,13 +18,13 @@ from pipeline.distributed.batch_norm import set_training
 from pipeline.distributed.precision import autocast
 from pipeline.distributed.rank import Rank
 from pipeline.errors import UserError
-from pipeline.loading.transforms import largest, smallest
+from pipeline.loading.loader import Stream
+from pipeline.loading.transforms import smallest
 from pipeline.models.backbone import make_net
 from pipeline.models.checkpoint import NUM_KEPT
 from pipeline.monitoring.machine import available_memory
 from pipeline.monitoring.meter import peak_memory_gb
 from pipeline.shards.dataset import Dataset
-from pipeline.shards.read import Shards
 from pipeline.training.step import pixel_loss
 
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}  # numbers that an optimizer keeps for each parameter that learns
@@ -39,10 +39,12 @@ WORKER_LOST = (dist.DistError, torch.AcceleratorError)  # another worker, or thi
 CHANCE_TOLERANCE = 0.02  # of ln C; bfloat16 misses by less
 
 
-def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
+def check_start(job: Job, model: FCN, stream: Stream, rank: Rank) -> None:
     """Run the largest possible batch through the net and back, and restore the net; rank 0 prints the outcome.
 
     Every worker calls it.
+
+    stream: the batches to come.
 
     Raises UserError if memory or disk is too small; if the pass fails; if the loss or a gradient is NaN or infinite;
     or if a net whose scores start at zero does not start with a loss of ln C per pixel.
@@ -58,7 +60,7 @@ def check_start(job: Job, model: FCN, shards: Shards, rank: Rank) -> None:
             NUM_KEPT + 1 + (0 < job.shared_steps < job.recipe.iterations)
         )  # one is kept for longer runs
         check_disk(job, num_checkpoints * checkpoint_bytes + 2 * state_bytes)
-    image, label = largest_batch(job, shards, job.inner_batch_size // rank.world_size)
+    image, label = largest_batch(stream)
     with torch.random.fork_rng(devices=[rank.device] if rank.device.type == "cuda" else []):
         loss = first_loss(job, model, image.to(rank.device), label.to(rank.device).long(), rank)
     check_memory(job, optimizer_bytes + average_bytes, best_bytes + checkpoint_bytes, rank)
@@ -120,12 +122,12 @@ def scores_are_zero(model: FCN) -> bool:
     return not any(parameter.any() for layer in layers for parameter in layer.parameters())
 
 
-def largest_batch(job: Job, shards: Shards, num_images: int) -> tuple[Tensor, Tensor]:
+def largest_batch(stream: Stream) -> tuple[Tensor, Tensor]:
     """Return (image, label) of the images with most pixels, padded or cut to the largest size a batch can have."""
-    by_size = np.argsort(-shards.sizes.prod(1, dtype=np.int64), kind="stable")
-    height, width = largest(job.train.transforms, tuple(shards.sizes.max(0).tolist()))
-    samples, images, labels = Dataset(shards), [], []
-    for index in np.resize(by_size, num_images).tolist():
+    by_size = np.argsort(-stream.shards.sizes.prod(1, dtype=np.int64), kind="stable")
+    height, width = stream.max_size
+    samples, images, labels = Dataset(stream.shards), [], []
+    for index in np.resize(by_size, len(stream.positions(0))).tolist():
         image, label, _ = samples[index]
         border = (0, width - image.shape[-1], 0, height - image.shape[-2])  # a negative border cuts
         images.append(F.pad(image, border))

@@ -305,3 +305,20 @@ def test_real_workers_go_through_the_same_steps_whatever_their_number(noises, tm
     expected = [[int(b.image.sum()), int(b.label.sum())] for b in map(alone.read, range(5, 25))]
     for rank in range(world):
         assert torch.load(tmp_path / str(rank)) == expected
+
+
+@pytest.mark.parametrize("size_buckets", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_largest_batch_is_as_large_as_any_that_comes(tmp_path, batch_size, size_buckets):
+    """The tall and the wide image meet only where a step has several images of any size."""
+    sizes = [(60, 4), (60, 4), (4, 50), (4, 50), (20, 20), (20, 20), (30, 6)]
+    table = pa.table(
+        {"key": [*"abcdefg"], **dict(zip(("height", "width"), zip(*sizes, strict=True), strict=True))}
+    )
+    shards = Shards(tmp_path, table, {"classes": ["a", "b"]})
+    stream = Stream(shards, batch_size, seed=0, size_buckets=size_buckets)
+    steps = [stream.order.step(step, batch_size) for step in range(200)]
+    padded_sizes = [
+        tuple(max(sides) for sides in zip(*(sizes[i] for i in step), strict=True)) for step in steps
+    ]
+    assert stream.max_size == max(padded_sizes, key=lambda size: size[0] * size[1])

@@ -14,16 +14,18 @@ from pipeline.config.training import Terms, Transforms
 from pipeline.distributed.batch_norm import set_training
 from pipeline.distributed.rank import SINGLE
 from pipeline.errors import UserError
+from pipeline.loading.loader import Stream
 from pipeline.shards.read import open_shards
 from pipeline.training import preflight
-from pipeline.training.loop import start_model, train_worker
+from pipeline.training.loop import make_stream, start_model, train_worker
 from pipeline.training.preflight import check_shapes, check_start, largest_batch
 from tests.jobs import changed
 from tests.training.conftest import write
 
 
 def check(job, model=None) -> None:
-    check_start(job, model or start_model(job), open_shards(job.shards), SINGLE)
+    stream = make_stream(job, open_shards(job.shards), SINGLE)
+    check_start(job, model or start_model(job), stream, SINGLE)
 
 
 def test_it_says_batch_loss_chance_memory_and_disk(make_job, capsys):
@@ -49,11 +51,11 @@ def test_it_leaves_no_trace(make_job):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_largest_images_make_the_largest_batch(make_job, tmp_path):
+def test_the_largest_images_make_the_largest_batch(tmp_path):
     sizes = [(16, 20), (40, 16), (16, 16), (30, 30)]
     images = [np.zeros((h, w, 3), np.uint8) for h, w in sizes]
     shards = open_shards(write(tmp_path / "train", [np.zeros(size, np.uint8) for size in sizes], images))
-    image, label = largest_batch(make_job(), shards, 6)
+    image, label = largest_batch(Stream(shards, batch_size=6, seed=0))
     assert image.shape == (6, 3, 40, 30)  # the greatest height and the greatest width
     num_valid = (label != 255).flatten(1).sum(1).tolist()
     assert num_valid == [900, 640, 320, 256, 900, 640]  # again from the largest when there are no more
