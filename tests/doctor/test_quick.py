@@ -127,6 +127,31 @@ def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch, line, fil
     assert machine.available_memory() > 1000
 
 
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "usage", "cache"),
+    [
+        ("0::/a", "a", "memory.max", "memory.current", "inactive_file"),
+        ("4:memory:/a", "memory/a", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_what_a_container_uses_is_not_free_but_its_cached_files_are(
+    tmp_path, monkeypatch, line, folder, limit, usage, cache
+):
+    (tmp_path / folder).mkdir(parents=True)
+    for name, text in (
+        (limit, "4000"),
+        (usage, "3900"),
+        ("memory.stat", f"anon 7\n{cache} 500\nactive_file 11\n"),
+    ):
+        (tmp_path / folder / name).write_text(f"{text}\n")
+    (tmp_path / "groups").write_text(f"{line}\n")
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    assert machine.available_memory() == 600
+    (tmp_path / folder / usage).write_text("4600\n")  # a limit lowered since
+    assert machine.available_memory() == 0
+
+
 @pytest.mark.parametrize(("free", "error"), [(1e8, UserError), (2e9, AdviceError)])
 def test_a_full_disk_is_refused_and_a_small_one_is_a_warning(setting, monkeypatch, free, error):
     monkeypatch.setattr(quick.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
