@@ -128,16 +128,23 @@ def _short_temp(temp: Path) -> Path:
 
 
 def _shorten_temp() -> None:
-    """Reach the temporary folder through a link where its path is too long for sockets, as Slurm's often are."""
+    """Reach the temporary folder through a link where its path is too long for sockets, as Slurm's often are.
+
+    Makes the folder that RAY_TMPDIR names.
+    """
     if not _is_short(Path(_temp())):
         os.environ["TMPDIR"] = str(_link(Path(_temp())))
         tempfile.tempdir = None  # to be read again
     ray = os.environ.get("RAY_TMPDIR")
-    if ray and not _is_short(Path(ray)):
-        try:
-            Path(ray).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"RAY_TMPDIR={ray} cannot be made: {error.strerror}") from None
+    if not ray:
+        return
+    try:
+        Path(ray).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"RAY_TMPDIR={ray} cannot be made ({error.strerror}); set it to a folder that this user can write"
+        ) from None
+    if not _is_short(Path(ray)):
         os.environ["RAY_TMPDIR"] = str(_link(Path(ray).absolute()))
 
 

@@ -141,6 +141,20 @@ def test_sockets_of_ray_fit_into_a_long_or_odd_tmpdir_and_files_stay_on_its_disk
         path.parent.rmdir()
 
 
+def test_a_folder_that_ray_tmpdir_names_is_made_or_refused(tmp_path):
+    short = Path(f"/tmp/fcn-ray-{os.getpid()}")
+    try:
+        run_here("pass", RAY_TMPDIR=str(short))
+        assert short.is_dir()
+    finally:
+        short.rmdir()
+    file = tmp_path / "file"
+    file.touch()
+    done = run_here("pass", RAY_TMPDIR=str(file))
+    assert done.returncode == 2
+    assert f"RAY_TMPDIR={file}" in done.stderr
+
+
 def test_a_short_tmpdir_stays_as_it_is():
     assert run_here("import tempfile; print(tempfile.gettempdir())", TMPDIR="/tmp").stdout.strip() == "/tmp"
 
