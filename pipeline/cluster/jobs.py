@@ -1,6 +1,7 @@
 """Jobs: runs of the pipeline on a Ray cluster, from a checkout on any machine that reaches the cluster's job server."""
 
 import asyncio
+import http.client
 import ipaddress
 import os
 import shlex
@@ -11,7 +12,8 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -42,19 +44,15 @@ def connect(address: str) -> JobSubmissionClient:
     """
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray prefers them to the address
         os.environ.pop(name, None)
-    if urlsplit(address).scheme not in ("http", "https"):
+    if not _is_url(address):
         raise UserError(
             f"expected the URL of a job server, such as {nodes.JOB_SERVER} or https://ray.example.org, got {address!r}"
         )
     _refuse_unencrypted(address)
     _refuse_unprotected(address)
     nodes.require_token()
-    try:
+    with _requests(address):
         client = JobSubmissionClient(address)
-    except AuthenticationError:
-        raise UserError(
-            f"{address} refuses the token in {nodes.token_file()}: {nodes.TOKEN_REMEDY}"
-        ) from None
     if client._server_ray_version != ray.__version__:
         raise UserError(
             f"{address} runs Ray {client._server_ray_version}, this checkout {ray.__version__}: give the cluster's "
@@ -76,7 +74,9 @@ def submit(client: JobSubmissionClient, folder: str, nets: Sequence[str], root: 
             f"--folder must be an absolute path, since it is on the cluster's nodes; got {folder!r}"
         )
     config.load(root)  # raises here rather than in the job
-    for job in client.list_jobs():
+    with _requests("the list of jobs"):
+        jobs = client.list_jobs()
+    for job in jobs:
         if (job.metadata or {}).get(FOLDER) == folder and not JobStatus(job.status).is_terminal():
             raise UserError(
                 f"job {job.submission_id} runs in {folder}; watch it: fcn cluster follow {job.submission_id}, or end "
@@ -85,11 +85,12 @@ def submit(client: JobSubmissionClient, folder: str, nets: Sequence[str], root: 
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch, "code.zip")
         pack(root, package)
-        return client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "pipeline.cluster.job_main", folder, *nets]),
-            runtime_env={"working_dir": str(package), "env_vars": environment(root)},
-            metadata={FOLDER: folder},
-        )
+        with _requests("the new job"):
+            return client.submit_job(
+                entrypoint=shlex.join(["python", "-m", "pipeline.cluster.job_main", folder, *nets]),
+                runtime_env={"working_dir": str(package), "env_vars": environment(root)},
+                metadata={FOLDER: folder},
+            )
 
 
 def pack(root: Path, dest: Path) -> None:
@@ -141,29 +142,24 @@ def follow(client: JobSubmissionClient, job: str) -> bool:
     num_printed, last_seen, is_lost = 0, time.monotonic(), False
     while True:
         try:
-            num_printed = asyncio.run(_print_log(client, job, num_printed))
-            status = client.get_job_status(job)
-            last_seen, is_lost = time.monotonic(), False
-            if status.is_terminal():
-                print(f"job {job}: {status.lower()}", flush=True)
-                return status == JobStatus.SUCCEEDED
-        except OSError as error:  # of requests: the network, a tunnel or the head is down
+            with _requests(f"job {job}"):
+                num_printed = asyncio.run(_print_log(client, job, num_printed))
+                status = client.get_job_status(job)
+        except NoAnswerError as error:  # the network, a tunnel or the head is down
             if not is_lost:
                 print(f"the job server does not answer; trying for {PATIENCE_S:.0f} s", flush=True)
             is_lost = True
             if time.monotonic() - last_seen > PATIENCE_S:
                 raise UserError(
-                    f"the job server no longer answers ({type(error).__name__}). If the network or a tunnel broke, the "
-                    f"job goes on: fcn cluster follow {job}. If the head is gone, start it (fcn cluster head; nodes "
-                    "join it by themselves) and submit the job again: it goes on from its last checkpoint"
+                    f"{error}. If the network or a tunnel broke, the job goes on: fcn cluster follow {job}. If the "
+                    "head is gone, start it (fcn cluster head; nodes join it by themselves) and submit the job again: "
+                    "it goes on from its last checkpoint"
                 ) from None
-        except RuntimeError as error:
-            if "does not exist" in str(error):
-                raise UserError(
-                    f"the cluster has no job {job}; if its head was restarted, submit the job again: training resumes "
-                    "from its last checkpoint"
-                ) from None
-            raise UserError(f"job {job}: {error}") from None
+        else:
+            last_seen, is_lost = time.monotonic(), False
+            if status.is_terminal():
+                print(f"job {job}: {status.lower()}", flush=True)
+                return status == JobStatus.SUCCEEDED
         time.sleep(1)
 
 
@@ -182,12 +178,51 @@ async def _print_log(client: JobSubmissionClient, job: str, num_printed: int) ->
 
 def stop(client: JobSubmissionClient, job: str) -> None:
     """End a job, with time for its workers to write a checkpoint, from which it continues when submitted again."""
-    try:
+    with _requests(f"job {job}"):
         client.stop_job(job)
+        deadline = time.monotonic() + STOP_WAIT_S + PATIENCE_S
         while not client.get_job_status(job).is_terminal():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"job {job} still runs {STOP_WAIT_S + PATIENCE_S:.0f} s after it was to end; see that its node "
+                    f"answers: fcn cluster follow {job}"
+                )
             time.sleep(1)
-    except RuntimeError as error:
-        raise UserError(f"job {job}: {error}") from None
+
+
+class NoAnswerError(UserError):
+    """The job server cannot be reached."""
+
+
+@contextmanager
+def _requests(what: str) -> Iterator[None]:
+    """Raise UserError where a request to the job server fails; NoAnswerError if a repetition may succeed.
+
+    what: is asked for, such as "job raysubmit_1", for the message.
+    """
+    try:
+        yield
+    except AuthenticationError:
+        raise UserError(
+            f"{what}: the job server refuses the token in {nodes.token_file()}: {nodes.TOKEN_REMEDY}"
+        ) from None
+    except OSError as error:  # requests' errors among them
+        raise NoAnswerError(f"{what}: the job server does not answer ({type(error).__name__})") from None
+    except RuntimeError as error:  # Ray's word for any other status of HTTP
+        if "does not exist" in str(error):
+            raise UserError(
+                f"the cluster has no {what}; if its head was restarted, submit the job again: training resumes from "
+                "its last checkpoint"
+            ) from None
+        raise UserError(f"{what}: {error}") from None
+
+
+def _is_url(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or a bracket alone
+        return False
 
 
 def _refuse_unencrypted(address: str) -> None:
@@ -195,8 +230,8 @@ def _refuse_unencrypted(address: str) -> None:
     parts = urlsplit(address)
     try:
         addresses = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise UserError(f"{address}: no such host ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: a label of the name is empty or too long
+        raise UserError(f"{address}: no such host ({getattr(error, 'strerror', error)})") from None
     is_public = any(ipaddress.ip_address(sockaddr[0]).is_global for *_, sockaddr in addresses)
     if parts.scheme == "http" and is_public:
         raise UserError(
@@ -218,6 +253,11 @@ def _refuse_unprotected(address: str) -> None:
             f"no job server answers at {address} ({getattr(error, 'reason', error)}): start a cluster with `fcn "
             "cluster head`, or bring one's here (ssh -L 8265:127.0.0.1:8265 HEAD, or kubectl port-forward "
             "service/NAME 8265)"
+        ) from None
+    except http.client.HTTPException as error:  # such as the port where nodes join, which answers in HTTP/2
+        raise UserError(
+            f"{address} is not a Ray job server ({type(error).__name__}); expected a URL such as {nodes.JOB_SERVER}; "
+            f"port {nodes.PORT} is where nodes join"
         ) from None
     if os.environ["RAY_AUTH_MODE"] == "token":
         raise UserError(

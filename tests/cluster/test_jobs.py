@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import os
 import re
+import socket
 import subprocess
 import threading
 import zipfile
@@ -11,9 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from pipeline.cluster import jobs
 from pipeline.errors import UserError
+
+from ray.exceptions import AuthenticationError  # isort: skip  # jobs sets Ray's environment
+from ray.job_submission import JobStatus  # isort: skip
 
 
 @pytest.fixture
@@ -113,6 +118,12 @@ def server(status: int) -> Iterator[str]:
         ("ray://127.0.0.1:10001", "URL"),
         ("auto", "URL"),
         ("", "URL"),
+        ("http://", "URL"),
+        ("http://[", "URL"),
+        ("http://localhost:abc", "URL"),
+        ("http://localhost:99999", "URL"),
+        ("http://a..b", "no such host"),
+        ("http://127.0.0.1:9/x y", "URL"),
         ("http://127.0.0.1:9", "refused"),
         ("http://8.8.8.8:8265", "not encrypted"),
         ("http://[2001:4860:4860::8888]:8265", "not encrypted"),
@@ -127,6 +138,71 @@ def test_an_address_without_a_job_server_or_with_an_unsafe_way_is_refused(addres
 def test_a_server_that_lets_everyone_in_or_has_no_jobs_is_refused(status: int, reason: str):
     with server(status) as address, pytest.raises(UserError, match=f"{address} .*{reason}"):
         jobs.connect(address)
+
+
+def test_a_port_that_speaks_another_protocol_is_refused():
+    """As a head's port where nodes join, which sends HTTP/2."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x04\x00?\xff\xff\n\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"{address} .*8265"):
+            jobs.connect(address)
+
+
+# --- servers that fail later
+
+
+class FailingClient:
+    """A client whose every request ends in an error, or for which every job runs on."""
+
+    def __init__(self, error: Exception | None):
+        self.error = error
+
+    def _ask(self, *_: object, **__: object) -> JobStatus:
+        if self.error:
+            raise self.error
+        return JobStatus.RUNNING
+
+    list_jobs = submit_job = stop_job = get_job_status = tail_job_logs = _ask
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AuthenticationError("no"), "auth_token"),
+        (requests.exceptions.ConnectionError("reset"), "ConnectionError"),
+        (RuntimeError("Request failed with status code 500"), "500"),
+        (RuntimeError("Job a does not exist"), "job a"),
+    ],
+)
+def test_a_request_that_fails_ends_in_one_message(checkout, monkeypatch, error, reason):
+    monkeypatch.setattr(jobs, "PATIENCE_S", -1.0)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setattr(jobs.config, "load", lambda _: None)
+    client, messages = FailingClient(error), []
+    for request in (
+        lambda: jobs.submit(client, "/shared", [], checkout),
+        lambda: jobs.follow(client, "a"),
+        lambda: jobs.stop(client, "a"),
+    ):
+        with pytest.raises(UserError) as caught:
+            request()
+        messages.append(str(caught.value))
+    assert all(reason in message for message in messages[1:])  # of one job
+
+
+def test_a_job_that_does_not_end_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(jobs, "STOP_WAIT_S", 0)
+    with pytest.raises(UserError, match="job a"):
+        jobs.stop(FailingClient(None), "a")
 
 
 @pytest.mark.parametrize("address", ["http://10.1.2.3:1", "http://127.0.0.1:1", "https://8.8.8.8:1"])
