@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,8 +30,8 @@ def head(port: int, options: Sequence[str]) -> None:
     parser.add_argument("--node-ip-address", default=addresses.own_address())
     parser.add_argument("--dashboard-port", default=nodes.JOB_PORT, type=int)
     parser.add_argument("--ray-client-server-port", default=CLIENT_PORT, type=int)
-    chosen, _ = parser.parse_known_args(options)
-    address, job_port = chosen.node_ip_address, chosen.dashboard_port
+    chosen, others = parser.parse_known_args(options)
+    address, job_port = _resolved(chosen.node_ip_address), chosen.dashboard_port
     for number, option in (
         (port, "--port"),
         (job_port, "-- --dashboard-port"),
@@ -56,13 +57,29 @@ def head(port: int, options: Sequence[str]) -> None:
         f"a job, from this host: fcn cluster submit{server} --folder FOLDER\n"
         f"from elsewhere:        ssh -L {nodes.JOB_PORT}:127.0.0.1:{job_port} {address}, then the same there"
     )
-    arguments = [f"--port={port}", f"--node-ip-address={address}", f"--dashboard-port={job_port}"]
-    said = _run(["--head", *arguments, "--dashboard-host=127.0.0.1", *options], token, ready)
+    arguments = [
+        f"--port={port}",
+        f"--node-ip-address={address}",
+        f"--dashboard-port={job_port}",
+        f"--ray-client-server-port={chosen.ray_client_server_port}",
+    ]
+    said = _run(["--head", *arguments, "--dashboard-host=127.0.0.1", *others], token, ready)
     print(said, file=sys.stderr)
     raise UserError(
         f"Ray ended on this head, its words are above; start it again, and the nodes of {address}:{port} join it by "
         "themselves; a job that is submitted again goes on from its last checkpoint"
     )
+
+
+def _resolved(host: str) -> str:
+    """Return the address of a host; UserError if it has none."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--node-ip-address {host}: no such host ({getattr(error, 'strerror', error)}); give an address of this "
+            "machine in the cluster's network"
+        ) from None
 
 
 def join(address: str, options: Sequence[str]) -> None:

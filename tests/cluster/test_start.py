@@ -76,6 +76,19 @@ def test_a_head_says_where_to_join_and_requires_the_token_and_keeps_its_server_o
     assert f"fcn cluster submit --address http://127.0.0.1:{port} " in ready
 
 
+def test_a_head_may_be_given_this_machines_name(monkeypatch, capsys, started, port):
+    for host, code_of_refusal in (("localhost", None), ("no.such.host.invalid", 2)):
+        command = ["cluster", "head", "--port", str(port), "--", "--node-ip-address", host, *options(port)]
+        code, _, err = run_fcn(monkeypatch, capsys, *command)
+        assert code == 2  # this Ray ended at once
+        if code_of_refusal:
+            assert err.count("\n") == 1
+            assert host in err
+    ((given, _, _),) = started
+    assert {"--node-ip-address=127.0.0.1", "--node-ip-address=::1"} & set(given)
+    assert "localhost" not in given
+
+
 def test_a_head_on_loopback_is_warned_of(monkeypatch, capsys, started, port):
     command = ["cluster", "head", "--port", str(port), "--", "--node-ip-address=127.0.1.1", *options(port)]
     _, out, _ = run_fcn(monkeypatch, capsys, *command)
