@@ -1,8 +1,10 @@
 """`fcn predict`, `fcn serve` and `fcn submit`: use a model on photos."""
 
 import argparse
+import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.cli.arguments import integer
@@ -46,7 +48,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from pipeline.prediction.predict import predict_photos
 
     model = model_path(arguments.model)
-    photos = find_photos(arguments.inputs, sys.stdin)
+    photos = find_photos(arguments.inputs, _lines_of_stdin())
     if others := other_files(arguments.inputs):
         names = and_more([str(file) for file in others])
         print(
@@ -64,6 +66,11 @@ def predict(arguments: argparse.Namespace) -> None:
     print(f"wrote {len(photos) - len(unreadable)} of {len(photos)} predictions to {arguments.output}")
     if unreadable:
         sys.exit(1)
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    """Yield the file names on stdin, which may be in any encoding."""
+    yield from map(os.fsdecode, sys.stdin.buffer)
 
 
 def add_serve(commands) -> None:

@@ -1,6 +1,7 @@
 """Photos of users: found by file, folder, pattern or list, and validated as they are decoded."""
 
 import glob
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,29 +37,32 @@ def find_photos(inputs: Sequence[str], stdin: Iterable[str]) -> list[Path]:
         file has that exact name; "-" for a list of files on stdin.
     stdin: one path per line.
 
-    Raises UserError if a folder, pattern or list gives none.
+    Raises UserError if a folder, pattern or list gives none, or a folder cannot be read.
     """
     return list(dict.fromkeys(path for text in inputs for path in _photos_of(text, stdin)))
 
 
 def other_files(inputs: Sequence[str]) -> list[Path]:
     """Return the files in folders that `find_photos` does not take, without those that systems leave behind."""
-    folders = [Path(text) for text in dict.fromkeys(inputs) if text != STDIN and Path(text).is_dir()]
+    folders = [Path(text) for text in dict.fromkeys(inputs) if text != STDIN and os.path.isdir(text)]
     files = [file for folder in folders for file in _files(folder)]
     return [file for file in files if file.is_file() and file.suffix.lower() not in SUFFIXES]
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not is_left_behind(Path(path.name)))
+    try:
+        return sorted(path for path in folder.iterdir() if not is_left_behind(Path(path.name)))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); give a folder of photos") from None
 
 
 def _photos_of(text: str, stdin: Iterable[str]) -> list[Path]:
     path = Path(text)
     if text == STDIN:
         photos = [Path(line.rstrip("\r\n")) for line in stdin if line.strip()]
-    elif path.is_dir():
+    elif os.path.isdir(path):  # unlike Path.is_dir, false for a name that is too long
         photos = [file for file in _files(path) if file.suffix.lower() in SUFFIXES]
-    elif glob.has_magic(text) and not path.exists():
+    elif glob.has_magic(text) and not os.path.exists(path):
         photos = [Path(match) for match in sorted(glob.glob(text, recursive=True)) if Path(match).is_file()]
     else:
         photos = [path]

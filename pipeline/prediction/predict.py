@@ -1,6 +1,7 @@
 """`fcn predict`: label maps of photos as palette PNGs, overlays and score files."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,10 +90,10 @@ def plan(photos: Sequence[Path], folder: Path, *, overlay: bool, scores: bool) -
         )
         for path in photos
     }
-    photo_at = {_inode(path): path for path in photos if path.exists()}
+    photo_at = {_inode(path): path for path in photos if os.path.exists(path)}
     for outputs in outputs_of.values():
         for dest in outputs:
-            if dest and dest.exists() and (photo := photo_at.get(_inode(dest))):
+            if dest and os.path.exists(dest) and (photo := photo_at.get(_inode(dest))):
                 raise UserError(f"{dest} would overwrite the photo {photo}; give another folder")
     return outputs_of
 

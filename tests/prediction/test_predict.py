@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from pipeline.errors import CheckpointError, UserError
 from pipeline.prediction import photos, predict
 from pipeline.prediction.photos import find_photos, read_photo
 from pipeline.prediction.predict import blended, predict_photos
+from tests.conftest import ROOT
 from tests.photo_net import indices_of, label_of, noise, scores_of, write_photo
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -144,6 +147,36 @@ def test_photos_are_found_by_file_folder_pattern_and_list_each_once(tmp_path):
     for text in ("*.gif", "-"):
         with pytest.raises(UserError, match="no photo there"):
             found(text)
+
+
+def test_a_list_on_stdin_may_name_files_in_any_encoding(model, tmp_path):
+    latin = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    write_photo(latin)
+    command = [sys.executable, "-m", "pipeline.cli.main", "predict", str(model), "-", "--output", "out"]
+    done = subprocess.run(
+        command,
+        input=bytes(latin) + b"\n",
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "out" / os.fsdecode(b"caf\xe9.png")).is_file()
+
+
+def test_a_name_longer_than_the_system_allows_is_a_photo_that_cannot_be_read(model, tmp_path, capsys):
+    photos = find_photos(["a" * 300 + ".jpg"], [])
+    assert run(model, *photos, output=tmp_path / "out") == photos
+    assert "a" * 300 in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        find_photos([str(tmp_path)], [])
 
 
 def test_a_folders_files_of_other_kinds_are_named_and_those_of_systems_passed_over(model, tmp_path, capsys):
