@@ -81,6 +81,7 @@ def train_worker(job: Job, rank: Rank) -> None:
                 if rank.world_size == 1 and step > start:
                     if meter.has_steps:
                         meter.collect(step)
+                    refuse_broken_weights(job, model, step)
                     state = training_state(job, rank, step, model, optimizer, average, choice, meter.unshown)
                     saver.save(step, state)
                 raise

@@ -24,7 +24,7 @@ from pipeline.config.training import Transforms
 from pipeline.curves import read_points
 from pipeline.datasets import synthetic
 from pipeline.distributed.rank import SINGLE, Rank
-from pipeline.errors import CheckpointError, UserError
+from pipeline.errors import CheckpointError, ShardError, UserError
 from pipeline.loading.loader import Stream
 from pipeline.loading.sampler import Order
 from pipeline.models import backbone, checkpoint
@@ -546,6 +546,21 @@ def test_a_rate_far_too_high_ends_the_run_before_a_bad_file_is_written(make_job)
 def test_weights_that_are_infinite_after_a_good_loss_are_never_written(make_job, checkpoint_every):
     job = make_job(lr=1e38, loss="sum", checkpoint_every=checkpoint_every, iterations=1)
     with pytest.raises(UserError, match=r"fcn32s: .* is not finite after step 1; lower nets.fcn32s.lr"):
+        train_worker(job, SINGLE)
+    assert not list(job.folder.glob("*.pt"))
+
+
+def test_nor_are_they_written_when_the_data_end(make_job, monkeypatch):
+    job = make_job(lr=1e38, loss="sum", checkpoint_every=100)
+    take, count = loop.Meter.take, iter(range(100))
+
+    def take_once(*arguments):
+        if next(count):
+            raise ShardError("the store is gone")
+        return take(*arguments)
+
+    monkeypatch.setattr(loop.Meter, "take", take_once)
+    with pytest.raises(UserError, match=r"is not finite after step 1; lower nets.fcn32s.lr"):
         train_worker(job, SINGLE)
     assert not list(job.folder.glob("*.pt"))
 
