@@ -64,15 +64,15 @@ def train_worker(job: Job, rank: Rank) -> None:
         check_start(job, model, stream, rank)
         optimizer = make_optimizer(job, model)
         average, choice = Average(job, model), Choice(job, held_out, rank)
-        state = resume(job, model, optimizer, average, choice, rank)
-        start = done = state["step"]
+        start, unshown = resume(job, model, optimizer, average, choice, rank)
+        done = start
         parallel = average_gradients(
             model, rank, compression=train.exchange.compression, bucket_mb=train.exchange.bucket_mb
         )
         inner_steps = range(start * train.accumulation, iterations * train.accumulation)
         batches = loader(stream, inner_steps, job.run.loader_workers, pin=rank.device.type == "cuda")
         class_weight = class_weights(job, shards.class_pixels, rank.device)
-        meter = Meter(job, rank, start, state["unshown"], stream.keys, shards.blocks)
+        meter = Meter(job, rank, start, unshown, stream.keys, shards.blocks)
         for step in takewhile(choice.goes_on, range(start, iterations)):
             optimizer.zero_grad(set_to_none=True)
             try:
@@ -170,12 +170,15 @@ def resume(
     average: Average,
     choice: Choice,
     rank: Rank,
-) -> dict[str, Any]:
-    """Load the newest checkpoint that rank 0 found undamaged; return its `training_state`, or that of step 0."""
+) -> tuple[int, list[float]]:
+    """Load the newest checkpoint that rank 0 found undamaged; return its step, 0 without one, and Meter.unshown.
+
+    Its other content is not kept: a second copy of the weights would stay in each worker's memory.
+    """
     content = checkpoint.latest_step(job.folder, job.identity) if rank.is_first else None
     step = rank.agree(content["step"] if content else 0)
     if step == 0:
-        return {"step": 0, "unshown": [0.0, 0.0]}
+        return 0, [0.0, 0.0]
     if content is None:
         content = checkpoint.load_step(job.folder, step)
     model.load_state_dict(content["model"])
@@ -184,7 +187,7 @@ def resume(
     choice.resume(content["choice"])
     if rank.is_first:
         print(f"{job.title}  resumed from step {step}{_differences(content, job, rank)}", flush=True)
-    return content
+    return step, content["unshown"]
 
 
 def _differences(content: dict[str, Any], job: Job, rank: Rank) -> str:
