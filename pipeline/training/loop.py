@@ -198,8 +198,10 @@ def _differences(content: dict[str, Any], job: Job, rank: Rank) -> str:
     ]
     if content["world"] != rank.world_size:
         changes.append(f"{rank.world_size} workers instead of {content['world']}")
-    if content["recipe"]["precision"] != job.train.precision:  # of "auto", on another machine
-        changes.append(f"{job.train.precision} instead of {content['recipe']['precision']}")
+    now = recipe(job)
+    for key in ("use_gpu", "accumulation", "precision"):  # "auto" may be another one on another machine
+        if now[key] != content["recipe"][key]:
+            changes.append(f"{key} {now[key]} instead of {content['recipe'][key]}")
     return f"; equal but for rounding from here: {', '.join(changes)}" if changes else ""
 
 

@@ -263,7 +263,10 @@ def test_auto_is_printed_as_what_it_stands_for_and_a_change_of_it_too(make_job, 
     train_worker(job, SINGLE)
     output = capsys.readouterr().out
     assert "32x32 a worker in float32, " in output
-    assert "resumed from step 3; equal but for rounding from here: float32 instead of bfloat16\n" in output
+    assert (
+        "resumed from step 3; equal but for rounding from here: precision float32 instead of bfloat16\n"
+        in output
+    )
     content, _ = checkpoint.load(job.folder / "final.pt", "model")
     assert content["origin"]["recipe"]["precision"] == "float32"
 
@@ -470,6 +473,18 @@ def test_a_run_that_goes_on_with_another_package_says_so(make_job, monkeypatch, 
     train_worker(job, SINGLE)
     out = capsys.readouterr().out
     assert "resumed from step 3; equal but for rounding from here: torch is 1.1 and was 1.0\n" in out
+
+
+def test_a_run_that_goes_on_with_another_split_of_its_work_says_so(make_job, monkeypatch, capsys):
+    job = make_job(iterations=6)
+    with monkeypatch.context() as patch:
+        kill_before_step(patch, 4)
+        with pytest.raises(KilledError):
+            train_worker(job, SINGLE)
+    train_worker(changed(job, accumulation=2, use_gpu=True), SINGLE)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "resumed from step 3" in line)
+    assert "accumulation 2 instead of 1" in line
+    assert "use_gpu True instead of False" in line
 
 
 # Looked at meanwhile
