@@ -7,14 +7,29 @@ from pydantic import Field, model_validator
 from pipeline.config.data import Checksum, Url
 from pipeline.config.section import PositiveFloat, Section, Seed
 
+# As fcn's backbones are; a test compares them. Reading a profile must not take the seconds that importing torch takes
+TIGHT_BACKBONES = ("alexnet", "caffenet", "vgg16")  # whose padding may be tight
+VGG16_KEYS = ("batch_norm", "fc6_kernel")
+
 
 class Model(Section):
     """The arguments of fcn.FCN besides num_classes and stride; see there.
 
-    The keys from `width` on are options of some backbones; without them the backbone's own defaults hold.
+    The keys from `width` on are options of the backbone; without them its own defaults hold. batch_norm and fc6_kernel
+    are options of vgg16 alone.
     """
 
-    backbone: str
+    backbone: Literal[
+        "alexnet",
+        "caffenet",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "googlenet",
+        "mobilenet_v1",
+        "resnet50",
+        "vgg16",
+    ]
     padding: Literal["reference", "tight"] = "reference"
     learn_upscore: Literal[False, "intermediate", True] = False
     at_once: bool = False
@@ -26,6 +41,22 @@ class Model(Section):
     fc6_kernel: Annotated[int, Field(gt=0, lt=16)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     pixels: Literal["caffe", "torchvision", "inception", "efficientnet_lite"] | None = None
+
+    @model_validator(mode="after")
+    def _describes_a_net(self) -> "Model":
+        if self.padding == "tight" and self.backbone not in TIGHT_BACKBONES:
+            raise ValueError(
+                f"padding tight is for {', '.join(TIGHT_BACKBONES)}; {self.backbone} has only the padding of its own "
+                "layers, reference"
+            )
+        foreign = [key for key in VGG16_KEYS if getattr(self, key) is not None]
+        if foreign and self.backbone != "vgg16":
+            raise ValueError(
+                f"{' and '.join(foreign)} is for backbone vgg16, got {self.backbone}; leave it out"
+            )
+        if self.fc6_kernel is not None and self.fc6_kernel % 2 == 0:
+            raise ValueError(f"fc6_kernel must be odd to be centred on its cell, got {self.fc6_kernel}")
+        return self
 
     def arguments(self) -> dict[str, Any]:
         """Return FCN's keyword arguments, without the options that are not given."""

@@ -5,15 +5,19 @@ import pickle
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import torch
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
+from fcn.model import BACKBONES, FCN
 from pipeline import config
 from pipeline.config import data, training
+from pipeline.config.model import Model
 from pipeline.datasets import published, splits
 from pipeline.errors import USER_MISTAKE, ConfigError
 from tests.conftest import ROOT
@@ -183,7 +187,8 @@ SECRET = "hunter2"
         ("nets.fcn8s", 3, "a section of keys and values, got 3"),
         ("model.padding", "same", "'reference' or 'tight', got 'same'"),
         ("model.batch_norm", 1, "true or false, got 1"),
-        ("model.backbone", 16, "text, got 16"),
+        ("model.backbone", 16, "'resnet50' or 'vgg16', got 16"),
+        ("model.backbone", "vgg61", "'resnet50' or 'vgg16', got 'vgg61'"),
         ("train.optimizer.momentum", 1.0, "less than 1, got 1.0"),
         ("train.seed", 2**63, f"less than {2**63}, got {2**63}"),
         ("train.exchange", {"compression": "powersgd"}, "'none' or 'bf16', got 'powersgd'"),
@@ -234,6 +239,36 @@ def test_a_wrong_value_is_named_with_file_key_and_what_it_must_be(
     assert where.partition(".")[0] in text
     assert text.endswith(expected)
     assert "\n" not in text
+
+
+OPTIONS = {
+    "width": 0.5,
+    "batch_norm": True,
+    "fc6_kernel": 3,
+    "dropout": 0.1,
+    "pixels": "torchvision",
+    "padding": "tight",
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("option", [*OPTIONS.items(), ("fc6_kernel", 4)])
+def test_a_model_section_is_refused_if_and_only_if_there_is_no_such_net(backbone, option):
+    arguments = {"backbone": backbone, **dict([option])}
+    try:
+        with torch.device("meta"):
+            FCN(**arguments)
+    except ValueError:
+        with pytest.raises(ValidationError, match=option[0]):
+            Model.model_validate(arguments)
+    else:
+        assert Model.model_validate(arguments).arguments().items() >= arguments.items()
+
+
+def test_every_backbone_may_stand_in_a_profile():
+    assert set(get_args(Model.model_fields["backbone"].annotation)) == set(BACKBONES)
+    tested = {*OPTIONS, "backbone", *signature(FCN).parameters}
+    assert set(Model.model_fields) <= tested
 
 
 @pytest.mark.parametrize(
