@@ -212,6 +212,10 @@ class Train(Section):
             )
         if self.batch_rule and self.optimizer.name != "sgd":
             raise ValueError(f"batch_rule is for optimizer.name sgd, got {self.optimizer.name}")
+        if self.optimizer.momentum != 0.9 and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"optimizer.momentum has no effect with optimizer.name {self.optimizer.name}; leave it out"
+            )
         if self.size_buckets and (self.transforms.crop or self.transforms.scale != (1.0, 1.0)):
             raise ValueError(
                 "size_buckets has no effect with transforms.crop, which makes all sizes equal, or with "
@@ -239,10 +243,12 @@ class Train(Section):
                 "keep best and patience need validate_every, the iterations between two validations; "
                 "run.validate_every does not count, because `run` decides no result"
             )
-        if not self.chooses and (self.validate_every or self.best_by != "mean_iu"):
+        if not self.chooses and (
+            self.validate_every or self.best_by != "mean_iu" or self.validate_images != 100
+        ):
             raise ValueError(
-                "validate_every and best_by have no effect without keep best or patience; leave them out "
-                "(run.validate_every shows scores and decides nothing)"
+                "validate_every, validate_images and best_by have no effect without keep best or patience; leave them "
+                "out (run.validate_every shows scores and decides nothing)"
             )
         return self
 

@@ -287,6 +287,11 @@ def test_every_backbone_may_stand_in_a_profile():
         ({"patience": 3}, ["patience", "validate_every", "run.validate_every"]),
         ({"validate_every": 10}, ["validate_every", "keep best", "patience"]),
         ({"best_by": "loss"}, ["best_by", "keep best", "patience"]),
+        ({"validate_images": 7}, ["validate_images", "keep best", "patience"]),
+        (
+            {"optimizer": {"name": "adamw", "momentum": 0.5, "weight_decay": 0.0}},
+            ["optimizer.momentum", "adamw"],
+        ),
     ],
 )
 def test_keys_of_train_that_do_not_fit_each_other_are_both_named(

@@ -129,7 +129,7 @@ def identity(root: Path, profile: Profile, net: str = "fcn32s") -> str:
         ("train.loss", "sum"),
         ("train.optimizer", {"name": "sgd", "weight_decay": 1e-4}),
         ("train.optimizer.weight_decay", 0.0),
-        ("train.optimizer.momentum", 0.99),
+        ("train.optimizer", {"name": "sgd", "momentum": 0.99, "weight_decay": 1e-2}),
         ("train.schedule", "fixed"),
         ("train.sampling", "replacement"),
         ("train.size_buckets", True),
