@@ -8,6 +8,8 @@ import os
 import re
 import secrets
 import socket
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -83,20 +85,23 @@ def token_file() -> Path:
 
 
 def ensure_token() -> Path:
-    """Return the token's file; create it if it is missing.
+    """Return the token's file; create it if it is missing or empty.
 
     Only its owner can read it, unlike a file that Ray creates.
     """
     path = token_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if _has_token(path):
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         return path
-    with os.fdopen(descriptor, "w") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    # The file gets its name when it is whole. A link, unlike a renamed file, never replaces another process's token
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.") as file:  # of mode 600
         file.write(secrets.token_hex(32))
+        file.flush()
+        with suppress(FileExistsError):
+            os.link(file.name, path)
     return path
 
 
@@ -105,9 +110,12 @@ def require_token() -> None:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE") == "disabled":
         return
     path = token_file()
-    try:
-        is_present = bool(path.read_text("utf-8").strip())
-    except OSError:
-        is_present = False
-    if not is_present:
+    if not _has_token(path):
         raise UserError(f"the cluster's token is missing from {path}: {TOKEN_REMEDY}")
+
+
+def _has_token(path: Path) -> bool:
+    try:
+        return bool(path.read_text("utf-8").strip())
+    except OSError:
+        return False

@@ -1,5 +1,6 @@
 """The token of a cluster."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -43,6 +44,36 @@ def test_a_token_that_others_may_read_is_closed_to_them(token):
     nodes.ensure_token()
     assert mode(token) == 0o600
     assert token.read_text() == "as Ray makes it"
+
+
+def test_an_empty_file_is_no_token(token):
+    token.parent.mkdir()
+    token.touch()
+    with pytest.raises(UserError, match=str(token)):
+        nodes.require_token()
+    assert len(nodes.ensure_token().read_text()) == 64
+    assert mode(token) == 0o600
+
+
+def test_a_token_killed_while_it_is_written_leaves_none(token, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nodes.os, "link", killed)
+    with pytest.raises(KeyboardInterrupt):
+        nodes.ensure_token()
+    assert list(token.parent.iterdir()) == []
+
+
+def test_a_token_that_another_process_makes_meanwhile_stays(monkeypatch):
+    link = os.link
+
+    def second(source, dest):
+        dest.write_text("the other's")
+        link(source, dest)
+
+    monkeypatch.setattr(nodes.os, "link", second)
+    assert nodes.ensure_token().read_text() == "the other's"
 
 
 def test_the_token_may_be_elsewhere(tmp_path, monkeypatch):
