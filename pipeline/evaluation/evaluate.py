@@ -79,6 +79,7 @@ def evaluate(
             settings.border_width,
             averaging,
             node_cache,
+            root / paths.VERIFIED,
             num_workers=settings.num_workers,
             min_workers=profile.run.min_workers,
             use_gpu=settings.use_gpu,

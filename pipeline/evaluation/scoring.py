@@ -71,7 +71,11 @@ def score_split(predictor: Predictor, shards: Shards, rank: Rank, border_width: 
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """The work of one worker. counts: the .npz file to which the first worker writes the counts of all."""
+    """The work of one worker.
+
+    counts: the .npz file to which the first worker writes the counts of all.
+    cache: the folder that records which shards are intact, as open_shards takes it.
+    """
 
     model: Path
     shards: Path
@@ -79,13 +83,14 @@ class ScoreJob:
     border_width: int
     averaging: Averaging = ONCE
     node_cache: NodeCache | None = None
+    cache: Path | None = None
 
 
 def score_worker(job: ScoreJob, rank: Rank) -> None:
     """Score this worker's share of a split; the first worker writes the counts of all."""
     model, about, _ = load_model(job.model, rank.device)
     predictor = Predictor(model, about["classes"], rank.device, job.averaging, name=str(job.model))
-    shards = open_shards(job.shards, split="val", node_cache=job.node_cache)
+    shards = open_shards(job.shards, split="val", cache=job.cache, node_cache=job.node_cache)
     confusion, images = score_split(predictor, shards, rank, job.border_width)
     if rank.is_first:
         job.counts.parent.mkdir(parents=True, exist_ok=True)
@@ -99,17 +104,19 @@ def score_on_workers(
     border_width: int,
     averaging: Averaging = ONCE,
     node_cache: NodeCache | None = None,
+    cache: Path | None = None,
     **workers: Any,
 ) -> Counts:
     """Return the counts of `score_split`, from Ray workers that each score a share.
 
     model, shards, folder: absolute, on a file system shared by all nodes.
     folder: of Ray's notes on the run; removed afterwards.
+    cache: as open_shards takes it; absolute, too.
     workers: options of ray_workers.run_workers.
     """
     from pipeline.cluster import ray_workers  # takes seconds to import; one worker does not need Ray
 
-    job = ScoreJob(model, shards, folder / "counts.npz", border_width, averaging, node_cache)
+    job = ScoreJob(model, shards, folder / "counts.npz", border_width, averaging, node_cache, cache)
     try:
         ray_workers.run_workers(
             score_worker, job, name=folder.name, storage=folder.parent, max_failures=0, **workers

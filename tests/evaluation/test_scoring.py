@@ -27,6 +27,7 @@ from pipeline.evaluation.per_image import PerImage
 from pipeline.evaluation.scoring import ScoreJob, score_split
 from pipeline.models import checkpoint
 from pipeline.models.predictor import Predictor
+from pipeline.shards import verify
 from pipeline.shards.read import Shards, open_shards
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
@@ -282,6 +283,15 @@ def save(path: Path, model: FCN) -> Path:
     content = {"model": options, "classes": list(CLASSES), "lineage": {}, "state_dict": model.state_dict()}
     checkpoint.save(path, "model", content)
     return path
+
+
+def test_a_worker_does_not_read_again_what_was_verified(tmp_path, shards, predictor, model, monkeypatch):
+    open_shards(shards.folder, cache=tmp_path / "verified")
+    monkeypatch.setattr(verify, "_difference", lambda *_: pytest.fail("a shard was read whole"))
+    path, counts = save(tmp_path / "fcn8s.pt", model), tmp_path / "counts.npz"
+    scoring.score_worker(ScoreJob(path, shards.folder, counts, WIDTH, cache=tmp_path / "verified"), SINGLE)
+    expected = score_split(predictor, shards, SINGLE, WIDTH).confusion.hist
+    assert np.array_equal(np.load(counts)["hist"], expected)
 
 
 def score_in_a_process(number: int, store: str, job: ScoreJob, world_size: int) -> None:
