@@ -47,7 +47,7 @@ def model(net, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def onnx(model) -> Path:
-    export_model(model, model.with_suffix(".onnx"), "onnx")
+    export_model(model, model.with_suffix(".onnx"))
     return model.with_suffix(".onnx")
 
 

@@ -13,17 +13,13 @@ def add_export(commands) -> None:
         "model", type=Path, help="a model file, such as models/sample/fcn8s.pt, or sample/fcn8s for short"
     )
     command.add_argument("dest", type=Path, help="the file to write: .onnx, .pt2 or .safetensors")
-    command.add_argument(
-        "--format", choices=("onnx", "pt2", "safetensors"), help="default: the suffix of DEST"
-    )
     command.set_defaults(run=export)
 
 
 def export(arguments: argparse.Namespace) -> None:
     from pipeline.export.export import export_model
 
-    kind = arguments.format or arguments.dest.suffix.removeprefix(".")
-    difference = export_model(model_path(arguments.model), arguments.dest, kind)
+    difference = export_model(model_path(arguments.model), arguments.dest)
     print(
         f"wrote {arguments.dest}; read back, it differs from the model by {difference:.1e} of its largest score"
     )

@@ -43,24 +43,21 @@ class ExportError(UserError):
     """A model cannot be written in this format, or the written file computes other scores."""
 
 
-def export_model(model_path: Path, dest: Path, kind: str) -> float:
+def export_model(model_path: Path, dest: Path) -> float:
     """Write a model in another format; return the largest difference of its scores over the largest score.
 
     The difference is computed from the written file, on images of CHECKED_SHAPES. dest appears only if it is at most
     TOLERANCE.
 
     model_path: a model file.
-    dest: the file to write; it must end in the kind's suffix.
-    kind: "onnx", "pt2" or "safetensors".
+    dest: the file to write; its suffix, .onnx, .pt2 or .safetensors, decides the format.
 
     Raises ExportError if the difference is larger or dest cannot be written, CheckpointError if model_path does not
     hold a model.
     """
-    suffixes = [f".{known}" for known in KINDS]
+    suffixes, kind = [f".{known}" for known in KINDS], dest.suffix.removeprefix(".")
     if kind not in KINDS:
         raise ExportError(f"{dest} has no suffix of a known format; it must end in {' or '.join(suffixes)}")
-    if dest.suffix != f".{kind}":
-        raise ExportError(f"{dest} must end in .{kind}, the suffix of its format")
     if dest.is_dir():
         raise ExportError(f"{dest} is a folder; give the file to write, such as {dest / f'fcn8s.{kind}'}")
     try:

@@ -24,7 +24,7 @@ def load(path: Path, num_threads: int = 0) -> tuple[OnnxNet, dict[str, Any]]:
     Raises CheckpointError if the file is missing, damaged, or was not written by `fcn export`.
     """
     if not path.exists():
-        raise CheckpointError(f"{path} is missing; `fcn export MODEL {path} --format onnx` writes it")
+        raise CheckpointError(f"{path} is missing; `fcn export MODEL {path}` writes it")
     require_kind(path, ONNX, expected="an ONNX file of `fcn export`")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
