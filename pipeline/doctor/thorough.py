@@ -5,7 +5,7 @@ import sys
 
 from pipeline import paths, tracking
 from pipeline.cluster import nodes
-from pipeline.config import CHAIN, Splits
+from pipeline.config import CHAIN
 from pipeline.doctor.findings import AdviceError, Checks, Setting
 from pipeline.errors import UserError
 from pipeline.files import and_more
@@ -69,7 +69,7 @@ def mlflow(setting: Setting) -> str:
 def data(setting: Setting) -> str:
     from pipeline.shards.read import all_damage
 
-    folders = [setting.root / paths.shards(setting.name, split) for split in Splits.model_fields]
+    folders = [setting.root / paths.shards(setting.name, split) for split in setting.profile.data.split_names]
     folders = [folder for folder in folders if folder.is_dir()]
     damage = [line for folder in folders for line in all_damage(folder)]
     if damage:
@@ -86,9 +86,11 @@ def data(setting: Setting) -> str:
 def models(setting: Setting) -> str:
     from pipeline.models import checkpoint
 
-    found = [path for net in CHAIN if (path := setting.root / paths.model(setting.name, net)).exists()]
+    kinds = {"backbone": "backbone"} | dict.fromkeys(CHAIN, "model")
+    files = {setting.root / paths.model(setting.name, name): kind for name, kind in kinds.items()}
+    found = [path for path in files if path.exists()]
     for path in found:
-        checkpoint.load(path, "model")  # against its sha256
+        checkpoint.load(path, files[path])  # against its sha256
     return ", ".join(path.stem for path in found) + " are whole" if found else "none yet"
 
 

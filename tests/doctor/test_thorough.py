@@ -49,18 +49,29 @@ def test_a_damaged_shard_is_named_with_the_command_that_makes_it_again(setting):
         thorough.data(setting)
 
 
+def test_shards_of_tuning_are_looked_at_as_well(setting):
+    edit_profile(setting.root, "data", "tuning", value=0.2)
+    setting = Setting(setting.root, *config.load(setting.root))
+    folder = small_shards.write(setting.root / paths.shards(NAME, "tuning"))
+    assert "tuning" in thorough.data(setting)
+    next(folder.glob("*.tar")).unlink()
+    with pytest.raises(UserError, match="tuning"):
+        thorough.data(setting)
+
+
 def test_a_folder_of_own_data_that_is_missing_is_named(setting):
     edit_profile(setting.root, "data", "source", value={"own": "../my-data"})
     with pytest.raises(UserError, match=r"data\.source\.own: .*my-data"):
         thorough.data(Setting(setting.root, *config.load(setting.root)))
 
 
-def test_a_damaged_model_is_named(setting):
+@pytest.mark.parametrize("name", ["fcn8s", "backbone"])
+def test_a_damaged_model_is_named(setting, name):
     assert "none" in thorough.models(setting)
-    model = setting.root / paths.model(NAME, "fcn8s")
+    model = setting.root / paths.model(NAME, name)
     model.parent.mkdir(parents=True)
     model.write_bytes(b"no model")
-    with pytest.raises(UserError, match=r"fcn8s\.pt"):
+    with pytest.raises(UserError, match=rf"{name}\.pt"):
         thorough.models(setting)
 
 
