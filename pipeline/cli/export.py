@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from pipeline.cli.arguments import integer
 from pipeline.cli.names import model_path
 
 
@@ -46,7 +47,7 @@ def add_caffe(commands) -> None:
     command = directions.add_parser("export", help=text, description=text)
     command.add_argument("model", type=Path)
     command.add_argument("dest", type=Path, help="path of both files, without suffix")
-    command.add_argument("--size", type=int, nargs=2, default=(500, 500), metavar=("H", "W"))
+    command.add_argument("--size", type=integer(1), nargs=2, default=(500, 500), metavar=("H", "W"))
     command.set_defaults(run=export_caffe)
 
 

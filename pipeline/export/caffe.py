@@ -1,6 +1,7 @@
 """`fcn caffe`: import .caffemodel files, and export models as a .caffemodel with its prototxt."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -104,12 +105,13 @@ def export_caffe(
     caffemodel, prototxt = (
         dest_prefix.with_name(dest_prefix.name + end) for end in (".caffemodel", ".prototxt")
     )
-    with (
-        whole(caffemodel) as weights_file,
-        whole(prototxt) as text_file,
-    ):  # neither appears unless both are written
-        weights_file.write(weights)
-        text_file.write(text.encode())
+    with whole(prototxt) as text_file, whole(caffemodel) as weights_file:
+        for file, content in ((weights_file, weights), (text_file, text.encode())):
+            file.write(content)
+            file.flush()
+            os.fsync(
+                file.fileno()
+            )  # a full disk may show here only: neither gets its name before both are written
     return caffemodel, prototxt
 
 

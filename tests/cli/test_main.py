@@ -61,6 +61,14 @@ def test_a_command_that_is_unknown_exits_with_2(command, capsys):
     assert "invalid choice" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [("-5", "0"), ("0", "500")])
+def test_an_input_of_no_pixels_is_refused(size, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parser().parse_args(["caffe", "export", "net.pt", "net", "--size", *size])
+    assert exit_.value.code == 2
+    assert "--size" in capsys.readouterr().err
+
+
 def test_a_missing_model_is_a_message_and_exit_code_2(tmp_path):
     done = fcn("export", str(tmp_path / "none.pt"), str(tmp_path / "none.onnx"))
     assert done.returncode == 2

@@ -1,5 +1,6 @@
 """Caffe's files into model files, and back."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_file_that_is_missing_too_large_or_damaged_is_named(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"net\.caffemodel .*4294967296 bytes"):
         import_caffemodel(path, dest)
     assert not dest.exists()
+
+
+@pytest.mark.parametrize("full_at", [0, 1])
+def test_a_full_disk_leaves_neither_of_the_two_files(tmp_path: Path, monkeypatch, full_at: int):
+    save_model(tmp_path / "net.pt", NETS["fcn32s"])
+    calls = iter(range(100))
+
+    def fsync(_):
+        if next(calls) >= full_at:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match="No space left"):
+        export_caffe(tmp_path / "net.pt", tmp_path / "out" / "net")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(file: Path, tmp_path: Path):
