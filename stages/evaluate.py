@@ -28,7 +28,7 @@ def main() -> None:
     figures = paths.figures(profile_name, net)
     scored = net_figures.read_scored(profile_name, done.values, done.hist, done.images, done.lineage)
     num_figures, num_gallery = profile.evaluate.num_figures, profile.evaluate.num_gallery
-    net_figures.write(figures, scored, done.probability, done.shards, num_figures, num_gallery)
+    net_figures.write(figures, scored, done.confidence, done.shards, num_figures, num_gallery)
 
     digest, val_digest = done.values["model_sha256"], done.values["val_digest"]
     tracker = tracking.Tracker(profile_name, Path.cwd())

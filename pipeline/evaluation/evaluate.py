@@ -33,7 +33,7 @@ class Evaluation:
     images: the counts of each image.
     lineage: of the model file.
     shards: of the validation split.
-    probability: (N, 3, H, W) uint8 images -> (N, C, H, W) probabilities, on the device of the evaluation.
+    confidence: Predictor.confidence, on the device of the evaluation.
     """
 
     values: dict[str, Any]
@@ -41,7 +41,7 @@ class Evaluation:
     images: PerImage
     lineage: dict[str, Any]
     shards: Shards
-    probability: Callable[[torch.Tensor], torch.Tensor]
+    confidence: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def evaluate(
@@ -98,5 +98,5 @@ def evaluate(
     )
 
     return Evaluation(
-        values, counts.confusion.hist.cpu().numpy(), images, about["lineage"], shards, predictor.probability
+        values, counts.confusion.hist.cpu().numpy(), images, about["lineage"], shards, predictor.confidence
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CheckpointError
-from pipeline.models.tiles import SIDE, Overlap, Span, Tile, overlap, tiles_of
+from pipeline.models.tiles import SIDE, Overlap, Region, Span, Tile, overlap, tiles_of
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     score: (C, h, w) float32 that `label` is the argmax of; None unless it was asked for.
     """
 
-    region: tuple[slice, slice]
+    region: Region
     label: NDArray[np.uint8]
     score: NDArray[np.float32] | None
 
@@ -90,8 +90,27 @@ class Predictor:
 
         from fcn.metrics import best_class
 
+        label = torch.empty((len(image), *image.shape[-2:]), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
-            return best_class(self.score(image))
+            for region, score in self.scores(image):
+                label[:, *region] = best_class(score)
+        return label
+
+    def confidence(self, image: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return the probability of each pixel's best class, (N, H, W) float32 in 0..1, and that class, int64.
+
+        image: (N, 3, H, W) uint8 RGB, on any device.
+        """
+        import torch
+
+        shape = (len(image), *image.shape[-2:])
+        confidence = torch.empty(shape, device=self.device)
+        label = torch.empty(shape, dtype=torch.int64, device=self.device)
+        with torch.inference_mode():
+            for region, score in self.scores(image):
+                probability = score if self._averages else score.softmax(1)
+                confidence[:, *region], label[:, *region] = probability.max(1)
+        return confidence, label
 
     def probability(self, image: "torch.Tensor") -> "torch.Tensor":
         """Return each class's probability, (N, C, H, W) float32 in 0..1, on the net's device.
@@ -103,7 +122,36 @@ class Predictor:
         from fcn.averaging import Averaging, average_probability
 
         with torch.inference_mode():
-            return average_probability(self.net, image.to(self.device), self.averaging or Averaging())
+            return average_probability(self._joined, image.to(self.device), self.averaging or Averaging())
+
+    def scores(self, image: "torch.Tensor", side: int = SIDE) -> "Iterator[tuple[Region, torch.Tensor]]":
+        """Yield the parts of images and what a pixel's best class is the argmax of there, each pixel once.
+
+        These are logits, or with averaging probabilities, (N, C, h, w) float32 on the net's device. Gradients are
+        recorded unless the caller turns them off.
+
+        image: (N, 3, H, W) uint8 RGB, on any device.
+        side: of the tiles of large images; see `parts`. Averaged probabilities are one part, because the passes meet
+            at other pixels; each pass is run in tiles.
+        """
+        if self._averages:
+            yield (slice(None), slice(None)), self.probability(image)
+            return
+        for tile in self._tiles(image.shape[-2:], side):
+            yield tile.region, self.net(image[..., *tile.crop].to(self.device))[..., *tile.used]
+
+    def _joined(self, image: "torch.Tensor") -> "torch.Tensor":
+        """Return the net's logits of images on its device, (N, C, H, W) float32."""
+        import torch
+
+        score = torch.empty((len(image), len(self.classes), *image.shape[-2:]), device=self.device)
+        for tile in self._tiles(image.shape[-2:], SIDE):
+            score[..., *tile.region] = self.net(image[..., *tile.crop])[..., *tile.used]
+        return score
+
+    @property
+    def _averages(self) -> bool:
+        return self.averaging is not None and not self.averaging.is_none
 
     def label_map(self, photo: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
         """Return each pixel's best class, (H, W) uint8; see `parts`."""
@@ -123,17 +171,20 @@ class Predictor:
 
         Raises CheckpointError if a score is NaN or infinite.
         """
-        height, width = photo.shape[:2]
+        for tile in self._tiles(photo.shape[:2], side):
+            label, score = self._run(photo[tile.crop].transpose(2, 0, 1)[None].copy(), with_score)
+            yield Part(tile.region, label[tile.used], None if score is None else score[:, *tile.used])
+
+    def _tiles(self, size: Sequence[int], side: int) -> Iterator[Tile]:
+        """Yield the whole image as one tile, or the tiles of one that has more than side x side pixels.
+
+        size: (height, width) of the image.
+        """
+        height, width = size
         if height * width <= side**2:
-            tiles = [Tile(Span(0, height, 0, height), Span(0, width, 0, width))]
+            yield Tile(Span(0, height, 0, height), Span(0, width, 0, width))
         else:
-            tiles = tiles_of(height, width, side, self._overlap())
-        for rows, columns in tiles:
-            crop = photo[rows.first : rows.last, columns.first : columns.last]
-            label, score = self._run(crop.transpose(2, 0, 1)[None].copy(), with_score)
-            region = slice(rows.start, rows.end), slice(columns.start, columns.end)
-            used = rows.used, columns.used
-            yield Part(region, label[used], None if score is None else score[:, *used])
+            yield from tiles_of(height, width, side, self._overlap())
 
     def _run(
         self, image: NDArray[np.uint8], with_score: bool
@@ -148,21 +199,11 @@ class Predictor:
         from fcn.metrics import best_class
 
         with torch.inference_mode():
-            score = self.score(torch.from_numpy(image))
+            pixels = torch.from_numpy(image).to(self.device)
+            score = self.probability(pixels) if self._averages else self.net(pixels)
             self._check(score.isfinite().all())
             label = best_class(score)[0].to("cpu", torch.uint8).numpy()
             return label, score[0].cpu().numpy() if with_score else None
-
-    def score(self, image: "torch.Tensor") -> "torch.Tensor":
-        """Return what a pixel's best class is the argmax of, (N, C, H, W) float32, on the net's device.
-
-        These are logits, or with averaging probabilities. Gradients are recorded unless the caller turns them off.
-
-        image: (N, 3, H, W) uint8 RGB, on any device.
-        """
-        if self.averaging is None or self.averaging.is_none:
-            return self.net(image.to(self.device))
-        return self.probability(image)
 
     def _check(self, is_finite: object) -> None:
         if not is_finite:

@@ -37,9 +37,27 @@ class Span(NamedTuple):
         return slice(self.start - self.first, self.end - self.first)
 
 
+Region = tuple[slice, slice]  # rows and columns
+
+
 class Tile(NamedTuple):
     rows: Span
     columns: Span
+
+    @property
+    def crop(self) -> Region:
+        """The pixels of the image on which the net runs."""
+        return slice(self.rows.first, self.rows.last), slice(self.columns.first, self.columns.last)
+
+    @property
+    def region(self) -> Region:
+        """The pixels of the image whose scores are used."""
+        return slice(self.rows.start, self.rows.end), slice(self.columns.start, self.columns.end)
+
+    @property
+    def used(self) -> Region:
+        """The used scores within the tile."""
+        return self.rows.used, self.columns.used
 
 
 def overlap(model: "FCN") -> Overlap:

@@ -35,9 +35,11 @@ def validate(job: Job, model: FCN, shards: Shards, rank: Rank) -> dict[str, floa
     indices = range(rank.number, num_images, rank.world_size)
     with torch.inference_mode():
         for index, sample in zip(indices, Dataset(shards).read_ahead(indices), strict=True):
-            score, label = predictor.score(sample.image), sample.label.to(rank.device).long()
-            confusion.update(best_class(score), label)
-            losses[index] = torch.stack([pixel_cross_entropy(score, label), count_valid(label)])
+            label = sample.label.to(rank.device).long()
+            for region, score in predictor.scores(sample.image):
+                part = label[:, *region]
+                confusion.update(best_class(score), part)
+                losses[index] += torch.stack([pixel_cross_entropy(score, part), count_valid(part)])
     set_training(model, job.train.batch_norm)
     scores = ConfusionMatrix(model.num_classes, rank.device).merge(rank.all_reduce(confusion.hist)).scores()
     loss, num_valid = rank.all_reduce(losses).cpu().sum(0).tolist()

@@ -20,7 +20,8 @@ from pipeline.report.gallery import Seen
 from pipeline.shards.dataset import Dataset
 from pipeline.shards.read import Shards
 
-Probability = Callable[[torch.Tensor], torch.Tensor]  # (N, 3, H, W) uint8 -> (N, C, H, W), on any device
+# Images (N, 3, H, W) uint8 -> the probability of each pixel's best class, and that class, (N, H, W), on any device
+Confidence = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _parent(profile: str, lineage: Mapping[str, Any]) -> tuple[str, dict[str, An
 def write(
     dest: Path,
     scored: Scored,
-    probability: Probability,
+    confidence: Confidence,
     shards: Shards,
     num_figures: int,
     num_gallery: int,
@@ -104,14 +105,14 @@ def write(
             ("worst.png", "the worst images", worst),
             ("best.png", "the best images", best),
         ):
-            seen = predict(probability, shards, [index[key] for key in keys])
+            seen = predict(confidence, shards, [index[key] for key in keys])
             rows = [(f"{shards.name_of(one.key)}  mean IU {scores[one.key]:.3f}", one) for one in seen]
             if rows:
                 canvas.save(plots.predictions(rows, classes, f"{net}: {words}"), folder / name)
 
         shown = [index[key] for key in spread(shards.keys, num_gallery)]
         photos = (bytes(shards.read(i)[0]) for i in shown)
-        images = zip(predict(probability, shards, shown), photos, strict=True)
+        images = zip(predict(confidence, shards, shown), photos, strict=True)
         gallery.write(folder / gallery.FOLDER, images, scored.values["model_sha256"], shards.name_of)
 
 
@@ -133,10 +134,10 @@ def worst_and_best(scores: Mapping[str, float], num: int) -> tuple[list[str], li
 
 
 @torch.inference_mode()
-def predict(probability: Probability, shards: Shards, indices: Iterable[int]) -> Iterator[Seen]:
+def predict(confidence: Confidence, shards: Shards, indices: Iterable[int]) -> Iterator[Seen]:
     """Yield the samples at these indices of the shards, at their own size, with the net's prediction."""
     for image, label, (key,) in Dataset(shards).read_ahead(indices):
-        confidence, prediction = (best[0].cpu() for best in probability(image).max(1))
+        share, prediction = (each[0].cpu() for each in confidence(image))
         pixels = image[0].permute(1, 2, 0).numpy()
-        confidence, prediction = confidence.mul(255).round().to(torch.uint8), prediction.to(torch.uint8)
-        yield Seen(key, pixels, label[0].numpy(), prediction.numpy(), confidence.numpy())
+        share, prediction = share.mul(255).round().to(torch.uint8), prediction.to(torch.uint8)
+        yield Seen(key, pixels, label[0].numpy(), prediction.numpy(), share.numpy())

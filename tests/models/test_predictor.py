@@ -9,6 +9,7 @@ from fcn.model import FCN
 from pipeline.errors import CheckpointError
 from pipeline.models.predictor import Predictor
 from pipeline.models.pyfunc import _load_pyfunc
+from pipeline.models.tiles import SIDE
 from tests.photo_net import CLASSES, OPTIONS, label_of, noise, save_model, scores_of
 
 CPU = torch.device("cpu")
@@ -59,6 +60,26 @@ def test_averaging_takes_the_argmax_of_the_mean_probability(net):
     torch.testing.assert_close(predictor.probability(image), mean)
     assert torch.equal(predictor.predict(image), mean.argmax(1))
     assert not torch.equal(predictor.predict(image), net(image).argmax(1))  # or the test would show little
+
+
+@pytest.mark.parametrize("averaging", [None, Averaging(flip=True)])
+def test_a_large_image_in_memory_is_run_in_tiles_as_well(net, averaging):
+    image = torch.from_numpy(noise(1600, 1500)).permute(2, 0, 1)[None]
+    sides = []
+    hook = net.register_forward_pre_hook(lambda _, inputs: sides.append(max(inputs[0].shape[-2:])))
+    predictor = Predictor(net, CLASSES, CPU, averaging)
+    label = predictor.predict(image)
+    confidence, same_label = predictor.confidence(image)
+    hook.remove()
+    assert max(sides) <= SIDE
+    assert torch.equal(label, same_label)
+    with torch.inference_mode():
+        expected = net(image).softmax(1)
+        if averaging:
+            expected = (expected + net(image.flip(3)).softmax(1).flip(3)) / 2
+    assert (label == expected.argmax(1)).float().mean() > 0.9999  # nearly equal scores: the last bit decides
+    torch.testing.assert_close(confidence, expected.amax(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(predictor.probability(image), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_mlflow_gets_the_same_label_map(model, net):

@@ -38,8 +38,8 @@ def model() -> FCN:
 
 
 @pytest.fixture(scope="module")
-def probability(model) -> net_figures.Probability:
-    return lambda image: model(image).softmax(1)
+def confidence(model) -> net_figures.Confidence:
+    return lambda image: model(image).softmax(1).max(1)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_images_are_spread_over_the_split_from_its_first_to_its_last():
     assert net_figures.spread("abcdefg", 1) == ["a"]
 
 
-def test_an_image_is_shown_with_the_networks_best_class_and_its_softmax(shards, model, probability):
+def test_an_image_is_shown_with_the_networks_best_class_and_its_softmax(shards, model, confidence):
     samples = Dataset(shards)
-    for index, seen in zip((0, 3, 6), net_figures.predict(probability, shards, (0, 3, 6)), strict=True):
+    for index, seen in zip((0, 3, 6), net_figures.predict(confidence, shards, (0, 3, 6)), strict=True):
         image, label, (key,) = samples[index]
         with torch.no_grad():
             score = model(image)[0].double()
@@ -79,12 +79,12 @@ def test_the_worst_and_best_images_share_none_and_leave_out_an_image_without_a_s
 
 
 def test_the_folder_holds_all_figures_the_counts_and_the_gallery_and_replaces_an_older_one(
-    tmp_path, shards, probability, scored
+    tmp_path, shards, confidence, scored
 ):
     dest = tmp_path / "figures" / "small" / "fcn8s"
     dest.mkdir(parents=True)
     (dest / "old.png").touch()
-    net_figures.write(dest, scored, probability, shards, 2, 4)
+    net_figures.write(dest, scored, confidence, shards, 2, 4)
     figures = {"best.png", "class_iu.png", "confusion.png", "curve.png", "predictions.png", "worst.png"}
     assert {path.name for path in dest.iterdir()} == figures | {"confusion.csv", "gallery"}
     for name in figures:
@@ -94,17 +94,17 @@ def test_the_folder_holds_all_figures_the_counts_and_the_gallery_and_replaces_an
     opened = gallery.read(dest / gallery.FOLDER)
     assert opened.keys == tuple(shards.keys[i] for i in (0, 2, 4, 6))
     assert opened.model_sha256 == "ab"
-    for key, seen in zip(opened.keys, net_figures.predict(probability, shards, (0, 2, 4, 6)), strict=True):
+    for key, seen in zip(opened.keys, net_figures.predict(confidence, shards, (0, 2, 4, 6)), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(opened[key], seen, strict=True))
     assert [path.name for path in dest.parent.iterdir()] == ["fcn8s"]
 
 
-def test_a_drawing_that_fails_leaves_the_older_folder_as_it_was(tmp_path, shards, probability, scored):
+def test_a_drawing_that_fails_leaves_the_older_folder_as_it_was(tmp_path, shards, confidence, scored):
     dest = tmp_path / "fcn8s"
     dest.mkdir()
     (dest / "old.png").touch()
     with pytest.raises(KeyError):
-        net_figures.write(dest, replace(scored, values={}), probability, shards, 2, 4)
+        net_figures.write(dest, replace(scored, values={}), confidence, shards, 2, 4)
     assert [path.name for path in tmp_path.iterdir()] == ["fcn8s"]
     assert [path.name for path in dest.iterdir()] == ["old.png"]
 
