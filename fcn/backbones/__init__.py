@@ -2,6 +2,6 @@
 
 To add one, write a file here with a subclass of `Backbone` (features.py), add its name to `BACKBONES` (fcn/model.py)
 and, for published weights, a converter to `CONVERTERS` (imagenet.py). Its first argument is `padding`, and its first
-child is `pixels`, a PixelNormalization. An option that no other backbone has also needs a field in `Model`
-(pipeline/config/training.py). Crop offsets and kernels follow from its layers.
+child is `pixels`, a PixelNormalization. `Model` (pipeline/config/model.py) needs its name as well, and an option that
+no other backbone has. Crop offsets and kernels follow from its layers.
 """

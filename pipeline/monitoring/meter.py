@@ -65,7 +65,7 @@ class Window:
 class Meter:
     """Measures a worker's loop. Every worker has one and collects at the same steps; rank 0 writes.
 
-    Between two collections the only collective is the gradients' all-reduce, and the device is never synchronised.
+    Between two collections the meter uses no collective and never synchronises the device.
     Collections happen every run.log_every and run.checkpoint_every steps, and when rank 0 expects run.log_every_s to
     have passed since the last line.
 

@@ -196,9 +196,9 @@ def application(predictor: Predictor, page: str, limits: Limits) -> FastAPI:
 
 
 async def read_photo(request: Request, max_bytes: int) -> bytes:
-    """Return the photo in a request: its body, or the first file of a form.
+    """Return the photo in a request: its body, or the file of a form.
 
-    Raises HTTPException if the body is too large, incomplete or empty.
+    Raises HTTPException if the body is too large, incomplete or empty, or the form has two files.
     """
     too_large = HTTPException(413, f"the request has more than {max_bytes} bytes; send a smaller photo")
     content_length = request.headers.get("content-length", "")
