@@ -94,7 +94,8 @@ def group(name: str, chains: str, runs: Mapping[str, Result], bootstrap: Bootstr
     images = tuple(run.images for run in runs.values() if run.images)
     values = {key: value for key, value in first.values.items() if not key.endswith(("_low", "_high"))}
     values |= {"level": bootstrap.level, "seeds": list(runs), "chains": chains, "model_sha256": None}
-    values["num_leaked"] = max(run.values.get("num_leaked", 0) for run in runs.values())
+    leaked = [run.values.get("num_leaked") for run in runs.values()]
+    values["num_leaked"] = None if None in leaked else max(leaked)
     for key in CLASS_SCORES:
         if key in values:
             by_class = {label: [run.values[key][label] for run in runs.values()] for label in values[key]}
@@ -215,7 +216,8 @@ def score_table(
         reasons.append(leak_warning(result.name, result.values))
         scores = [with_interval(result.values, name) for name in (*SCORES, *ADDED)]
         num_seeds = max(1, len(result.runs))
-        rows.append((result.name, *scores, split_of(result), num_seeds, _comparable(reasons)))
+        unknown = "; its training images are unknown" if result.values.get("num_leaked") is None else ""
+        rows.append((result.name, *scores, split_of(result), num_seeds, _comparable(reasons) + unknown))
     for row in shown:
         percents = [getattr(row, name) for name in SCORES]
         scores = ["-" if percent is None else f"{percent / 100:.3f}" for percent in percents]

@@ -117,6 +117,18 @@ def test_a_leak_stands_in_the_table_and_a_missing_score_is_nan():
     assert row(score_table([without]), "a")["mean_iu"] == "nan"
 
 
+def test_a_run_whose_training_images_are_unknown_is_shown_as_such_and_so_is_its_group():
+    known, unknown = make_result("a"), make_result("b", seed=1, num_leaked=None)
+    table = score_table([known, unknown])
+    assert row(table, "a")[COMPARABLE] == "yes"
+    assert "training images are unknown" in row(table, "b")[COMPARABLE]
+    both = compare.group("both", "chains", {"seed 1": known, "seed 2": unknown}, FEW)
+    assert both.values["num_leaked"] is None
+    leaks = [make_result("a", num_leaked=2), make_result("b", seed=1, num_leaked=3)]
+    group = compare.group("both", "chains", {"seed 1": leaks[0], "seed 2": leaks[1]}, FEW)
+    assert group.values["num_leaked"] == 3
+
+
 def without_added(name: str) -> Result:
     """A result as earlier versions wrote it."""
     result = make_result(name)
