@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from fcn import voc
 from pipeline.errors import ResultError
 from pipeline.evaluation import per_image
 from pipeline.evaluation.bootstrap import (
@@ -187,6 +188,10 @@ def incomparable_reason(first: Result, second: Result) -> str:
 def _unpublished_reason(row: Published, result: Result) -> str:
     """Return why a published row is not comparable to a run, or ""."""
     if row.keys_sha256 is not None and row.keys_sha256 == result.values.get("keys_sha256"):
+        if list(result.values["class_iu"]) != list(voc.CLASSES):
+            return "other classes than VOC's 21"
+        if (convention := result.values.get("convention", "reference")) != "reference":
+            return f"other conventions of mean IU: {convention} and reference (fcn.metrics.CONVENTIONS)"
         averaging = averaging_of(result)
         return "" if averaging == "none" else f"other averaging: {averaging} and none"
     if row.split.endswith("test"):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fcn import voc
 from fcn.caffe.caffemodel import MAX_BYTES, read_caffemodel, write_caffemodel, write_prototxt
 from fcn.caffe.read import describe, to_state_dict
 from fcn.caffe.write import describe_pixels, to_layers
@@ -18,13 +19,6 @@ from pipeline.files import whole
 from pipeline.models import checkpoint
 from pipeline.models.file_kind import require_kind
 from pipeline.models.model_file import load_model
-
-# The names of a net of 21 classes unless others are given: PASCAL VOC's, in the order of its label images
-VOC_CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
-    "tvmonitor",
-)
 
 
 class Imported(NamedTuple):
@@ -76,7 +70,8 @@ def import_caffemodel(
     if not is_fcn:
         checkpoint.save(dest, "backbone", {"source": path.name, "state_dict": state})
         return Imported("backbone", options)
-    names = list(classes or (VOC_CLASSES if model.num_classes == len(VOC_CLASSES) else ()))
+    # The released nets have VOC's classes
+    names = list(classes or (voc.CLASSES if model.num_classes == len(voc.CLASSES) else ()))
     if len(names) != model.num_classes:
         raise CheckpointError(f"{path} has {model.num_classes} classes, but {len(names)} names were given")
     lineage = _lineage(path, data, model)

@@ -1,10 +1,12 @@
 """Runs beside each other and beside the published rows."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fcn import voc
 from pipeline.errors import ResultError
 from pipeline.evaluation import compare, published_scores
 from pipeline.evaluation.bootstrap import Bootstrap, mean_iu, paired_difference
@@ -61,8 +63,28 @@ def test_the_published_numbers_are_those_of_the_papers_tables():
         assert [cells[key] for key in compare.SCORES] == scores
 
 
+def on_seg11valid(name: str, **changes: Any) -> Result:
+    """A run on the images of the published scores. changes: of its metrics JSON."""
+    class_iu = dict.fromkeys(voc.CLASSES, 0.5)
+    images = {"keys_sha256": published_scores.SEG11VALID, "num_images": 736, "class_iu": class_iu}
+    return make_result(name, **images | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"class_iu": {"background": 0.5, "person": 0.5}}, "classes"),
+        ({"convention": "absent_is_1"}, "absent_is_1"),
+        ({"averaging": {"scales": [1.0], "flip": True}}, "averaging"),
+    ],
+)
+def test_a_published_row_does_not_compare_to_a_run_on_its_images_that_was_scored_in_another_way(changes, why):
+    table = score_table([on_seg11valid("b", **changes)], incomparable=True)
+    assert why in str(row(table, "FCN-8s", "seg11valid")[COMPARABLE])
+
+
 def test_a_published_row_compares_only_to_a_run_on_the_very_same_list_of_images():
-    on_voc = make_result("b", keys_sha256=published_scores.SEG11VALID, num_images=736)
+    on_voc = on_seg11valid("b")
     small = score_table([make_result("a")], incomparable=True)
     voc = score_table([on_voc], incomparable=True)
     for name in ("FCN-8s", "FCN-32s, released"):
@@ -76,7 +98,7 @@ def test_a_published_row_compares_only_to_a_run_on_the_very_same_list_of_images(
 
 
 def test_published_rows_that_do_not_compare_are_left_out_unless_they_are_asked_for():
-    on_voc = make_result("b", keys_sha256=published_scores.SEG11VALID, num_images=736)
+    on_voc = on_seg11valid("b")
     assert [cells[0] for cells in score_table([make_result("a")]).rows] == ["a"]
     table = score_table([on_voc])
     expected = [one.name for one in published_scores.PUBLISHED if one.split == "seg11valid"]

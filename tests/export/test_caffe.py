@@ -7,11 +7,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from fcn import voc
 from fcn.caffe.caffemodel import Layer, write_caffemodel
 from fcn.caffe.write import to_layers
 from fcn.model import FCN
 from pipeline.errors import CheckpointError, UserError
-from pipeline.export.caffe import VOC_CLASSES, export_caffe, import_caffemodel
+from pipeline.export.caffe import export_caffe, import_caffemodel
 from pipeline.models import checkpoint
 from pipeline.models.model_file import load_model
 from tests.caffe_nets import NETS, SMALL, caffemodel, random_net
@@ -83,7 +84,7 @@ def test_21_classes_are_voc_by_default(tmp_path: Path, root: Path):
     (tmp_path / "net.caffemodel").write_bytes(write_caffemodel("net", layers))
     import_caffemodel(tmp_path / "net.caffemodel", tmp_path / "net.pt")
     classes = checkpoint.load(tmp_path / "net.pt", "model")[0]["classes"]
-    assert classes == list(VOC_CLASSES) == profile["data"]["classes"]
+    assert classes == list(voc.CLASSES) == profile["data"]["classes"]
 
 
 @pytest.mark.parametrize(
