@@ -289,7 +289,9 @@ def difference_table(results: Sequence[Result], bootstrap: Bootstrap) -> Table:
 
 def _differences(first: Result, second: Result, bootstrap: Bootstrap) -> Iterator[tuple[str, ...]]:
     name = f"{second.name} - {first.name}"
-    if reason := incomparable_reason(first, second) or _uncountable_reason(first, second):
+    leaks = [leak_warning(result.name, result.values) for result in (first, second)]
+    reason = incomparable_reason(first, second) or "; ".join(filter(None, leaks))
+    if reason := reason or _uncountable_reason(first, second):
         yield name, "-", "-", "-", "-", reason
         return
     for score, statistic in DIFFERENCES.items():

@@ -135,6 +135,10 @@ def test_a_leak_stands_in_the_table_and_a_missing_score_is_nan():
         "LEAK: a was trained on 3 of the 30"
         in row(score_table([make_result("a", num_leaked=3)]), "a")[COMPARABLE]
     )
+    results = [make_result("a", num_leaked=3), make_result("b", 60, seed=1)]
+    ((_, score, value, p_value, _, reason),) = difference_table(results, FEW).rows
+    assert (score, value, p_value) == ("-", "-", "-")
+    assert "LEAK: a" in str(reason)
     without = make_result("a", mean_iu=None, mean_iu_low=None, mean_iu_high=None)
     assert row(score_table([without]), "a")["mean_iu"] == "nan"
 
