@@ -120,11 +120,11 @@ def _children(parent: str, bootstrap: "Bootstrap") -> "list[Result]":
             (child, compare.read(child.metrics, child.name))
             for child in tracking.download_children(parent, Path.cwd(), Path(folder))
         ]
+    if not children[0][0].are_seeds:
+        return [result for _, result in children]
     by_net: dict[str, dict[str, Result]] = {}
     for child, result in children:
         by_net.setdefault(child.net, {}).setdefault(child.variant, result)  # the newest is first
-    if not children[0][0].are_seeds:
-        return [result for _, result in children]
     return [compare.group(f"{parent}/{net}", parent, runs, bootstrap) for net, runs in by_net.items()]
 
 

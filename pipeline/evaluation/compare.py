@@ -81,10 +81,12 @@ def group(name: str, chains: str, runs: Mapping[str, Result], bootstrap: Bootstr
     the argument.
 
     chains: equal for two groups whose runs of one seed belong to one chain.
-    runs: by seed, at least two.
+    runs: by seed.
 
-    Raises ResultError if two runs are not comparable, or lack the counts of each image.
+    Raises ResultError if there are fewer than two runs, if two are not comparable, or lack the counts of each image.
     """
+    if len(runs) < 2:
+        raise ResultError(f"{name} has {len(runs)} seeds, expected 2 or more; run `fcn seeds` again")
     first, *others = runs.values()
     for seed, run in runs.items():
         if run.images is None:

@@ -42,11 +42,6 @@ def read_net(profile_name: str, name: str, net: str, root: Path, bootstrap: Boot
         seed: compare.read(folder / paths.metrics(profile_name, net), seed)
         for seed, folder in seeds_of(profile_name, name, net, root)
     }
-    if len(runs) < 2:
-        folder = root / paths.group(profile_name, name)
-        raise ResultError(
-            f"{folder} has {len(runs)} seeds of {net}, expected 2 or more; run `fcn seeds` again"
-        )
     return compare.group(title, name, runs, bootstrap)
 
 

@@ -155,6 +155,13 @@ def test_a_run_whose_training_images_are_unknown_is_shown_as_such_and_so_is_its_
     assert group.values["num_leaked"] == 3
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_group_of_fewer_than_two_runs_is_refused(number):
+    runs = {f"seed {i}": make_result(f"seed {i}", seed=i) for i in range(number)}
+    with pytest.raises(ResultError, match=f"both.* {number} "):
+        compare.group("both", "chains", runs, FEW)
+
+
 def without_added(name: str) -> Result:
     """A result as earlier versions wrote it."""
     result = make_result(name)
