@@ -43,9 +43,16 @@ def make_result(name: str, right: int = 70, seed: int = 0, **changes: Any) -> Re
         "profile": "small",
         "keys_sha256": digest_of_keys(KEYS),
         "val_digest": "ab" * 32,
+        "border_width": 5,
         "model_sha256": name,
     }
-    about = {"classes": CLASSES, "border_width": 5, "model_sha256": name}
+    about = {
+        "classes": CLASSES,
+        "border_width": 5,
+        "model_sha256": name,
+        "val_digest": values["val_digest"],
+        "averaging": None,
+    }
     return Result(name, values | changes, PerImage(KEYS, np.stack((whole, whole), 1), about))
 
 

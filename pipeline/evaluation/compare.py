@@ -27,12 +27,18 @@ from pipeline.evaluation.bootstrap import (
 from pipeline.evaluation.per_image import PerImage
 from pipeline.evaluation.published_scores import NAMES, PUBLISHED, Published
 from pipeline.evaluation.seeds import POWER, Estimate, group_difference, group_score
+from pipeline.shards.sample import digest_of_keys
 from pipeline.tables import Table
 
 SCORES = ("mean_iu", "pixel_acc", "mean_acc", "fw_iu")  # of the paper
 ADDED = ("mean_f1", "mean_precision")  # which files of earlier versions do not have
 CLASS_SCORES = {"class_iu": "IU", "class_f1": "F1", "class_precision": "precision", "class_recall": "recall"}
+# What the metrics JSON and the Parquet file of one evaluation have in common; earlier versions lack some of it
+OF_BOTH = ("model_sha256", "val_digest", "keys_sha256", "averaging", "border_width")
 DIFFERENCES = {"mean_iu": mean_iu, "pixel_acc": pixel_acc}
+OF_KIND = {"num_images": int, "num_leaked": int} | dict.fromkeys(
+    ("keys_sha256", "val_digest", "model_sha256", "convention", "profile", "net"), str
+)
 BLIND = "blind to seeds"  # a difference of two single runs
 MIN_P = 0.0001  # smaller p values of a t distribution with few degrees of freedom are unreliable
 
@@ -56,7 +62,7 @@ class Result:
 def read(path: Path, name: str) -> Result:
     """Read a metrics JSON, and the Parquet file of the same name if it is there.
 
-    Raises ResultError if a file is missing or damaged, or if the two files are of different models.
+    Raises ResultError if a file is missing or damaged, or if the two files are of different evaluations.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -68,8 +74,12 @@ def read(path: Path, name: str) -> Result:
         raise ResultError(f"{path} is not a file of scores: {fault}; name a file of metrics/")
     counts = path.with_suffix(".parquet")
     images = per_image.read(counts) if counts.exists() else None
-    if images and images.about.get("model_sha256") != values.get("model_sha256"):
-        raise ResultError(f"{counts} is of another model than {path}; run `dvc repro evaluate`")
+    if images:  # a kill between the two writes leaves one of them of an earlier evaluation
+        of_counts = images.about | {"keys_sha256": digest_of_keys(images.keys)}
+        if other := [key for key in OF_BOTH if of_counts.get(key, values.get(key)) != values.get(key)]:
+            raise ResultError(
+                f"{counts} is of another evaluation than {path}, with another {other[0]}; run `dvc repro evaluate`"
+            )
     return Result(name, values, images)
 
 
@@ -134,12 +144,21 @@ def _fault(values: Any) -> str:
         return f"it holds a {type(values).__name__}"
     if missing := [name for name in (*SCORES, "num_images", "class_iu") if name not in values]:
         return f"it has no {missing[0]}"
-    for name in (*SCORES, *ADDED):
-        score = values.get(name)
+    scores = {
+        name + suffix: values.get(name + suffix)
+        for name in (*SCORES, *ADDED, "border_mean_iu", "level")
+        for suffix in ("", "_low", "_high")
+    }
+    for name in CLASS_SCORES:
+        by_class = values.get(name, {})
+        if not isinstance(by_class, dict):
+            return f"{name} is {by_class!r}"
+        scores |= {f"{name} of {label}": score for label, score in by_class.items()}
+    for name, score in scores.items():
         if score is not None and not (type(score) in (int, float) and 0 <= score <= 1):
             return f"{name} is {score!r}, not in 0..1"
-    for name in CLASS_SCORES:
-        if not isinstance(values.get(name, {}), dict):
+    for name, kind in OF_KIND.items():
+        if not isinstance(values.get(name), kind | None):
             return f"{name} is {values[name]!r}"
     match averaging := values.get("averaging"):
         case None | {"scales": [*_], "flip": bool()}:
@@ -230,7 +249,7 @@ def score_table(
         scores = ["-" if percent is None else f"{percent / 100:.3f}" for percent in percents]
         scores += ["-" for _ in ADDED]
         rows.append((row.name, *scores, row.split, "-", _comparable([reasons_of[row]])))
-    levels = sorted({result.values["level"] for result in results if "level" in result.values})
+    levels = sorted({level for result in results if (level := result.values.get("level"))})
     brackets = f"In brackets: the {' or '.join(map('{:.0%}'.format, levels))} interval"
     has_groups = [bool(result.runs) for result in results]
     if not all(has_groups):

@@ -1,7 +1,7 @@
 """Evaluate one net of a profile on the validation split: count its pixels, check for leaks, compute its scores."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,11 @@ def evaluate(
         )
 
     scored = {"profile": profile_name, "net": net, "model_sha256": digest, "val_digest": shards.digest}
-    about_images = scored | {"classes": list(shards.classes), "border_width": settings.border_width}
+    about_images = scored | {
+        "classes": list(shards.classes),
+        "border_width": settings.border_width,
+        "averaging": None if averaging.is_none else asdict(averaging),
+    }
     images = PerImage.sorted(shards.keys, counts.images.cpu().numpy(), about_images)
     bootstrap = Bootstrap(settings.num_resamples, settings.level, settings.seed)
     values = (

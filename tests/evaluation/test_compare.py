@@ -238,10 +238,20 @@ def test_a_result_is_read_with_the_counts_beside_it(tmp_path):
     assert compare.read(path, "fcn8s").images is None
 
 
-def test_counts_of_another_model_beside_the_scores_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_sha256": "another"},
+        {"val_digest": "c" * 64},
+        {"averaging": {"scales": [1.0], "flip": True}},
+        {"keys_sha256": "f" * 64},
+        {"border_width": 3},
+    ],
+)
+def test_counts_of_another_evaluation_beside_the_scores_are_refused(tmp_path, changes):
     path = write_result(tmp_path, make_result("fcn8s"))
-    path.write_text(json.dumps(make_result("fcn8s").values | {"model_sha256": "another"}))
-    with pytest.raises(ResultError, match=r"fcn8s\.parquet .*fcn8s\.json"):
+    path.write_text(json.dumps(make_result("fcn8s").values | changes))
+    with pytest.raises(ResultError, match=rf"fcn8s\.parquet .*fcn8s\.json.*{next(iter(changes))}"):
         compare.read(path, "fcn8s")
 
 
@@ -261,6 +271,13 @@ GOOD = {"mean_iu": 0.5, "pixel_acc": 1, "mean_acc": 1, "fw_iu": None, "num_image
         (json.dumps(GOOD | {"class_iu": []}), "class_iu is"),
         (json.dumps(GOOD | {"mean_f1": 2}), "mean_f1 is 2"),
         (json.dumps(GOOD | {"class_f1": 0.5}), "class_f1 is 0.5"),
+        (json.dumps(GOOD | {"class_iu": {"cat": "a"}}), "class_iu of cat is 'a'"),
+        (json.dumps(GOOD | {"mean_iu_low": "a"}), "mean_iu_low is 'a'"),
+        (json.dumps(GOOD | {"level": "a"}), "level is 'a'"),
+        (json.dumps(GOOD | {"num_images": "a"}), "num_images is 'a'"),
+        (json.dumps(GOOD | {"num_leaked": "a"}), "num_leaked is 'a'"),
+        (json.dumps(GOOD | {"keys_sha256": [1]}), "keys_sha256 is [1]"),
+        (json.dumps(GOOD | {"convention": 1}), "convention is 1"),
         (json.dumps(GOOD | {"averaging": {"scales": 1}}), "averaging is"),
     ],
 )
