@@ -32,7 +32,7 @@ def curve_bands(groups: Sequence[Sequence[Curve]], title: str) -> Figure:
     groups: of each net, its curve with each seed.
     """
     curves = [group[0] for group in groups]
-    names = [name for name in CURVES if any(curve.of(name)[0] for curve in curves)]
+    names = [name for name in CURVES if any(_of_all(group, name)[0] for group in groups)]
     figure = canvas(6.5, 1 + 1.7 * len(names))
     axes = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
     starts = first_steps(curves)

@@ -149,6 +149,14 @@ def test_any_curve_can_be_drawn_even_an_empty_one_a_constant_or_zero(tmp_path, l
     saved(curve_plots.training_curves([Curve("fcn8s", "backbone", points)], ""), tmp_path)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_scores_that_one_seed_lacks_have_no_axis(order):
+    point = {"step": 1.0, "loss": 1.0, "lr": 0.1}
+    seeds = [Curve("fcn8s", "fcn16s", (values,)) for values in (point | {"val_mean_iu": 0.5}, point)]
+    figure = curve_plots.curve_bands([seeds[::order]], "two seeds")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["loss", "learning rate"]
+
+
 def test_a_long_curve_is_thinned_to_means_and_keeps_its_mean():
     values = [float(value % 7) for value in range(40_000)]
     thinned = curve_plots.thinned(values)
