@@ -127,8 +127,8 @@ class Sweep(Section):
             if isinstance(domain, list) and any(domain.count(value) > 1 for value in domain):
                 raise ValueError(f"space.{key}: values must differ from each other, got {domain}")
             for refused, reason in NOT_VARIED.items():
-                if f"{key}.".startswith(f"{refused}."):
-                    raise ValueError(f"space.{key} cannot be varied: {reason}")
+                if f"{key}.".startswith(f"{refused}.") or refused.startswith(f"{key}."):
+                    raise ValueError(f"space.{key} cannot be varied, because of {refused}: {reason}")
             if key in self.fixed:
                 raise ValueError(f"{key} is in both `fixed` and `space`")
         number = math.prod(len(domain) for domain in self.space.values() if isinstance(domain, list))

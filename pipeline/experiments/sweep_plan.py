@@ -111,6 +111,12 @@ def make_trials(plan: Plan) -> list[Trial]:
         if str(data) not in opened:
             opened[str(data)] = _open_shards(plan, profile, data)
         shards = opened[str(data)]
+        if set(shards["tuning"].keys) != set(next(iter(opened.values()))["tuning"].keys):
+            raise ConfigError(
+                f"{plan.path}: {describe(values)} leaves out of train other images than {describe(plan.values[0])}, "
+                "and trials are compared on the same images: name them as lists in `fixed`, such as data.tuning: "
+                "[own/tune]"
+            )
         decides = [
             plan.nets,
             plan.sweep.metric,

@@ -91,6 +91,8 @@ def test_ranges_are_drawn_evenly_in_themselves_or_in_their_logarithm_and_whole_n
         ({"space": {"nets.fcn32s.lr": RATE}}, ["nets.fcn32s.lr", "grid"]),
         ({"space": {"nets.fcn32s.lr": 5}}, ["nets.fcn32s.lr", "5"]),
         ({"space": {"data.splits.val.include": [["a/b"], ["c/d"]]}}, ["data.splits.val", "final score"]),
+        ({"space": {"data.splits": [{"val": 1}, {"val": 2}]}}, ["space.data.splits ", "data.splits.val"]),
+        ({"space": {"data": [{"a": 1}, {"a": 2}]}}, ["space.data ", "same images"]),
         ({"space": {"data.tuning": [0.1, 0.2]}}, ["data.tuning", "same images"]),
         ({"space": {"evaluate.flip": [True, False]}}, ["evaluate.flip"]),
         ({"space": {"run.log_every": [1, 2]}}, ["run.log_every"]),

@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 
 from pipeline import config
 from pipeline.cluster import connection
-from pipeline.datasets import synthetic
+from pipeline.datasets import sbd, synthetic
 from pipeline.errors import ConfigError, LeakError, UserError
 from pipeline.experiments import sweep
+from pipeline.experiments.sweep_plan import make_plan, make_trials
 from pipeline.models import backbone, checkpoint
 from pipeline.shards.read import open_shards
 from pipeline.training.driver import train_net
@@ -190,6 +191,25 @@ def test_a_sweep_whose_scores_would_not_come_is_refused(fresh: Path, fixed: dict
         sweep.run_sweep(write_sweep(fresh, fixed=fixed, **changes), fresh)
     assert all(text in str(error.value) for text in named), error.value
     assert not (fresh / "runs").exists()
+
+
+def test_trials_that_would_be_compared_on_different_images_are_refused(fresh: Path):
+    """A share of other training images leaves out other images."""
+    lists = sbd.root(fresh / "data" / NAME / "raw")
+    ids = (lists / "train.txt").read_text().split()
+    (lists / "some.txt").write_text("\n".join(ids[:6]))
+    (lists / "tune.txt").write_text("\n".join(ids[6:8]))
+    space = {"data.splits.train.include": [["sbd/train"], ["sbd/some"]]}
+    with pytest.raises(ConfigError, match=r"rates\.yaml.*sbd/some.*data\.tuning"):
+        sweep.run_sweep(write_sweep(fresh, space=space), fresh)
+    path = write_sweep(fresh, space=space, fixed=SWEEP["fixed"] | {"data.tuning": ["sbd/tune"]})
+    trials = make_trials(make_plan(path, fresh))
+    splits = [
+        {split: open_shards(trial.variant.data / split).keys for split in ("train", "tuning")}
+        for trial in trials
+    ]
+    assert [len(keys["train"]) for keys in splits] == [10, 6]
+    assert set(splits[0]["tuning"]) == set(splits[1]["tuning"]) == set(ids[6:8])
 
 
 def test_a_profile_that_no_sweep_wrote_is_not_overwritten(fresh: Path):
