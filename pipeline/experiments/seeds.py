@@ -16,10 +16,10 @@ from pipeline import paths
 from pipeline.config import CHAIN, Profile
 from pipeline.config.variant import Variant
 from pipeline.errors import ConfigError, DatasetError, UserError
-from pipeline.files import code_digest, sha256_file
+from pipeline.files import code_digest
 from pipeline.progress import bar
 from pipeline.shards.read import open_shards
-from pipeline.training.prepare import CODE, SPLITS_WORK, code_that_decides
+from pipeline.training.prepare import CODE, SPLITS_WORK, code_that_decides, start_digest
 
 MAX_SEED = 2**63 - 1  # see pipeline.config.section.Seed
 
@@ -69,9 +69,7 @@ def group_name(profile_name: str, profile: Profile, root: Path) -> str:
         open_shards(root / paths.shards(profile_name, split), split=split, cache=root / paths.VERIFIED).digest
         for split in (["train", "val"] if profile.train.chooses else ["train"])
     ]
-    if profile.train.start:
-        start = root / Path(profile.train.start).expanduser()
-        digests.append(sha256_file(start) if start.exists() else "")
+    digests.append(start_digest(profile.train, root))
     recipe = profile.model_dump(
         mode="json", include={"model", "backbone", "train", "nets"}, exclude={"train": SPLITS_WORK}
     )

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, LeakError, UserError
 from pipeline.experiments.trial import Trial
 from pipeline.inspection import leaks
 from pipeline.shards.read import Shards, open_shards
-from pipeline.training.prepare import CODE, code_that_decides
+from pipeline.training.prepare import CODE, code_that_decides, start_digest
 
 HEADER = "# The winner of the sweep "
 SPLITS = ("train", "val", "tuning")
@@ -122,6 +122,7 @@ def make_trials(plan: Plan) -> list[Trial]:
             plan.sweep.metric,
             profile.model_dump(mode="json", exclude={"run", "evaluate"}),
             [shards[split].digest for split in ("train", "tuning")],
+            start_digest(profile.train, plan.root),
             code,
         ]
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -12,13 +12,12 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from fcn.optim import batch_rule
-from pipeline import git, paths
+from pipeline import files, git, paths
 from pipeline.cache.client import NodeCache
 from pipeline.config import CHAIN, STRIDE, Net, Profile, Train
 from pipeline.config.job import Job
 from pipeline.config.variant import Variant, results_folder, shards_folder
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.files import code_digest
 from pipeline.inspection import leaks
 from pipeline.inspection.describe import refuse_missing_classes
 from pipeline.models import checkpoint
@@ -107,7 +106,7 @@ def make_job(
         shards.digest,
         *chosen_on,
         [_content_digest(parent) for parent in (content, first) if parent],
-        code_digest(CODE, code_that_decides()),
+        files.code_digest(CODE, code_that_decides()),
     ]
     digest = hashlib.sha256(json.dumps(digest_inputs, sort_keys=True).encode()).hexdigest()
     identity = f"{net}-{digest[:12]}"
@@ -156,6 +155,12 @@ def refuse_unscored(train: Train, held_out: Shards) -> None:
             f"{name if by == 'iu' else 'any class'}; raise train.validate_images (now {train.validate_images}) or "
             "choose by another score"
         )
+
+
+def start_digest(train: Train, root: Path) -> str:
+    """Return the sha256 of the file that `train.start` names; "" if there is none."""
+    start = root / Path(train.start).expanduser() if train.start else None
+    return files.sha256_file(start) if start and start.exists() else ""
 
 
 def start_lineage(backbone: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:

@@ -212,6 +212,16 @@ def test_trials_that_would_be_compared_on_different_images_are_refused(fresh: Pa
     assert set(splits[0]["tuning"]) == set(splits[1]["tuning"]) == set(ids[6:8])
 
 
+def test_another_net_to_start_from_makes_other_trials(fresh: Path):
+    path = write_sweep(fresh, fixed=SWEEP["fixed"] | {"train.start": "start.pt"})
+    folders = []
+    for content in (b"one", b"one", b"another"):
+        (fresh / "start.pt").write_bytes(content)
+        folders.append([trial.variant.folder for trial in make_trials(make_plan(path, fresh))])
+    assert folders[0] == folders[1]
+    assert not set(folders[0]) & set(folders[2])
+
+
 def test_a_profile_that_no_sweep_wrote_is_not_overwritten(fresh: Path):
     (fresh / "profiles" / "rates-best.yaml").write_text("mine")
     with pytest.raises(ConfigError, match=r"rates-best\.yaml"):
