@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -65,8 +66,10 @@ def make_plan(path: Path, root: Path) -> Plan:
     """Read a sweep and check whatever can be checked before a trial runs."""
     settings, profiles = read(path, root)
     plan = Plan(path, root, settings, profiles, settings.trials())
-    if not plan.name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"{path}: the file's name becomes a profile's: use letters, digits, - and _")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", plan.name):  # as in params.yaml
+        raise ConfigError(
+            f"{path}: the file's name becomes a profile's: use the letters A to Z, digits, - and _"
+        )
     for profile in profiles:
         if not profile.data.tuning:
             raise ConfigError(

@@ -222,6 +222,13 @@ def test_another_net_to_start_from_makes_other_trials(fresh: Path):
     assert not set(folders[0]) & set(folders[2])
 
 
+@pytest.mark.parametrize("name", ["größe", "lr.2", "a b"])
+def test_a_name_that_no_profile_can_have_is_refused_before_any_trial(fresh: Path, name: str):
+    with pytest.raises(ConfigError, match=name):
+        sweep.run_sweep(write_sweep(fresh, name), fresh)
+    assert not (fresh / "runs").exists()
+
+
 def test_a_profile_that_no_sweep_wrote_is_not_overwritten(fresh: Path):
     (fresh / "profiles" / "rates-best.yaml").write_text("mine")
     with pytest.raises(ConfigError, match=r"rates-best\.yaml"):
