@@ -77,23 +77,25 @@ def make_plan(path: Path, root: Path) -> Plan:
                 "be chosen by the images of the final score, so a sweep needs some of train: add data.tuning: 0.1 to "
                 "`fixed`, or set it in the profile"
             )
-        _refuse_missing_scores(path, settings, profile)
+        _refuse_missing_scores(plan, profile)
     winner = plan.winner
     if winner.exists() and not winner.read_text(encoding="utf-8").startswith(f"{HEADER}{plan.name}:"):
         raise ConfigError(f"{winner} exists and is not of this sweep: rename it, or the sweep's file")
     return plan
 
 
-def _refuse_missing_scores(path: Path, settings: Sweep, profile: Profile) -> None:
+def _refuse_missing_scores(plan: Plan, profile: Profile) -> None:
     """Refuse a profile in which no score comes, or none before ASHA first looks at it."""
+    path, settings = plan.path, plan.sweep
     every = profile.train.validate_every or profile.run.validate_every
     if every == 0:
         raise ConfigError(
             f"{path}: run.validate_every is 0, so {settings.metric} would never come; set it in `fixed`"
         )
     if settings.asha and not profile.train.batch_rule:
-        first = max(1, int(settings.asha.first * profile.net(CHAIN[0]).iterations))
-        if every > first:
+        iterations = [profile.net(net).iterations for net in plan.nets]
+        first = max(1, int(settings.asha.first * sum(iterations)))
+        if min(every, iterations[0]) > first:  # a net is scored at its end as well
             raise ConfigError(
                 f"{path}: asha.first is {settings.asha.first}, {first} iterations, but the first score comes after "
                 f"{every}; set run.validate_every to at most {first} in `fixed`, or asha.first higher"

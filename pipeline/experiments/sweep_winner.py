@@ -7,10 +7,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline import config, files, git, tracking
+from pipeline import config, files, git, paths, tracking
 from pipeline.config.sweep import describe, with_values
+from pipeline.config.variant import shards_folder
 from pipeline.experiments.sweep_plan import HEADER, Plan
 from pipeline.experiments.trial import Result, Trial
+from pipeline.shards.read import open_shards
 from pipeline.tables import Table
 
 
@@ -77,8 +79,8 @@ def write_winner(plan: Plan, best: int, trial: Trial, results: Sequence[Result |
         f"{HEADER}{plan.name}: {trial.variant.name}",
         f"# sweep:    {plan.path.name} over profiles/{plan.sweep.profile}.yaml; {len(results)} trials, "
         f"{num_finished} to the end",
-        f"# chosen by: {plan.sweep.metric} {_score(results, best):.4f} of {plan.nets[-1]} on the "
-        f"{trial.profile.run.validate_images} images of data.tuning, which are in neither train nor val",
+        f"# chosen by: {plan.sweep.metric} {_score(results, best):.4f} of {plan.nets[-1]} on "
+        f"{_num_scored(plan, trial)} images of data.tuning, which are in neither train nor val",
         f"# MLflow:   experiment fcn-{plan.sweep.profile}, tag fcn.group = {trial.variant.group}",
         f"# git:      {_commit(plan.root)}",
         "# The profile that was varied:",
@@ -86,6 +88,13 @@ def write_winner(plan: Plan, best: int, trial: Trial, results: Sequence[Result |
     with files.whole(plan.winner) as file:
         file.write(("\n".join(header) + "\n").encode())
         yaml.dump(values, file)
+
+
+def _num_scored(plan: Plan, trial: Trial) -> int:
+    """Return the number of images that the trial's scores are of."""
+    settings = trial.profile.train if trial.profile.train.chooses else trial.profile.run
+    folder = shards_folder(plan.root, trial.variant, plan.sweep.profile, "tuning")
+    return min(settings.validate_images, len(open_shards(folder, cache=plan.root / paths.VERIFIED)))
 
 
 def _commit(root: Path) -> str:

@@ -100,6 +100,7 @@ def test_the_winner_is_a_profile_that_trains_the_same_weights_bit_for_bit(projec
     found = report(project)
     lr = SWEEP["space"]["nets.fcn32s.lr"][found["best"]]
     assert text.startswith(f"# The winner of the sweep rates: lr={lr:g}\n")
+    assert " 3 images of data.tuning" in text
     winner, before = config.read("rates-best", project), config.read(NAME, project)
     assert (winner.nets.fcn32s.lr, winner.data.tuning, winner.train.num_workers) == (lr, 0.25, 1)
     assert (winner.model, winner.run, winner.nets.fcn8s) == (before.model, before.run, before.nets.fcn8s)
@@ -210,6 +211,14 @@ def test_trials_that_would_be_compared_on_different_images_are_refused(fresh: Pa
     ]
     assert [len(keys["train"]) for keys in splits] == [10, 6]
     assert set(splits[0]["tuning"]) == set(splits[1]["tuning"]) == set(ids[6:8])
+
+
+def test_the_first_share_of_asha_is_one_of_all_steps_of_a_chain(fresh: Path):
+    """Of 8 steps the first score comes after a quarter, of 8 and 4 and 4 after an eighth."""
+    path = write_sweep(fresh, asha={"first": 0.2})
+    with pytest.raises(ConfigError, match=r"asha\.first"):
+        make_plan(path, fresh)
+    assert len(make_plan(write_sweep(fresh, net="fcn8s", asha={"first": 0.2}), fresh).profiles) == 3
 
 
 def test_another_net_to_start_from_makes_other_trials(fresh: Path):
