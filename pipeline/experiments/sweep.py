@@ -8,6 +8,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline import files, paths, tracking
@@ -81,9 +82,13 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
         if previous is not None and previous.state != "failed":  # it ended in an earlier call
             return
         result = Result(end.state, end.points, round(end.seconds, 1), end.message)
-        _remove_what_is_not_needed(number, result, trials)
+        if end.state == "stopped":  # its process removes the folders as it ends
+            for folder in trial.run_folders():
+                with suppress(FileNotFoundError):  # the net has just been finished
+                    tracker.records.keep_curves(folder)
         _close_runs(trial, result, tracker)
         result.write(trial.variant.folder)
+        _remove_what_is_not_needed(number, result, trials)
         score = "no score" if result.score is None else f"{plan.sweep.metric} {result.score:.4f}"
         print(
             f"{end.state}: {trial.variant.name}: {score}{': ' * bool(end.message)}{end.message}", flush=True
@@ -136,12 +141,12 @@ class _Elapsed:
 
 
 def _remove_what_is_not_needed(number: int, result: Result, trials: Sequence[Trial]) -> None:
-    """Remove the nets of all ended trials but the best, and checkpoints of a trial that will not go on."""
+    """Remove the nets of all ended trials but the best, and what else a finished trial has left."""
     if result.state == "failed":
         return  # another call goes on from its checkpoints
-    shutil.rmtree(trials[number].variant.folder / paths.RUNS, ignore_errors=True)
+    if result.state == "finished":
+        shutil.rmtree(trials[number].variant.folder / paths.RUNS, ignore_errors=True)
     results = [Result.read(trial.variant.folder) for trial in trials]
-    results[number] = result
     best = best_trial(results)
     for i, known in enumerate(results):
         if i != best and known is not None and known.state != "failed":

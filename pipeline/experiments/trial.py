@@ -1,6 +1,7 @@
 """A trial of a sweep: trains a variant in a thread, and hands its validation scores to Ray Tune one by one."""
 
 import json
+import shutil
 import threading
 import time
 import traceback
@@ -179,12 +180,19 @@ class Training:
         return end | {self.trial.metric: score}
 
     def stop(self) -> None:
+        """End the training; remove the checkpoints if ASHA has stopped the trial.
+
+        Ray Tune reports that a trial was stopped before it ends the training, which writes to its folder until then.
+        """
         self._stopping.set()
         while self._thread.is_alive():
             for folder in self.trial.run_folders():  # each time, because a run removes the file as it starts
                 with suppress(FileNotFoundError):  # the net has just been finished
                     (folder / STOP).touch()
             self._thread.join(POLL_S)
+        result = Result.read(self.trial.variant.folder)
+        if result is not None and result.state == "stopped":
+            shutil.rmtree(self.trial.variant.folder / paths.RUNS, ignore_errors=True)
 
 
 class Replay:

@@ -20,6 +20,7 @@ from pipeline.datasets import sbd, synthetic
 from pipeline.errors import ConfigError, LeakError, UserError
 from pipeline.experiments import sweep
 from pipeline.experiments.sweep_plan import make_plan, make_trials
+from pipeline.experiments.trial import Result
 from pipeline.models import backbone, checkpoint
 from pipeline.shards.read import open_shards
 from pipeline.training.driver import train_net
@@ -160,6 +161,31 @@ def test_the_same_command_again_runs_failed_trials_alone(project: Path, capfd):
     sweep.run_sweep(project / "rates.yaml", project)
     assert "1 of 3 trials to run" in capfd.readouterr().out
     assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_a_trial_that_asha_stops_ends_its_training_before_its_checkpoints_go_and_keeps_its_curve(
+    fresh: Path,
+    session,  # noqa: ARG001
+    capfd,
+):
+    edit_profile(fresh, "nets", "fcn32s", value={"lr": 1.0e-3, "iterations": 200})
+    space = {"nets.fcn32s.lr": [1.0e-3, 2.0e-3]}
+    path = write_sweep(fresh, space=space, asha={"first": 0.1, "keep": 2}, at_once=1)
+    better = make_trials(make_plan(path, fresh))[1]
+    Result("finished", [(float(percent), 0.9) for percent in range(1, 101)], 1.0).write(better.variant.folder)
+    sweep.run_sweep(path, fresh)
+    trials = report(fresh)["trials"]
+    assert [trial["result"]["state"] for trial in trials] == ["stopped", "finished"]
+    assert not list(fresh.glob(f"runs/{NAME}/sweeps/rates/*/runs"))
+    assert "Traceback" not in "".join(capfd.readouterr())
+    client = MlflowClient(f"sqlite:///{fresh / 'mlflow.db'}")
+    (run,) = client.search_runs(
+        [client.get_experiment_by_name(f"fcn-{NAME}").experiment_id], "tags.trial = 'stopped'"
+    )
+    assert run.info.status == "FINISHED"
+    scored = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "val_mean_iu")}
+    for progress, score in trials[0]["result"]["points"]:
+        assert scored[round(progress * 2)] == score
 
 
 @pytest.mark.slow
