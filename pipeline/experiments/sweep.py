@@ -56,8 +56,7 @@ def run_sweep(path: Path, root: Path) -> Path:
 
 def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None:
     """Run the trials that have not ended, or until the time is over."""
-    results = [Result.read(trial.variant.folder) for trial in trials]
-    num_open = sum(result is None or result.state == "failed" for result in results)
+    num_open = sum(trial.ended() is None for trial in trials)
     elapsed = _Elapsed(plan.folder / "seconds")
     seconds = None if plan.sweep.hours is None else plan.sweep.hours * 3600 - elapsed.before
     if num_open == 0:
@@ -78,10 +77,9 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
     def on_end(number: int, end: End) -> None:
         trial = trials[number]
         elapsed.write()
-        previous = Result.read(trial.variant.folder)
-        if previous is not None and previous.state != "failed":  # it ended in an earlier call
+        if trial.ended():  # in an earlier call
             return
-        result = Result(end.state, end.points, round(end.seconds, 1), end.message)
+        result = Result(end.state, end.points, round(end.seconds, 1), end.message, trial.asha)
         if end.state == "stopped":  # its process removes the folders as it ends
             for folder in trial.run_folders():
                 with suppress(FileNotFoundError):  # the net has just been finished

@@ -107,6 +107,7 @@ def make_trials(plan: Plan) -> list[Trial]:
     own = config.read(plan.sweep.profile, plan.root)
     code = files.code_digest(CODE, code_that_decides())
     group = _group(plan.folder)
+    asha = plan.sweep.asha and plan.sweep.asha.model_dump()
     opened: dict[str, dict[str, Shards]] = {}
     trials = []
     for profile, values in zip(plan.profiles, plan.values, strict=True):
@@ -138,7 +139,9 @@ def make_trials(plan: Plan) -> list[Trial]:
             run = profile.run.model_copy(update={"validate_images": len(shards["tuning"])})
             profile = profile.model_copy(update={"run": run})
         variant = Variant(name, group, plan.folder / digest[:12], data, values)
-        trials.append(Trial(plan.sweep.profile, profile, plan.root, variant, plan.nets, plan.sweep.metric))
+        trials.append(
+            Trial(plan.sweep.profile, profile, plan.root, variant, plan.nets, plan.sweep.metric, asha)
+        )
     return trials
 
 

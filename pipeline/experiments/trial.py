@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class Trial:
     variant: its names and folder.
     nets: those it trains, in order.
     metric: the name of the score in the curves.
+    asha: the sweep's settings of ASHA; None: it stops no trial.
     """
 
     profile_name: str
@@ -43,6 +44,7 @@ class Trial:
     variant: Variant
     nets: tuple[str, ...]
     metric: str
+    asha: Mapping[str, float] | None = None
 
     @property
     def num_steps(self) -> list[int]:
@@ -87,10 +89,15 @@ class Trial:
 
     def start(self) -> Running:
         """Start or resume the trial; one that has ended before only hands out its scores."""
+        result = self.ended()
+        return Replay(self.metric, result) if result else Training(self)
+
+    def ended(self) -> "Result | None":
+        """Return the result of an earlier call; None if the trial failed, or other settings of ASHA stopped it."""
         result = Result.read(self.variant.folder)
-        if result is not None and result.state != "failed":
-            return Replay(self.metric, result)
-        return Training(self)
+        if result is None or result.state == "failed":
+            return None
+        return None if result.state == "stopped" and result.asha != self.asha else result
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,14 @@ class Result:
     points: (progress in percent, score) in order.
     seconds: since its start in the call in which it ended.
     message: of a failure.
+    asha: the settings of ASHA in that call.
     """
 
     state: Literal["finished", "stopped", "failed"]
     points: Sequence[tuple[float, float]]
     seconds: float
     message: str = ""
+    asha: Mapping[str, float] | None = None
 
     @property
     def score(self) -> float | None:
@@ -190,8 +199,8 @@ class Training:
                 with suppress(FileNotFoundError):  # the net has just been finished
                     (folder / STOP).touch()
             self._thread.join(POLL_S)
-        result = Result.read(self.trial.variant.folder)
-        if result is not None and result.state == "stopped":
+        result = self.trial.ended()
+        if result and result.state == "stopped":
             shutil.rmtree(self.trial.variant.folder / paths.RUNS, ignore_errors=True)
 
 

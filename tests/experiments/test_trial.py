@@ -54,6 +54,12 @@ def test_a_trial_that_ended_gives_its_scores_again_and_a_failed_or_damaged_one_s
     assert replay.next() == {"progress": 50.0, "val_mean_iu": 0.1}
     assert replay.next() == {"progress": 100.0, "val_mean_iu": 0.2, "ended": True, "done": True}
     replay.stop()
+    other = replace(trial, asha={"first": 0.5, "keep": 2.0})
+    assert other.ended() is None
+    Result("stopped", [], 3.0, asha=other.asha).write(folder)
+    assert (trial.ended(), other.ended()) == (None, Result.read(folder))
+    Result("finished", [], 3.0, asha=other.asha).write(folder)
+    assert trial.ended() == other.ended() == Result.read(folder)
     (folder / "trial.json").write_text("{")
     assert Result.read(folder) is None
     assert Result.read(folder / "none") is None
