@@ -84,7 +84,7 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
             for folder in trial.run_folders():
                 with suppress(FileNotFoundError):  # the net has just been finished
                     tracker.records.keep_curves(folder)
-        _close_runs(trial, result, tracker)
+        _close_runs(trial, result, tracker, is_again=Result.read(trial.variant.folder) is not None)
         result.write(trial.variant.folder)
         _remove_what_is_not_needed(number, result, trials)
         score = "no score" if result.score is None else f"{plan.sweep.metric} {result.score:.4f}"
@@ -151,14 +151,19 @@ def _remove_what_is_not_needed(number: int, result: Result, trials: Sequence[Tri
             shutil.rmtree(trials[i].variant.folder / MODELS, ignore_errors=True)
 
 
-def _close_runs(trial: Trial, result: Result, tracker: tracking.Tracker) -> None:
-    """End the runs in MLflow of a trial that did not finish."""
-    if result.state == "finished":
+def _close_runs(trial: Trial, result: Result, tracker: tracking.Tracker, *, is_again: bool) -> None:
+    """Tag the runs in MLflow of a trial with how it ended, and end them; a finished trial's have ended, without tags.
+
+    is_again: an earlier call has tagged them.
+    """
+    if result.state == "finished" and not is_again:
         return
+    tags = {"trial": result.state}
+    if result.message or is_again:
+        tags["trial_failure"] = result.message
     for record in tracker.records.read_all()[0]:
         is_of_trial = record.group == trial.variant.group and record.value.startswith(
             trial.variant.member("")
         )
-        if is_of_trial and record.ended_ms is None:
-            tags = {"trial": result.state} | ({"trial_failure": result.message} if result.message else {})
-            tracker.log(record, {}, tags)
+        if is_of_trial and (record.ended_ms is None or is_again):
+            tracker.log(record, record.metrics, {**record.tags, **tags})

@@ -23,6 +23,7 @@ from pipeline.experiments.sweep_plan import make_plan, make_trials
 from pipeline.experiments.trial import Result
 from pipeline.models import backbone, checkpoint
 from pipeline.shards.read import open_shards
+from pipeline.tracking import MEMBER, Tracker
 from pipeline.training.driver import train_net
 from stages import shard
 from tests.project_copy import yaml
@@ -245,6 +246,24 @@ def test_the_first_share_of_asha_is_one_of_all_steps_of_a_chain(fresh: Path):
     with pytest.raises(ConfigError, match=r"asha\.first"):
         make_plan(path, fresh)
     assert len(make_plan(write_sweep(fresh, net="fcn8s", asha={"first": 0.2}), fresh).profiles) == 3
+
+
+def test_a_trial_that_finishes_after_a_failure_is_no_failed_one_in_mlflow(fresh: Path):
+    trial = make_trials(make_plan(write_sweep(fresh), fresh))[0]
+    tracker = Tracker(NAME, fresh)
+    member = trial.variant.member("fcn32s-ab")
+    record = tracker.record(
+        "training", "fcn32s lr=1", MEMBER, member, params={}, datasets={}, group=trial.variant.group
+    )
+    tracker.begin(record)
+    sweep._close_runs(trial, Result("failed", [], 1.0, "NaN"), tracker, is_again=False)
+    (run,) = tracker.search_runs("")
+    assert (run.data.tags["trial"], run.data.tags["trial_failure"]) == ("failed", "NaN")
+    tracker.log(record, {}, {"model_sha256": "ab"})
+    sweep._close_runs(trial, Result("finished", [], 1.0), tracker, is_again=True)
+    (run,) = tracker.search_runs("")
+    assert (run.data.tags["trial"], run.data.tags["trial_failure"]) == ("finished", "")
+    assert run.data.tags["model_sha256"] == "ab"
 
 
 def test_another_net_to_start_from_makes_other_trials(fresh: Path):
