@@ -12,7 +12,7 @@ import resource
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from unicodedata import category
@@ -220,6 +220,17 @@ def run_command(command: Callable[[], object]) -> None:
         command()
 
     exit_cleanly(run)
+
+
+def mlflow_settings() -> dict[str, str]:
+    """Return the environment's settings of MLflow; a cluster's processes have the environment of their node."""
+    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+
+
+def enter_project(root: Path, settings: Mapping[str, str]) -> None:
+    """Let a process of a cluster work in the project's folder, with the settings that `mlflow_settings` gave."""
+    os.environ.update(settings)
+    os.chdir(root)  # a profile may name files relative to it
 
 
 def check_project() -> None:

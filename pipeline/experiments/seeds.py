@@ -6,7 +6,6 @@ runs/<profile>/seeds-<hash>/ holds `seed 1337/`, `seed 1338/` ..., the group's s
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.errors import ConfigError, DatasetError, UserError
 from pipeline.files import code_digest
 from pipeline.progress import bar
 from pipeline.shards.read import open_shards
+from pipeline.surroundings import enter_project, mlflow_settings
 from pipeline.training.prepare import CODE, SPLITS_WORK, code_that_decides, start_digest
 
 MAX_SEED = 2**63 - 1  # see pipeline.config.section.Seed
@@ -92,9 +92,7 @@ def train_seeds(
     from pipeline.cluster import connection, ray_workers  # takes seconds to import
 
     workers, cpus = profile.train.num_workers, profile.run.cpus_per_worker
-    # A cluster's processes have the environment of their node
-    environment = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-    run = partial(_run_seed, profile_name, profile, root, group, last_net, environment)
+    run = partial(_run_seed, profile_name, profile, root, group, last_net, mlflow_settings())
     with connection.session(workers * cpus):
         num_at_once = ray_workers.capacity(workers, cpus, use_gpu=profile.train.use_gpu)
         with (
@@ -112,12 +110,11 @@ def _run_seed(
     root: Path,
     group: str,
     last_net: str,
-    environment: Mapping[str, str],
+    settings: Mapping[str, str],
     seed: int,
 ) -> Outcome:
     """Train and score one seed's chain in this process and its workers."""
-    os.environ.update(environment)
-    os.chdir(root)  # a profile may name files relative to it
+    enter_project(root, settings)
     from pipeline.experiments.variant import run_variant  # imports MLflow, which reads its environment then
 
     variant = variant_of(profile_name, group, seed, root)

@@ -25,6 +25,7 @@ from pipeline.experiments.sweep_winner import (
     write_winner,
 )
 from pipeline.experiments.trial import Result, Trial
+from pipeline.surroundings import enter_project, mlflow_settings
 from pipeline.tables import render
 
 MODELS = paths.model("", "").parts[0]
@@ -71,7 +72,10 @@ def _run(plan: Plan, trials: Sequence[Trial], tracker: tracking.Tracker) -> None
     for trial in trials:
         trial.variant.folder.mkdir(parents=True, exist_ok=True)
 
+    settings = mlflow_settings()
+
     def start(number: int) -> Running:
+        enter_project(trials[number].root, settings)
         return trials[number].start()
 
     def on_end(number: int, end: End) -> None:
