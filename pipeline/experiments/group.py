@@ -1,5 +1,6 @@
 """A group of seeds on disk: its scores, its page, and its run in MLflow, whose children are the runs of its nets."""
 
+import re
 from pathlib import Path
 
 from pipeline import paths, tracking
@@ -27,8 +28,13 @@ def newest_group(profile_name: str, root: Path) -> str:
 def seeds_of(profile_name: str, name: str, net: str, root: Path) -> list[tuple[str, Path]]:
     """Return the seeds that scored the net in the order of their numbers: the name and the folder of each."""
     folder = root / paths.group(profile_name, name)
-    scored = [path for path in folder.glob("seed *") if (path / paths.metrics(profile_name, net)).exists()]
-    return [(path.name, path) for path in sorted(scored, key=lambda path: int(path.name.split()[1]))]
+    scored = {
+        int(name[1]): path
+        for path in folder.glob("*")
+        if (name := re.fullmatch(r"seed (\d+)", path.name))
+        and (path / paths.metrics(profile_name, net)).exists()
+    }
+    return [(path.name, path) for _, path in sorted(scored.items())]
 
 
 def read_net(profile_name: str, name: str, net: str, root: Path, bootstrap: Bootstrap, title: str) -> Result:

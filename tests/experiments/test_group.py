@@ -19,6 +19,7 @@ from pipeline.report import group_page
 from pipeline.tracking import follow
 from tests.conftest import run_fcn
 from tests.experiments.conftest import NAME, train_here
+from tests.made_results import make_result, write_result
 
 SEEDS = (7, 8, 9)
 
@@ -206,6 +207,14 @@ def test_a_parent_of_mlflow_is_compared_as_the_group_on_disk(grouped, profile, m
         assert there[f"{name}/{net}"][1:] == here[f"{NAME}/{name}/{net}"][1:]
     difference = f"{name}/fcn16s - {name}/fcn32s mean_iu"
     assert there[difference][1:] == here[f"{NAME}/{name}/fcn16s - {NAME}/{name}/fcn32s mean_iu"][1:]
+
+
+def test_only_folders_of_seeds_are_its_seeds_in_the_order_of_their_numbers(tmp_path):
+    folder = tmp_path / paths.group(NAME, "seeds-ab")
+    for name in ("seed 10", "seed 9", "seed 9 copy", "seed old", "notes"):
+        write_result(folder / name / paths.metrics(NAME, "fcn8s").parent, make_result("fcn8s"))
+    (folder / "seed 11").mkdir()
+    assert [name for name, _ in group.seeds_of(NAME, "seeds-ab", "fcn8s", tmp_path)] == ["seed 9", "seed 10"]
 
 
 @pytest.mark.parametrize(
