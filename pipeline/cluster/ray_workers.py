@@ -241,20 +241,25 @@ def _watch(num_workers: int, cpus_per_worker: int, *, use_gpu: bool) -> Abstract
 
 @contextmanager
 def tasks(
-    num_workers: int, cpus_per_call: int = 1
+    num_workers: int, cpus_per_call: int = 1, on_error: Callable[[Any, UserError], Any] | None = None
 ) -> Iterator[Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]]:
     """Yield a function like `map` that makes up to num_workers calls at once, each in its own process.
 
-    Results come in the order in which the calls end. A UserError of a call is raised here.
+    Results come in the order in which the calls end. A UserError of a call is raised here; a process that dies is one.
 
     cpus_per_call: CPUs that each call reserves; 0 for calls that wait for workers of their own.
+    on_error: takes an item and its error, and returns the item's result; the other calls go on. None: it is raised.
     """
     with session(num_workers * cpus_per_call):
-        yield partial(_map, num_workers, cpus_per_call)
+        yield partial(_map, num_workers, cpus_per_call, on_error)
 
 
 def _map(
-    num_workers: int, cpus_per_call: int, function: Callable[[Any], Any], items: Iterable[Any]
+    num_workers: int,
+    cpus_per_call: int,
+    on_error: Callable[[Any, UserError], Any] | None,
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
 ) -> Iterator[Any]:
     @ray.remote(
         num_cpus=cpus_per_call
@@ -266,20 +271,23 @@ def _map(
             return error
 
     shared, waiting = ray.put(function), iter(items)
-    running = [call.remote(shared, item) for item in islice(waiting, num_workers)]
+    running = {call.remote(shared, item): item for item in islice(waiting, num_workers)}
     while running:
-        done, running = ray.wait(running)
+        (done,), _ = ray.wait(list(running))
+        item = running.pop(done)
         try:
-            result = ray.get(done[0])
+            result = ray.get(done)
         except RayTaskError:
             raise
         except RayError as error:  # after Ray's own retries
-            raise UserError(
+            result = UserError(
                 f"a worker process died: {error}; run the same command again, with fewer workers"
-            ) from error
+            )
         if isinstance(result, UserError):
-            raise result
-        running += [call.remote(shared, item) for item in islice(waiting, 1)]
+            if on_error is None:
+                raise result
+            result = on_error(item, result)
+        running |= {call.remote(shared, item): item for item in islice(waiting, 1)}
         yield result
 
 

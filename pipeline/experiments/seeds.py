@@ -6,6 +6,7 @@ runs/<profile>/seeds-<hash>/ holds `seed 1337/`, `seed 1338/` ..., the group's s
 
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ def train_seeds(
     with connection.session(workers * cpus):
         num_at_once = ray_workers.capacity(workers, cpus, use_gpu=profile.train.use_gpu)
         with (
-            ray_workers.tasks(num_at_once, cpus_per_call=0) as side_by_side,
+            ray_workers.tasks(num_at_once, cpus_per_call=0, on_error=_failed) as side_by_side,
             bar(len(seeds), group, "seed") as progress,
         ):
             for outcome in side_by_side(run, seeds):
@@ -113,13 +114,20 @@ def _run_seed(
     settings: Mapping[str, str],
     seed: int,
 ) -> Outcome:
-    """Train and score one seed's chain in this process and its workers."""
+    """Train and score one seed's chain in this process and its workers. Raises UserError if it fails."""
     enter_project(root, settings)
     from pipeline.experiments.variant import run_variant  # imports MLflow, which reads its environment then
 
     variant = variant_of(profile_name, group, seed, root)
     try:
         run_variant(profile_name, with_seed(profile, seed), root, variant, last_net)
-    except UserError as error:
-        return Outcome(seed, str(error))
+    except UserError:
+        raise
+    except Exception as error:  # it must not end the other seeds
+        traceback.print_exc()
+        raise UserError(f"{type(error).__name__}: {error}") from error
     return Outcome(seed, "")
+
+
+def _failed(seed: int, error: UserError) -> Outcome:
+    return Outcome(seed, str(error))

@@ -1,6 +1,7 @@
 """Addresses that are refused before Ray starts, and a local run; test_cluster.py has clusters of several nodes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,24 @@ def test_gpus_this_machine_does_not_have_are_not_waited_for(monkeypatch, tmp_pat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"2 .*has 1"):
         run(tmp_path, num_workers=4, min_workers=2, use_gpu=True)
+
+
+def test_calls_that_fail_or_whose_process_dies_have_a_result_of_their_own_and_the_others_go_on(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def call(item: str) -> str:
+        if item == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item == "fails":
+            raise UserError("no good")
+        return item
+
+    items = ["dies", "fails", "a", "b"]
+    with ray_workers.tasks(2, on_error=lambda item, error: f"{item}: {error}") as calls:
+        results = sorted(calls(call, items))
+    assert results[:2] == ["a", "b"]
+    assert results[2].startswith("dies: ")
+    assert results[3] == "fails: no good"
 
 
 QUIET_RUN = """

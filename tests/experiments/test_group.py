@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from pipeline import paths
 from pipeline.config import Profile
 from pipeline.errors import ConfigError, UserError
-from pipeline.experiments import group
+from pipeline.experiments import group, seeds, variant
 from pipeline.experiments.seeds import first_seeds, group_name, variant_of, with_seed
 from pipeline.experiments.variant import run_variant
 from pipeline.report import group_page
@@ -215,6 +215,15 @@ def test_only_folders_of_seeds_are_its_seeds_in_the_order_of_their_numbers(tmp_p
         write_result(folder / name / paths.metrics(NAME, "fcn8s").parent, make_result("fcn8s"))
     (folder / "seed 11").mkdir()
     assert [name for name, _ in group.seeds_of(NAME, "seeds-ab", "fcn8s", tmp_path)] == ["seed 9", "seed 10"]
+
+
+def test_a_mistake_of_the_code_in_one_seed_is_an_error_that_the_group_survives(root, profile, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(variant, "run_variant", fail)
+    with pytest.raises(UserError, match=r"RuntimeError.*memory"):
+        seeds._run_seed(NAME, profile, root, "seeds-ab", "fcn8s", {}, 7)
 
 
 @pytest.mark.parametrize(
