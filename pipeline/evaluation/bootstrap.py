@@ -23,7 +23,9 @@ MEAN_OF = {  # the scores of a metrics JSON that are the mean of another over th
     "mean_f1": "class_f1",
     "mean_precision": "class_precision",
 }
-MAX_DRAWN = 2**20  # draws held at a time: tens of MB, however many images and resamples there are
+MAX_DRAWN = (
+    2**20
+)  # draws, or counts, held at a time: tens of MB, however many images, resamples and runs there are
 
 
 @dataclass(frozen=True)
@@ -149,14 +151,17 @@ def resample(statistic: Statistic, counts: NDArray[np.int64], bootstrap: Bootstr
     Each resample has the same images for all of "...".
     """
     flat = counts.reshape(len(counts), -1).astype(np.float64)  # exact: far fewer than 2 ** 53 pixels
-    sums = (times @ flat for times in _draw(len(counts), bootstrap))
+    sums = (times @ flat for times in _draw(*flat.shape, bootstrap))
     return np.concatenate([statistic(chunk.reshape(-1, *counts.shape[1:])) for chunk in sums])
 
 
-def _draw(num_images: int, bootstrap: Bootstrap) -> Iterator[Floats]:
-    """Yield (resamples, num_images) chunks: how often each resample holds each image."""
+def _draw(num_images: int, num_counts: int, bootstrap: Bootstrap) -> Iterator[Floats]:
+    """Yield (resamples, num_images) chunks: how often each resample holds each image.
+
+    num_counts: of an image; as many are held of each resample of a chunk.
+    """
     random = np.random.default_rng(bootstrap.seed)
-    chunk = max(1, MAX_DRAWN // num_images)
+    chunk = max(1, MAX_DRAWN // max(num_images, num_counts))
     for start in range(0, bootstrap.num_resamples, chunk):
         rows = min(chunk, bootstrap.num_resamples - start)
         drawn = random.integers(0, num_images, (rows, num_images))

@@ -1,6 +1,7 @@
 """Intervals and paired differences, compared with scipy's bootstrap and with scores of the confusion matrix."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -115,6 +116,14 @@ def test_a_seed_gives_the_same_interval_always_and_however_many_are_drawn_at_onc
     assert result != interval(mean_iu, counts, Bootstrap(500, seed=2))
     monkeypatch.setattr(bootstrap, "MAX_DRAWN", 7 * 30)
     assert result == interval(mean_iu, counts, Bootstrap(500, seed=1))
+
+
+def test_memory_does_not_grow_with_resamples_runs_and_classes():
+    counts = np.random.default_rng(0).integers(0, 100, (50, 10, 3, 150))
+    tracemalloc.start()
+    bootstrap.resample(mean_iu, counts, Bootstrap(2000))  # 72 MB, if all were held at once
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()
 
 
 def test_void_images_alone_have_no_interval_and_among_others_do_no_harm():
