@@ -73,11 +73,6 @@ class Estimate:
         return self.value + self._margin()
 
     @property
-    def spread(self) -> float:
-        """The standard deviation of a single group's scores between its seeds."""
-        return math.sqrt(self.between[0].variance)
-
-    @property
     def p_value(self) -> float:
         """Two-sided, of the hypothesis that the value is 0."""
         error, quantile = self._spread_of_mean()

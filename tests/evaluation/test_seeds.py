@@ -30,7 +30,7 @@ def test_where_images_do_not_matter_the_interval_of_a_mean_is_students():
     expected = stats.t.interval(0.95, 3, np.mean(scores), stats.sem(scores))
     assert result.value == pytest.approx(np.mean(scores))
     assert (result.low, result.high) == pytest.approx(expected)
-    assert result.spread == pytest.approx(np.std(scores, ddof=1))
+    assert result.between[0].variance == pytest.approx(np.var(scores, ddof=1))
 
 
 def test_where_seeds_do_not_matter_the_interval_is_that_of_the_images():
@@ -39,7 +39,7 @@ def test_where_seeds_do_not_matter_the_interval_is_that_of_the_images():
     settings = Bootstrap(4000, 0.95, 1)
     result = group_score(mean_iu, [run] * 3, settings)
     images = intervals({"mean_iu": mean_iu}, run, settings)["mean_iu"]
-    assert result.spread == 0
+    assert result.between[0].variance == 0
     assert result.high - result.low == pytest.approx(images.high - images.low, rel=0.08)
 
 
