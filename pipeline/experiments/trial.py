@@ -21,7 +21,7 @@ from pipeline.experiments.variant import train_variant
 from pipeline.monitoring.meter import CURVES, STOP
 from pipeline.training.prepare import apply_batch_rule
 
-POLL_S = 0.2  # between two looks at a curve
+POLL_S = 1.0  # between two looks at a curve, each of which reads all of it
 ANSWER_S = 2.0  # Ray Tune can stop a trial only between two answers
 RESULT = "trial.json"
 
