@@ -23,7 +23,8 @@ os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the caller names a 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from pipeline.errors import UserError
@@ -72,7 +73,7 @@ def run_trials(
     *,
     metric: str,
     asha: tuple[float, float] | None,
-    at_once: int | None,
+    at_once: int,
     seconds: float | None,
     max_failures: int,
     storage: Path,
@@ -85,7 +86,7 @@ def run_trials(
     on_end: called in this process when a trial has ended, but not if the time was over before.
     metric: the key of the scores in the trials' results; more is better.
     asha: (first progress in percent, factor) as in config.sweep.Asha; None: no trial is stopped.
-    at_once: the most trials at the same time; None: as many as the reserved resources allow.
+    at_once: the most trials at the same time.
     seconds: time limit.
     max_failures: how often a trial starts again after its process died.
     storage: a folder for Tune's files; it is removed.
@@ -191,8 +192,15 @@ class _Observer(tune.Callback):
             self._end(trial, "stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:  # noqa: ARG002
-        error = shorten(str(trial.get_error() or "no message"), 300)
-        self._end(trial, "failed", f"its process died, as when memory runs out: {error}")
+        path = (
+            trial.pickled_error_file
+        )  # of this process; get_error() finds it in the storage, where it comes later
+        error = cloudpickle.loads(Path(path).read_bytes()) if path else None
+        if isinstance(error, RayTaskError):
+            message = f"{type(error.cause).__name__}: {error.cause}"
+        else:
+            message = f"its process died, as when memory runs out: {error or 'no message'}"
+        self._end(trial, "failed", shorten(message, 400))
 
     def _end(self, trial: Any, state: Literal["finished", "stopped", "failed"], message: str = "") -> None:
         number = trial.config["number"]

@@ -32,6 +32,8 @@ class Scripted:
             with (self.folder / "deaths").open("a") as file:
                 file.write("x")
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.script == "raises":
+            raise OSError("no such disk")
         if self.script == "fails" and self.num_given == 3:
             return {"progress": progress, "ended": True, "done": True, "failed": "no good"}
         score = self.script if isinstance(self.script, float) else 1.0
@@ -79,13 +81,15 @@ def test_asha_stops_the_trials_that_are_worse_at_the_same_progress(tmp_path: Pat
 
 
 def test_a_failed_trial_and_one_whose_process_dies_are_named_and_the_rest_goes_on(tmp_path: Path):
-    ends = run(tmp_path, ["fails", "dies", 0.3])
+    ends = run(tmp_path, ["fails", "dies", 0.3, "raises"])
     assert (ends[0].state, ends[0].message) == ("failed", "no good")
     assert ends[1].state == "failed"
     assert "process died" in ends[1].message
+    assert "no message" not in ends[1].message
     assert "\n" not in ends[1].message
     assert (tmp_path / "deaths").read_text() == "xx"  # it was started once more
     assert ends[2].state == "finished"
+    assert (ends[3].state, ends[3].message) == ("failed", "OSError: no such disk")
 
 
 def test_when_the_time_is_over_no_trial_counts_as_ended(tmp_path: Path):
