@@ -14,7 +14,7 @@ from pipeline.errors import ResultError
 from pipeline.tracking.models import find_model, log_model, register_version
 from pipeline.tracking.moved import DATABASE
 from pipeline.tracking.outage import OUTAGE, one_line
-from pipeline.tracking.tracker import MEMBER, Tracker, is_deleted
+from pipeline.tracking.tracker import MEMBER, Tracker, equals, is_deleted
 
 RUN_HELP = "give a metrics JSON, profile/net, or the id or name of a run"
 
@@ -177,8 +177,7 @@ def _net_run(tracker: Tracker, net: str) -> Run:
 
 def _named_run(tracker: Tracker, run: str) -> Run:
     """Return the run with this id, else the newest with this name."""
-    name = run.replace("'", "\\'")
     for field in ("run_id", "run_name"):
-        if runs := tracker.search_runs(f"attributes.{field} = '{name}'", everywhere=True):
+        if runs := tracker.search_runs(equals(f"attributes.{field}", run), everywhere=True):
             return runs[0]
     raise ResultError(f"unknown run {run!r}: neither a file nor a run of MLflow; {RUN_HELP}")

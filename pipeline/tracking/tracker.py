@@ -275,7 +275,7 @@ class Tracker:
     def _find_run(self, record: Record) -> Run | None:
         if record.key == "model_sha256":
             return next(iter(self.runs_of_model(record.value)), None)
-        if runs := self.search_runs(f"tags.`{record.key}` = '{record.value}'"):
+        if runs := self.search_runs(equals(f"tags.`{record.key}`", record.value)):
             return runs[0]
         # An evaluation of the model on another machine may have created the run
         if (digest := record.tags.get("model_sha256")) and not record.group:
@@ -285,12 +285,12 @@ class Tracker:
 
     def _group_tags(self, record: Record) -> dict[str, str]:
         """Return the tag by which MLflow's pages list a run below its group's, if MLflow has that run."""
-        runs = self.search_runs(f"tags.`{GROUP}` = '{record.group}'") if record.group else []
+        runs = self.search_runs(equals(f"tags.`{GROUP}`", record.group)) if record.group else []
         return {"mlflow.parentRunId": runs[0].info.run_id} if runs else {}
 
     def runs_of_model(self, digest: str, group: str | None = None) -> list[Run]:
         """Return the runs of a model, newest first, in a group, or outside of all groups. Both may have that model."""
-        runs = self.search_runs(f"tags.model_sha256 = '{digest}'")
+        runs = self.search_runs(equals("tags.model_sha256", digest))
         groups = [run.data.tags.get(MEMBER, "").partition("/")[0] for run in runs]
         return [run for run, of_run in zip(runs, groups, strict=True) if of_run == (group or "")]
 
@@ -346,6 +346,17 @@ class Tracker:
     def shell(self, command: str) -> str:
         """Return the line for a shell that gives a command to this server's `mlflow`."""
         return f"MLFLOW_TRACKING_URI={shlex.quote(without_passwords(self.address))} mlflow {command}"
+
+
+def equals(field: str, value: str) -> str:
+    """Return MLflow's filter for runs or experiments whose tag or attribute has this value.
+
+    A filter has no way to escape a quote: a value with one kind stands in the other, and of both, " is a wildcard.
+    """
+    if "'" not in value:
+        return f"{field} = '{value}'"
+    operator, pattern = ("LIKE", value.replace('"', "_")) if '"' in value else ("=", value)
+    return f'{field} {operator} "{pattern}"'
 
 
 def is_deleted(run: Run) -> bool:

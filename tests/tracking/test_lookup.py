@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ResultError
-from pipeline.tracking import Tracker, download_metrics, register, replay
+from pipeline.tracking import GROUP, MEMBER, Tracker, download_metrics, register, replay
 from pipeline.tracking.models import find_model
 
 
@@ -26,6 +26,24 @@ def test_scores_are_found_by_id_and_by_the_newest_run_of_a_name(root, tmp_path_f
         path = download_metrics(run, root, folder)
         assert path.read_text() == f'{{"mean_iu": 0.{number}}}'
         assert path.with_suffix(".parquet").read_text() == f"images of {number}"
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b"', 'it\'s "c"', "terms={'dice': 1.0}", "100%", "a\\b"])
+def test_a_run_and_its_group_are_found_by_names_with_quotes(root, name, tmp_path_factory):
+    tracker, scores = Tracker("small", root), root / "fcn8s.json"
+    scores.write_text("{}")
+    tracker.begin(tracker.record("group", "the group", GROUP, name, params={}, datasets={}))
+    for run in ("another", name):
+        record = tracker.record(
+            "evaluation", run, MEMBER, f"{name}/{run}", params={}, datasets={}, group=name
+        )
+        tracker.log(record, {"mean_iu": 0.5}, {}, [], [scores])
+        tracker.log(record, {"mean_iu": 0.6}, {}, [], [scores])
+    assert download_metrics(name, root, tmp_path_factory.mktemp("download")).read_text() == "{}"
+    runs = {run.info.run_name: run for run in tracker.search_runs("")}
+    assert runs.keys() == {"the group", "another", name}
+    assert runs[name].data.metrics == {"mean_iu": 0.6}
+    assert runs[name].data.tags["mlflow.parentRunId"] == runs["the group"].info.run_id
 
 
 @pytest.mark.parametrize("run", ["bare", "it's", "none"])
