@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -300,7 +300,7 @@ class Tracker:
         everywhere: also those of all other experiments, after them.
         """
         own = [each.experiment_id for each in self._experiments()]
-        others = self.client.search_experiments(ViewType.ALL) if everywhere else []
+        others = self._all_experiments() if everywhere else ()
         other_ids = [each.experiment_id for each in others if each.experiment_id not in own]
         runs: list[Run] = []
         for ids in filter(None, (own, other_ids)):
@@ -311,13 +311,19 @@ class Tracker:
 
     def _experiments(self) -> list[Experiment]:
         """Return the profile's experiments, the one with its name first: people rename an experiment, its tag stays."""
-        experiments = self.client.search_experiments(ViewType.ALL)
-        of_profile = [
-            each
-            for each in experiments
-            if each.name == self.experiment or each.tags.get(PROFILE) == self.profile
-        ]
-        return sorted(of_profile, key=lambda each: each.name != self.experiment)
+        found: dict[str, Experiment] = {}
+        for field, value in (("name", self.experiment), (f"tags.`{PROFILE}`", self.profile)):
+            experiments = self.client.search_experiments(ViewType.ALL, filter_string=equals(field, value))
+            found |= {each.experiment_id: each for each in experiments if each.experiment_id not in found}
+        return list(found.values())
+
+    def _all_experiments(self) -> Iterator[Experiment]:
+        token = None
+        while True:
+            page = self.client.search_experiments(ViewType.ALL, page_token=token)
+            yield from page
+            if not (token := page.token):
+                return
 
     def find_experiment(self) -> Experiment | None:
         """Return the profile's experiment, also a deleted one."""

@@ -1,8 +1,11 @@
 """Runs and models, found by id, name or net, whatever people have done to them in MLflow."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,25 @@ def test_a_run_that_is_missing_or_has_no_scores_is_refused_by_name(run, root):
     tracker.open_run(tracker.record("evaluation", "bare", "model_sha256", "a", params={}, datasets={}))
     with pytest.raises(ResultError, match=run):
         download_metrics(run, root, root)
+
+
+def test_runs_are_found_beside_more_experiments_than_one_page_has(root, tmp_path_factory):
+    tracker, scores = Tracker("small", root), root / "fcn8s.json"
+    scores.write_text("{}")
+    record = tracker.record("evaluation", "nightly", "model_sha256", "1", params={}, datasets={})
+    tracker.log(record, {}, {}, [], [scores])
+    later = time.time_ns() // 1_000_000 + 1000
+    with closing(sqlite3.connect(root / "mlflow.db")) as connection, connection:
+        columns = "name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace"
+        connection.executemany(
+            f"INSERT INTO experiments ({columns}) VALUES (?, 'x', 'active', ?, ?, 'default')",
+            [(f"other {i}", later + i, later + i) for i in range(1001)],
+        )
+    tracker.log(record, {"mean_iu": 0.5}, {}, [], [scores])
+    (run,) = Tracker("small", root).search_runs("")
+    assert run.data.metrics == {"mean_iu": 0.5}
+    assert download_metrics(run.info.run_id, root, tmp_path_factory.mktemp("own")).read_text() == "{}"
+    assert download_metrics("nightly", root, tmp_path_factory.mktemp("any")).read_text() == "{}"
 
 
 def test_without_runs_no_database_is_made(tmp_path):
