@@ -16,6 +16,7 @@ from pipeline.config import PROFILES
 from pipeline.files import and_more
 
 NUM_NAMED = 3  # changed values in a name; the tag `changed` has all of them
+DATA = "data"  # the name of the run of a profile's images
 MAX_LENGTH = 40  # of a value in a name
 EXPERIMENT = "DVC_EXP_NAME"  # DVC sets it for the stages of `dvc exp run` and the queue
 
@@ -23,7 +24,7 @@ EXPERIMENT = "DVC_EXP_NAME"  # DVC sets it for the stages of `dvc exp run` and t
 def run_name(name: str, profile: str, workspace: Path) -> tuple[str, dict[str, str]]:
     """Return the run's name, such as "fcn8s lr=0.002, train.seed=2 (rooky-gaur)", and tags with all of it.
 
-    name: of the net, or "data".
+    name: of the net, "data", or a name that stays as it is: of a group, or "fcn8s seed 1338" of its member.
     workspace: the checkout whose profile is compared with that of its commit.
     """
     changes = {key: value for key, value in changed(profile, workspace).items() if _concerns(key, name)}
@@ -32,7 +33,9 @@ def run_name(name: str, profile: str, workspace: Path) -> tuple[str, dict[str, s
         f"{key.removeprefix(f'nets.{name}.').removeprefix('nets.')}={_short(value)}"
         for key, value in changes.items()
     ]
-    title = " ".join(filter(None, [name, and_more(shown, NUM_NAMED), experiment and f"({experiment})"]))
+    title = name
+    if name in (DATA, *paths.CHAIN):
+        title = " ".join(filter(None, [name, and_more(shown, NUM_NAMED), experiment and f"({experiment})"]))
     tags = {"dvc_exp": experiment, "changed": "; ".join(f"{key}={value}" for key, value in changes.items())}
     return title, {key: value for key, value in tags.items() if value}
 
@@ -61,11 +64,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _concerns(key: str, name: str) -> bool:
-    """Return whether a value of the profile can change the results of this net, or of "data"."""
+    """Return whether a value of the profile can change the results of this net, of "data", or of a group."""
     section, _, rest = key.partition(".")
-    if name not in paths.CHAIN:
+    if name == DATA:
         return section in ("data", "shards")
-    later = paths.CHAIN[paths.CHAIN.index(name) + 1 :]
+    net = name.partition(" ")[0]
+    later = paths.CHAIN[paths.CHAIN.index(net) + 1 :] if net in paths.CHAIN else ()
     return section != "run" and not (section == "nets" and rest.partition(".")[0] in later)
 
 

@@ -62,6 +62,22 @@ def test_a_changed_value_is_in_the_names_of_the_nets_it_concerns(checkout, monke
     }
 
 
+def test_a_group_and_its_members_keep_their_names_and_a_tag_has_what_was_changed(checkout, monkeypatch):
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    edit(
+        checkout, ("[a/b]", "[a/c]"), ("seed: 1", "seed: 2"), ("fcn16s: {lr: 1.0e-3}", "fcn16s: {lr: 2.0e-3}")
+    )
+    later = {"data.splits.val.include", "train.seed"}
+    for name, expected in (
+        ("seeds-1a2b3c4d", later | {"nets.fcn16s.lr"}),
+        ("fcn8s seed 3", later | {"nets.fcn16s.lr"}),
+        ("fcn32s seed 3", later),
+    ):
+        title, tags = run_name(name, "small", checkout)
+        assert title == name
+        assert {change.partition("=")[0] for change in tags["changed"].split("; ")} == expected
+
+
 def test_added_and_removed_values_are_changes_and_long_lists_are_cut(checkout, monkeypatch):
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
     lists = ", ".join(f"a/{i}" for i in range(30))
