@@ -122,11 +122,14 @@ class Tracker:
         )
 
     def begin(self, record: Record) -> Record:
-        """Return the record as it is on disk, and show its run in MLflow from now on. An outage is only a warning."""
+        """Return the record as it is on disk, and show its run in MLflow from now on. An outage is only a warning.
+
+        A run that was deleted is replaced by another, so that the members of a group belong to one that is there.
+        """
         record = self.records.begin(record)
         try:
             with self.records.lock(record):
-                self.open_run(record)
+                self.open_run(record, replaces_deleted=True)
         except OUTAGE as error:
             self._warn_of(error)
         return record

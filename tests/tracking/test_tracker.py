@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from pipeline.tracking import Follower, Tracker
+from pipeline.tracking import GROUP, MEMBER, Follower, Tracker
 from pipeline.tracking.send import last_step
 from tests.tracking.stages import (
     append,
@@ -95,6 +95,24 @@ def test_a_net_leads_to_the_run_of_the_net_it_was_started_from(tracker):
     runs = {run.data.tags["fcn.attempt"]: run for run in tracker.search_runs("")}
     assert runs["grandchild"].data.tags["parent_run"] == runs["parent"].info.run_id
     assert "parent_run" not in runs["child"].data.tags
+
+
+def test_members_of_a_group_whose_run_was_deleted_are_children_of_its_new_run(tracker):
+    def begin() -> str:
+        tracker.begin(tracker.record("group", "seeds-ab", GROUP, "seeds-ab", params={}, datasets={}))
+        return tracker.search_runs(f"tags.`{GROUP}` = 'seeds-ab'")[0].info.run_id
+
+    first = begin()
+    tracker.client.delete_run(first)
+    second = begin()
+    assert second != first
+    assert begin() == second
+    member = tracker.record(
+        "evaluation", "fcn8s seed 1", MEMBER, "seeds-ab/1", params={}, datasets={}, group="seeds-ab"
+    )
+    tracker.log(member, {}, {})
+    (child,) = tracker.search_runs(f"tags.`{MEMBER}` = 'seeds-ab/1'")
+    assert child.data.tags["mlflow.parentRunId"] == second
 
 
 def test_a_class_of_any_name_is_logged(tracker):
