@@ -1,8 +1,10 @@
 """Sends numbers, data sets and files to one MLflow run, in as few calls as MLflow allows."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -46,7 +48,8 @@ def send_scores(client: MlflowClient, run_id: str, scores: Sequence[Metric]) -> 
 
 
 def send_params(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
-    params = [Param(metric_name(key), value) for key, value in values.items()]
+    names = metric_names(values)
+    params = [Param(names[key], value) for key, value in values.items()]
     for i in range(0, len(params), MAX_PARAMS):
         client.log_batch(run_id, params=params[i : i + MAX_PARAMS])
 
@@ -66,5 +69,16 @@ def send_datasets(client: MlflowClient, run_id: str, profile: str, digests: Mapp
 
 
 def metric_name(key: str) -> str:
-    """Return the name with "_" for each character that MLflow refuses, such as the & of a class name."""
-    return re.sub(r"[^\w.\- :/]", "_", key)
+    """Return the name with "_" for what MLflow refuses: some characters, such as &, and empty parts of a path."""
+    parts = re.sub(r"[^\w.\- :/]", "_", key).split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
+
+
+def metric_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return each key's name in MLflow; those of keys that would have one name end in hashes of the keys."""
+    names = {key: metric_name(key) for key in keys}
+    numbers = Counter(names.values())
+    return {
+        key: name if numbers[name] == 1 else f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:6]}"
+        for key, name in names.items()
+    }

@@ -22,7 +22,7 @@ from pipeline.tracking.outage import OUTAGE, is_down, one_line, warn, without_pa
 from pipeline.tracking.records import Record, RecordStore
 from pipeline.tracking.send import (
     last_step,
-    metric_name,
+    metric_names,
     send_datasets,
     send_params,
     send_points,
@@ -214,7 +214,8 @@ class Tracker:
             num_points, _ = send_points(client, run_id, curves, last_step(client, run_id))
         send_datasets(client, run_id, self.profile, record.datasets)
         time_ms = record.ended_ms or record.begun_ms
-        scores = [Metric(metric_name(key), value, time_ms, 0) for key, value in record.metrics.items()]
+        names = metric_names(record.metrics)
+        scores = [Metric(names[key], value, time_ms, 0) for key, value in record.metrics.items()]
         scores = [score for score in scores if run.data.metrics.get(score.key) != score.value]
         send_scores(client, run_id, scores)
 

@@ -1,6 +1,7 @@
 """Runs in MLflow: in a database of the project, and through a server."""
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -118,6 +119,18 @@ def test_members_of_a_group_whose_run_was_deleted_are_children_of_its_new_run(tr
 def test_a_class_of_any_name_is_logged(tracker):
     tracker.log(begin_evaluation(tracker), {"iu/Tisch & Stühle (alt)": 0.5, "iu/car/truck": 0.25}, {})
     assert only_run(tracker).data.metrics == {"iu/Tisch _ Stühle _alt_": 0.5, "iu/car/truck": 0.25}
+
+
+def test_classes_whose_names_mlflow_would_mix_up_or_refuse_are_logged_each(tracker):
+    names = ["car (front)", "car [front]", "car", "x/", "a//b", ".", "..", "", "/"]
+    scores = {f"iu/{name}": i / 10 for i, name in enumerate(names)}
+    params = {f"weights.{name}": i for i, name in enumerate(names)}
+    for _ in range(2):
+        tracker.log(replace(begin_evaluation(tracker), params=params), scores, {})
+    data = only_run(tracker).data
+    assert sorted(data.metrics.values()) == sorted(scores.values())
+    assert data.metrics["iu/car"] == scores["iu/car"]
+    assert sorted(data.params.values()) == sorted(map(str, params.values()))
 
 
 def test_without_a_server_everything_lies_at_the_root_wherever_the_stage_runs(
