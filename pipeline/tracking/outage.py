@@ -37,8 +37,9 @@ def warn(message: str) -> None:
 
 
 def without_passwords(text: str) -> str:
-    """Return the text without the user and password of any address in it, and without those of the environment."""
+    """Return the text without users and passwords of the addresses in it, nor those of the environment."""
     text = re.sub(r"//\S*@", "//", text)
+    text = re.sub(r"(?i)([?&]\w*(?:password|passwd|token|secret)\w*=)[^&\s]*", r"\1***", text)
     passwords = [os.environ.get(name, "") for name in PASSWORDS]
     with suppress(ValueError):  # not an address; MLflow's own error follows
         passwords.append(urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password or "")

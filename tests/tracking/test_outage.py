@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import ResultError
 from pipeline.tracking import Follower, Tracker
+from pipeline.tracking.outage import without_passwords
 from tests.tracking.stages import (
     STEPS,
     append,
@@ -262,3 +263,18 @@ def test_a_bug_is_not_taken_for_an_outage(root, monkeypatch):
     monkeypatch.setattr(tracker, "send", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate(tracker)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:hunter2@db/mlflow",
+        "postgresql+psycopg2:///mlflow?host=db&user=me&password=hunter2",
+        "postgresql:///mlflow?sslpassword=hunter2&host=db",
+        "https://mlflow.internal/?Token=hunter2",
+    ],
+)
+def test_a_password_anywhere_in_an_address_is_not_shown(address):
+    shown = without_passwords(f"{address} does not answer")
+    assert "hunter2" not in shown
+    assert shown.endswith(" does not answer")
