@@ -106,24 +106,27 @@ def _score(profile_name: str, profile: Profile, net: str, root: Path, variant: V
     """Return the scores of a trained net; from its files, if they are of this model, these images and settings."""
     metrics = variant.folder / paths.metrics(profile_name, net)
     counts = variant.folder / paths.per_image(profile_name, net)
-    if _is_scored(profile_name, profile, net, root, variant):
-        return json.loads(metrics.read_text(encoding="utf-8"))
-    done = evaluate(profile_name, profile, net, root, variant)
-    per_image.write(counts, done.images)
-    files.write_json(metrics, done.values, indent=2)
+    if not _is_scored(profile_name, profile, net, root, variant):
+        done = evaluate(profile_name, profile, net, root, variant)
+        per_image.write(counts, done.images)
+        files.write_json(metrics, done.values, indent=2)
+    values = json.loads(metrics.read_text(encoding="utf-8"))
+    content, _ = checkpoint.load(variant.folder / paths.model(profile_name, net), "model")
     tracker = tracking.Tracker(profile_name, root)
     record = tracker.record(
         "evaluation",
         variant.run_name(net),
         tracking.MEMBER,
-        variant.member(done.lineage["identity"]),
-        params=done.lineage,
-        datasets={"val": done.values["val_digest"]},
+        variant.member(content["lineage"]["identity"]),
+        params=content["lineage"],
+        datasets={"val": values["val_digest"]},
         group=variant.group,
     )
-    tags = {name: done.values[name] for name in ("model_sha256", "val_digest")}
-    tracker.log(record, scoring.as_metrics(done.values), tags, files=[metrics, counts])
-    return done.values
+    tags = {name: values[name] for name in ("model_sha256", "val_digest")}
+    recorded, scores = tracker.records.begin(record), scoring.as_metrics(values)
+    if recorded.ended_ms is None or recorded.metrics != scores:  # not of files that a killed process has left
+        tracker.log(record, scores, tags, files=[metrics, counts])
+    return values
 
 
 def _is_scored(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> bool:

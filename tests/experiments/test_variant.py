@@ -106,6 +106,27 @@ def test_its_runs_are_children_of_their_group_with_scores_and_curves(root, profi
     assert by_net["fcn8s"].data.tags["parent_run"] == by_net["fcn16s"].info.run_id
 
 
+def test_scores_that_a_killed_process_did_not_log_are_logged_by_the_next(
+    root, profile, variant, started, monkeypatch
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    for flip in (False, True):
+        settings = profile.evaluate.model_copy(update={"flip": flip})
+        changed = with_seed(profile, 9).model_copy(update={"evaluate": settings})
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.experiments.variant.scoring.as_metrics", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run_variant(NAME, changed, root, variant, "fcn32s")
+        values = run_variant(NAME, changed, root, variant, "fcn32s")["fcn32s"]
+        assert bool(values["averaging"]) == flip
+        (run,) = runs(root, f"tags.`{MEMBER}` LIKE 'group/%'")
+        assert run.data.metrics["mean_iu"] == values["mean_iu"]
+        assert run.data.metrics["border_mean_iu"] == values["border_mean_iu"]
+    assert len(started) == 1
+
+
 def test_another_seed_gives_another_net_and_the_same_seed_the_same(root, profile, started):  # noqa: ARG001
     def digest(seed: int, folder: str) -> str:
         variant = Variant(f"seed {seed}", "group", root / folder)
