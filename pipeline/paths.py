@@ -3,6 +3,7 @@
 The workspace is the project itself, or the copy of it in which DVC runs an experiment.
 """
 
+import re
 from pathlib import Path
 
 CHAIN = ("fcn32s", "fcn16s", "fcn8s")  # each starts from the one before it, the first from the backbone
@@ -23,6 +24,12 @@ def project(workspace: Path) -> Path:
         if folder.parts[-len(EXPERIMENTS.parts) :] == EXPERIMENTS.parts:
             return folder.parents[len(EXPERIMENTS.parts) - 1]
     return workspace
+
+
+def profile_and_net(run: str) -> tuple[str, str] | None:
+    """Return the parts of "profile/net", as in metrics/; None for another name, such as "fcn8s best_by=iu/person"."""
+    parts = re.fullmatch(r"([A-Za-z0-9_-]+)/([A-Za-z0-9_-]+)", run)
+    return (parts[1], parts[2]) if parts else None
 
 
 def named(path: str) -> Path:

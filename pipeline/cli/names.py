@@ -42,12 +42,14 @@ def run_name(text: str) -> str:
 
     if result := re.fullmatch(r"(?:\./)?(?:models/(.+/.+)\.pt|metrics/(.+/.+)\.json)", text):
         text = result[1] or result[2]
-    if Path(text).exists() or Path(text).suffix in MODEL_SUFFIXES:
+    if Path(text).exists() or (
+        Path(text).suffix in MODEL_SUFFIXES and " " not in text
+    ):  # a run's name may end so
         raise ResultError(
             f"{text} is not a run; give one as PROFILE/NET, such as sample/fcn8s, or its id or name in MLflow"
         )
-    if re.fullmatch("[^/]+/[^/]+", text):
-        require_scores(paths.metrics(*text.split("/")))
+    if named := paths.profile_and_net(text):
+        require_scores(paths.metrics(*named))
     return text
 
 

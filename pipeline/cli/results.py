@@ -158,11 +158,10 @@ def metrics_file(run: str) -> Iterator[Path]:
     from pipeline import paths
 
     name = run if run.endswith(".json") else run_name(run)
-    profile, _, net = name.partition("/")
     if run.endswith(".json"):
         yield require_scores(Path(run))
-    elif net and "/" not in net:
-        yield paths.metrics(profile, net)
+    elif named := paths.profile_and_net(name):
+        yield paths.metrics(*named)
     else:
         from pipeline import tracking  # MLflow takes seconds to import
 

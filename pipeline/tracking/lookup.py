@@ -102,8 +102,8 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
         raise ResultError(
             f"an alias consists of letters, digits, _ and -, and is neither 'latest' nor v and a number; got {alias!r}"
         )
-    profile, _, net = run.partition("/")
-    tracker = _open_tracker(profile if net else "any", root, run)
+    profile, net = paths.profile_and_net(run) or ("any", "")
+    tracker = _open_tracker(profile, root, run)
     with _failure_means(f"run {run!r} cannot be registered in MLflow"):
         model_run = _present(tracker, run, _net_run(tracker, net) if net else _named_run(tracker, run))
         model = find_model(tracker.client, model_run) or _log_file(tracker, net, model_run)

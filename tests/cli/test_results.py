@@ -1,6 +1,7 @@
 """`fcn inspect`, `fcn compare` and `fcn explain` as a user runs them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -88,6 +89,20 @@ def test_a_run_of_mlflow_is_found_by_id_and_by_name_with_its_counts(tmp_path, mo
             pass
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["fcn8s train.best_by=iu/person (calm-yak)", "fcn8s train.start=models/a/b.pt", "fcn8s it's a/b"]
+)
+def test_a_run_of_mlflow_whose_name_has_a_slash_is_compared_and_registered(tmp_path, fcn, name):
+    path = write_result(tmp_path / "downloads", make_result("fcn8s"))
+    tracker = Tracker("small", tmp_path)
+    record = tracker.record("evaluation", "fcn8s", "model_sha256", "ab", params={}, datasets={})
+    tracker.log(replace(record, title=name), {"mean_iu": 0.5}, {}, [], [path, path.with_suffix(".parquet")])
+    code, out, _ = fcn("compare", name)
+    assert (code, name in out) == (0, True)
+    code, _, err = fcn("register", name, "shapes")
+    assert (code, "has no model" in err) == (2, True)
 
 
 def test_explain_takes_a_model_file_or_a_run(tmp_path, fcn):
