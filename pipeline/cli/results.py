@@ -132,7 +132,10 @@ def add_explain(commands) -> None:
     text = "trace a model or a score to its origin: code, recipe, data, parents, versions, hardware"
     command = commands.add_parser("explain", help=text, description=text)
     command.add_argument(
-        "what", metavar="RUN_OR_MODEL", help="models/sample/fcn8s.pt, or a run as `fcn compare` takes it"
+        "what",
+        metavar="RUN_OR_MODEL",
+        help="models/sample/fcn8s.pt, or a run as `fcn compare` takes it; of a group of seeds, the metrics "
+        "JSON of one",
     )
     command.set_defaults(run=explain)
 
