@@ -107,7 +107,7 @@ def group(name: str, chains: str, runs: Mapping[str, Result], bootstrap: Bootstr
     images = tuple(run.images for run in runs.values() if run.images)
     values = {key: value for key, value in first.values.items() if not key.endswith(("_low", "_high"))}
     values |= {"level": bootstrap.level, "seeds": list(runs), "chains": chains, "model_sha256": None}
-    leaked = [run.values.get("num_leaked") for run in runs.values()]
+    leaked: list[Any] = [run.values.get("num_leaked") for run in runs.values()]
     values["num_leaked"] = None if None in leaked else max(leaked)
     for key in CLASS_SCORES:
         if key in values:

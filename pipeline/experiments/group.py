@@ -29,9 +29,9 @@ def seeds_of(profile_name: str, name: str, net: str, root: Path) -> list[tuple[s
     """Return the seeds that scored the net in the order of their numbers: the name and the folder of each."""
     folder = root / paths.group(profile_name, name)
     scored = {
-        int(name[1]): path
+        int(number[1]): path
         for path in folder.glob("*")
-        if (name := re.fullmatch(r"seed (\d+)", path.name))
+        if (number := re.fullmatch(r"seed (\d+)", path.name))
         and (path / paths.metrics(profile_name, net)).exists()
     }
     return [(path.name, path) for _, path in sorted(scored.items())]
