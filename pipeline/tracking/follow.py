@@ -18,6 +18,7 @@ class Follower:
 
     def __init__(self, tracker: Tracker, record: Record):
         self.tracker, self.record = tracker, tracker.records.begin(record)
+        tracker.records.drop_kept_curves(self.record)
         self._run_id: str | None = None
         self.step = -1  # the last one that MLflow has
         self._stopping = threading.Event()

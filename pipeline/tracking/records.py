@@ -169,6 +169,11 @@ class RecordStore:
             if path and path.parent == run_folder and path.exists():
                 files.copy_file(path, self.folder_of(record) / path.name)
 
+    def drop_kept_curves(self, record: Record) -> None:
+        """Remove that copy: the run's folder is the record's again, and its curve starts again or goes on."""
+        if record.curves is not None:
+            (self.folder_of(record) / Path(record.curves).name).unlink(missing_ok=True)
+
     def lock(self, record: Record) -> AbstractContextManager[bool]:
         """Let one process at a time send a record, because two processes would create two runs."""
         return files.lock(self.folder_of(record) / "lock", f"sends {record.name} to MLflow")

@@ -1,5 +1,6 @@
 """Runs in MLflow: in a database of the project, and through a server."""
 
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from tests.tracking.stages import (
     append,
     begin_evaluation,
     begin_training,
+    curves_of,
     end_training,
     evaluate,
     history,
@@ -50,6 +52,19 @@ def test_a_driver_started_again_sends_only_the_points_that_mlflow_lacks(tracker,
     run_id = Follower(tracker, begin_training(tracker)).catch_up()
     assert set(steps) == {4}
     assert history(tracker, run_id, "loss") == [(step, 100 / step) for step in (1, 2, 3, 4)]
+
+
+def test_a_training_that_is_taken_up_after_its_curve_was_kept_sends_its_new_points(tracker):
+    append(tracker, 1)
+    tracker.log(begin_training(tracker), {}, {"trial": "stopped"})
+    folder = curves_of(tracker).parent
+    tracker.records.keep_curves(folder)
+    shutil.rmtree(folder)
+    follower = Follower(tracker, begin_training(tracker))
+    for step in (1, 2):
+        append(tracker, step)
+    run_id = follower.catch_up()
+    assert history(tracker, run_id, "loss") == [(1, 100.0), (2, 50.0)]
 
 
 def test_a_curve_longer_than_one_call_takes_arrives_whole(tracker):
