@@ -23,9 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("early") is None)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def stoppable() -> None:
-    """A shell has what it runs in the background ignore Ctrl-C, and every process a test starts would inherit that."""
+    """Ctrl-C has its usual effect, whatever an earlier test's Ray Tune does at it.
+
+    A shell has what it runs in the background ignore it, and every process a test starts would inherit that.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
