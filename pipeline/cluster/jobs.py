@@ -221,7 +221,7 @@ def _is_url(address: str) -> bool:
     try:
         parts = urlsplit(address)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or a bracket alone
+    except ValueError:  # the port is not a number, or a bracket is not closed
         return False
 
 

@@ -172,9 +172,8 @@ def _run_worker(config: dict[str, Any]) -> None:
     try:
         config["worker"](config["job"], rank)
     except UserError as error:
-        with suppress(
-            UserError
-        ):  # a full disk: Ray starts the workers again, and gives up with the same error
+        # Where the disk is full, Ray starts the workers again, and gives up with the same error
+        with suppress(UserError):
             files.write_text(error_file, str(error), is_shared=True)
         raise
 

@@ -192,9 +192,8 @@ class _Observer(tune.Callback):
             self._end(trial, "stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:  # noqa: ARG002
-        path = (
-            trial.pickled_error_file
-        )  # of this process; get_error() finds it in the storage, where it comes later
+        # The file of this process: get_error() looks in the storage, where it comes later
+        path = trial.pickled_error_file
         error = cloudpickle.loads(Path(path).read_bytes()) if path else None
         if isinstance(error, RayTaskError):
             message = f"{type(error.cause).__name__}: {error.cause}"

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,11 @@ class ClassMap:
     def values(self) -> dict[int, str]:
         """The classes of whole numbers."""
         return {int(old): new for old, new in self.pairs if old.isdecimal()}
+
+    def void_among(self, names: Iterable[str]) -> list[str]:
+        """Return the class names that mean void, such as "ignore", and that --map does not name."""
+        named = {old for old, _ in self.pairs}
+        return [name for name in names if name.casefold() in VOID_NAMES and name not in named]
 
     def names(self, classes: Sequence[str]) -> dict[str, str]:
         """Return the new class of each class that --map names; refuse names that are not there.

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import DatasetError
 from pipeline.inspection.same_picture import reduce
-from pipeline.shards.images import MAX_PIXELS, bits_per_sample
+from pipeline.shards.images import MAX_PIXELS, bits_per_sample, exif_orientation
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -96,7 +96,7 @@ def _check_chunks(png: bytes) -> None:
 def read_photo(data: bytes, where: str) -> Photo:
     """Decode a photo of any of FORMATS."""
     with _opened(data, where, FORMATS) as image:
-        mode, size, orientation = image.mode, (image.height, image.width), _orientation(image)
+        mode, size, orientation = image.mode, (image.height, image.width), exif_orientation(image)
         if image.format == "TIFF" and orientation in TRANSPOSED:  # Pillow gives the turned size already
             size = (image.width, image.height)
         # A JPEG's coefficients are all read, so that damage shows, but fewer pixels are made of them
@@ -105,15 +105,7 @@ def read_photo(data: bytes, where: str) -> Photo:
     num_frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
     if num_frames > 1:
         raise DatasetError(f"{where}: {num_frames} pictures in one file; save each as a file")
-    return Photo(data, image, mode, size, orientation)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # EXIF that Pillow cannot read turns no viewer's image
-        return 1
-    return found if found in range(1, 9) else 1
+    return Photo(data, image, mode, size, orientation if orientation in range(1, 9) else 1)
 
 
 def finished(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
-from pipeline.importing.classes import COLOUR, VOID, VOID_NAMES, ClassMap, hex_colour, rgb
+from pipeline.importing.classes import COLOUR, VOID, ClassMap, hex_colour, rgb
 from pipeline.importing.export import UNKNOWN, order_classes
 from pipeline.importing.source import Source
 
@@ -180,10 +180,7 @@ def make_table(
     """
     entries = list(entries)
     listed = {entry.name for entry in entries}
-    named = {old for old, _ in class_map.pairs}
-    is_void = {
-        entry.name for entry in entries if entry.name.casefold() in VOID_NAMES and entry.name not in named
-    }
+    is_void = set(class_map.void_among(listed))
     extra = [
         *(Entry(name, colour=colour) for colour, name in class_map.colours.items()),
         *(Entry(name, value=value) for value, name in class_map.values.items() if str(value) not in listed),

@@ -55,7 +55,7 @@ def check_photo(data: bytes, where: str) -> Photo:
         image = decode_image(data, "JPEG" if is_jpeg else LOSSLESS, where)
         # Pillow turns the pixels of a TIFF, and removes the tag, when it decodes them
         header = image if is_jpeg else Image.open(io.BytesIO(data), formats=LOSSLESS)
-        orientation = _orientation(header)
+        orientation = exif_orientation(header)
     if orientation != 1:
         raise DatasetError(
             f"{where}: EXIF orientation {orientation}, expected 1 or none; turn the pixels to match "
@@ -77,7 +77,8 @@ def check_photo(data: bytes, where: str) -> Photo:
     return Photo(PNG, png, (image.height, image.width), mode, _pixel_sha256(image))
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation, 1 without one; of a TIFF before it is decoded."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF raises SyntaxError, struct.error ...; viewers ignore it

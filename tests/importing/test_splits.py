@@ -163,10 +163,10 @@ def test_lists_are_kept_with_blank_lines_windows_line_ends_and_a_byte_order_mark
 
 
 def test_a_line_that_names_no_photo_is_said(tmp_path: Path):
-    files = pairs(4) | {"train.txt": "p0\nabsent\np1\n", "val.txt": "p3", "test.txt": "nobody\n"}
+    files = pairs(4) | {"train.txt": "p0\nmissing_photo\np1\n", "val.txt": "p3", "test.txt": "other_photo\n"}
     result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
     assert result.lists == {"train": 2, "val": 1}
-    for name in ("absent", "nobody"):
+    for name in ("missing_photo", "other_photo"):
         assert any(name in sentence for sentence in result.decisions)
 
 

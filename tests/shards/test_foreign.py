@@ -117,7 +117,7 @@ def test_classes_that_labels_cannot_have_are_refused(tars: Path, classes: tuple[
 
 
 def add(path: Path, *members: tuple[str, bytes | None]) -> None:
-    """Add files to a tar, or folders where there is no content."""
+    """Add members to a tar: a file if it has content, else a folder."""
     with tarfile.open(path, "a") as tar:
         for name, content in members:
             entry = tarfile.TarInfo(name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fcn import IGNORE_LABEL
-from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES, VOID_NAMES, ClassMap
+from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES, ClassMap
 from pipeline.importing.export import order_classes
 
 
@@ -29,8 +29,7 @@ def classes_of(
     names: in the order of the classes; a background moves to the front.
     where: the export or file, for messages.
     """
-    named = {old for old, _ in class_map.pairs}
-    void = [name for name in names if name.casefold() in VOID_NAMES and name not in named]
+    void = class_map.void_among(names)
     rest = [name for name in names if name not in void]
     classes = order_classes(rest, where, add_background=add_background)
     values = {name: number for number, name in enumerate(classes)} | dict.fromkeys(void, IGNORE_LABEL)

@@ -35,9 +35,8 @@ def read(source: Source, options: Options) -> Export:
     paths = source.named("class_names.txt")
     tables.check_equal(source, paths)
     table_path = paths[0]
-    names = [
-        name for name in source.lines(table_path) if name != "__ignore__"
-    ]  # -1 in the arrays, not a line
+    # __ignore__ is -1 in the arrays, and has no line of its own in the count
+    names = [name for name in source.lines(table_path) if name != "__ignore__"]
     entries = [Entry(name, value=number) for number, name in enumerate(names)]
     table = make_table(entries, options.class_map, table_path)
     items: list[Item] = []

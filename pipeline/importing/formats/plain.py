@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from pipeline.datasets.own_files import JPEG_SUFFIXES
 from pipeline.errors import DatasetError
 from pipeline.files import counted
 from pipeline.importing import tables
@@ -70,7 +71,9 @@ def pair(source: Source) -> Pairs:
         match = _MASK_STEM.fullmatch(name.last)
         whole = (*name.folders, name.last)
         key = (*name.folders, match["name"]) if match and whole not in photos else whole
-        if not name.is_mask and _is_jpeg(path) and key not in photos:  # man_with_mask.jpg
+        if (
+            not name.is_mask and path.lower().endswith(JPEG_SUFFIXES) and key not in photos
+        ):  # man_with_mask.jpg
             photos[whole].append(path)
         else:
             masks[key].append(path)
@@ -110,10 +113,6 @@ def _name(path: str) -> _Name:
         kept += [part.lower() for part in rest if part]
     match = _PHOTO_STEM.fullmatch(last)
     return _Name(tuple(kept), is_mask, match["name"] if match else last)
-
-
-def _is_jpeg(path: str) -> bool:
-    return path.lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
 
 
 def _by_last(groups: Mapping[tuple[str, ...], list[str]]) -> dict[tuple[str, ...], list[str]]:
