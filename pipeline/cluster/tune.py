@@ -129,24 +129,33 @@ def run_trials(
 
 
 class _Trial(tune.Trainable):
-    """One trial after the other in one process."""
+    """One trial after the other in one process.
+
+    A trial starts with its first step: Tune may set up a process for it, and then drop that process for one that has
+    become free. Two processes would train the same trial.
+    """
+
+    running: Running | None = None
 
     def setup(  # pyright: ignore[reportIncompatibleMethodOverride]  # tune.with_parameters adds `start`
         self, config: dict[str, Any], start: Callable[[int], Running]
     ) -> None:
-        self.start = start
-        self.running = start(config["number"])
+        self.start, self.number = start, config["number"]
 
     def step(self) -> dict[str, Any]:
+        if self.running is None:
+            self.running = self.start(self.number)
         return self.running.next()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.running.stop()
-        self.running = self.start(new_config["number"])
+        self.cleanup()
+        self.number = new_config["number"]
         return True
 
     def cleanup(self) -> None:
-        self.running.stop()
+        if self.running is not None:
+            self.running.stop()
+            self.running = None
 
 
 class _Asha(ASHAScheduler):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 
 from pipeline.cluster import connection
-from pipeline.cluster.tune import End, run_trials
+from pipeline.cluster.tune import End, _Trial, run_trials
 from pipeline.errors import UserError
 
 NUM_POINTS = 8
@@ -115,3 +116,25 @@ def test_a_result_that_cannot_be_recorded_ends_the_sweep_with_its_message(tmp_pa
             max_failures=0,
             storage=tmp_path / "tune",
         )
+
+
+def test_a_process_that_ray_tune_drops_before_its_first_step_starts_no_trial(tmp_path: Path):
+    """Tune sets up a process for a trial, and drops it for one that has become free: both would train it."""
+    starts = tmp_path / "starts"
+
+    def start(number: int) -> Scripted:
+        with starts.open("a") as file:
+            file.write(f"{number} ")
+        return Scripted(0.5, tmp_path)
+
+    trial_class = tune.with_parameters(_Trial, start=start)
+    dropped = trial_class({"number": 2})
+    dropped.stop()
+    assert not starts.exists()
+    free = trial_class({"number": 0})
+    free.train()
+    free.reset({"number": 2})
+    free.train()
+    assert starts.read_text() == "0 2 "
+    free.stop()
+    assert (tmp_path / "stopped-0.5").exists()
