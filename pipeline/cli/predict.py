@@ -10,7 +10,6 @@ from pathlib import Path
 from pipeline.cli.arguments import integer
 from pipeline.cli.names import model_path
 from pipeline.files import and_more, counted
-from pipeline.models.tiles import SIDE
 
 MODEL_HELP = (
     "a .pt, .safetensors or .onnx file of this project; sample/fcn8s stands for models/sample/fcn8s.pt"
@@ -191,8 +190,7 @@ def _add_tile(command) -> None:
     command.add_argument(
         "--tile",
         type=integer(1),
-        default=SIDE,
         metavar="PIXELS",
         help="run photos of more than PIXELS x PIXELS in overlapping tiles of that side, with the same result; "
-        "smaller tiles take less memory and more time (default: %(default)s)",
+        "smaller tiles take less memory and more time (default: 1536, or 5 times the net's overlap if that is more)",
     )

@@ -124,7 +124,9 @@ class Predictor:
         with torch.inference_mode():
             return average_probability(self._joined, image.to(self.device), self.averaging or Averaging())
 
-    def scores(self, image: "torch.Tensor", side: int = SIDE) -> "Iterator[tuple[Region, torch.Tensor]]":
+    def scores(
+        self, image: "torch.Tensor", side: int | None = None
+    ) -> "Iterator[tuple[Region, torch.Tensor]]":
         """Yield the parts of images and what a pixel's best class is the argmax of there, each pixel once.
 
         These are logits, or with averaging probabilities, (N, C, h, w) float32 on the net's device. Gradients are
@@ -145,7 +147,7 @@ class Predictor:
         import torch
 
         score = torch.empty((len(image), len(self.classes), *image.shape[-2:]), device=self.device)
-        for tile in self._tiles(image.shape[-2:], SIDE):
+        for tile in self._tiles(image.shape[-2:]):
             score[..., *tile.region] = self.net(image[..., *tile.crop])[..., *tile.used]
         return score
 
@@ -153,7 +155,7 @@ class Predictor:
     def _averages(self) -> bool:
         return self.averaging is not None and not self.averaging.is_none
 
-    def label_map(self, photo: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
+    def label_map(self, photo: NDArray[np.uint8], side: int | None = None) -> NDArray[np.uint8]:
         """Return each pixel's best class, (H, W) uint8; see `parts`."""
         label = np.empty(photo.shape[:2], np.uint8)
         for part in self.parts(photo, side):
@@ -161,13 +163,14 @@ class Predictor:
         return label
 
     def parts(
-        self, photo: NDArray[np.uint8], side: int = SIDE, *, with_score: bool = False
+        self, photo: NDArray[np.uint8], side: int | None = None, *, with_score: bool = False
     ) -> Iterator[Part]:
         """Yield the results for the parts of a photo, each pixel once.
 
         photo: (H, W, 3) uint8 RGB.
-        side: pixels. A photo of at most side x side is one part. A larger one is run in overlapping tiles of at most
-            this side; their scores are those of the whole photo but for the order of float32 sums.
+        side: pixels; by default the net's Overlap.default_side. A photo of at most side x side is one part. A larger
+            one is run in overlapping tiles of at most this side; their scores are those of the whole photo but for
+            the order of float32 sums.
 
         Raises CheckpointError if a score is NaN or infinite.
         """
@@ -175,16 +178,19 @@ class Predictor:
             label, score = self._run(photo[tile.crop].transpose(2, 0, 1)[None].copy(), with_score)
             yield Part(tile.region, label[tile.used], None if score is None else score[:, *tile.used])
 
-    def _tiles(self, size: Sequence[int], side: int) -> Iterator[Tile]:
+    def _tiles(self, size: Sequence[int], side: int | None = None) -> Iterator[Tile]:
         """Yield the whole image as one tile, or the tiles of one that has more than side x side pixels.
 
         size: (height, width) of the image.
         """
         height, width = size
-        if height * width <= side**2:
-            yield Tile(Span(0, height, 0, height), Span(0, width, 0, width))
-        else:
-            yield from tiles_of(height, width, side, self._overlap())
+        if height * width > (side or SIDE) ** 2:
+            needed = self._overlap()
+            side = side or needed.default_side
+            if height * width > side**2:
+                yield from tiles_of(height, width, side, needed)
+                return
+        yield Tile(Span(0, height, 0, height), Span(0, width, 0, width))
 
     def _run(
         self, image: NDArray[np.uint8], with_score: bool

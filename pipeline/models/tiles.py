@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from fcn.model import FCN
 
-SIDE = 1536  # pixels, by default; VGG-16 takes about 2 GB for such a tile
+SIDE = 1536  # pixels, of the tiles of most nets; VGG-16 takes about 2 GB for one
 
 
 class Overlap(NamedTuple):
@@ -21,6 +21,15 @@ class Overlap(NamedTuple):
 
     stride: int
     margin: int
+
+    @property
+    def default_side(self) -> int:
+        """The side of a tile, in pixels.
+
+        EfficientNet-Lite's margins would leave 512 or 256 pixels of SIDE. In tiles of five margins it computes each
+        pixel 2.8 times (VGG-16: 2.6), and takes no more memory than VGG-16.
+        """
+        return max(SIDE, 5 * self.margin)
 
 
 class Span(NamedTuple):

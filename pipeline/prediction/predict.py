@@ -37,7 +37,7 @@ def predict_photos(
     photos: Sequence[Path],
     folder: Path,
     *,
-    side: int,
+    side: int | None,
     overlay: bool = False,
     scores: bool = False,
 ) -> list[Path]:
@@ -104,7 +104,7 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _predict_one(predictor: Predictor, photo: NDArray[np.uint8], outputs: Outputs, side: int) -> None:
+def _predict_one(predictor: Predictor, photo: NDArray[np.uint8], outputs: Outputs, side: int | None) -> None:
     label = np.empty(photo.shape[:2], np.uint8)
     scores = np.empty((len(predictor.classes), *label.shape), np.float16) if outputs.scores else None
     for part in predictor.parts(photo, side, with_score=scores is not None):

@@ -25,7 +25,7 @@ COMPETITIONS = ("comp5", "comp6")
 NUM_CLASSES = 21
 
 
-def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str, side: int) -> int:
+def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str, side: int | None) -> int:
     """Write a tar of a list's predictions; return how many it holds. The same PNGs give the same bytes.
 
     source: a folder of `fcn predict`, or a model file, which is then run on the list's images.

@@ -28,7 +28,7 @@ class Segmentation(NamedTuple):
     confidence: NDArray[np.uint8]
 
 
-def segment(predictor: Predictor, photo: Image.Image, side: int, deadline: float) -> Segmentation:
+def segment(predictor: Predictor, photo: Image.Image, side: int | None, deadline: float) -> Segmentation:
     """Return the segmentation of a photo.
 
     side: of the tiles of large photos, in pixels; see Predictor.parts.

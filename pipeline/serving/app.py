@@ -64,7 +64,7 @@ class Limits:
     max_bytes: int
     seconds: float
     max_waiting: int
-    side: int
+    side: int | None
 
 
 def serve(model: Path, host: str, port: int, limits: Limits, proxy: Proxy) -> None:

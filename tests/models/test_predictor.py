@@ -62,6 +62,18 @@ def test_averaging_takes_the_argmax_of_the_mean_probability(net):
     assert not torch.equal(predictor.predict(image), net(image).argmax(1))  # or the test would show little
 
 
+def test_a_net_that_sees_far_gets_larger_tiles():
+    """EfficientNet-Lite0's overlap is 512 pixels: 1024 of 1536 would be computed for their neighbours."""
+    net = FCN(num_classes=3, stride=8, backbone="efficientnet_lite0").eval()
+    net.forward = lambda image: torch.zeros(
+        len(image), 3, *image.shape[-2:]
+    )  # how large the parts are says enough
+    predictor = Predictor(net, CLASSES, CPU)
+    (part,) = predictor.parts(noise(1600, 1500))
+    assert part.label.shape == (1600, 1500)
+    assert len(list(predictor.parts(noise(1600, 1500), SIDE))) > 1
+
+
 @pytest.mark.parametrize("averaging", [None, Averaging(flip=True)])
 def test_a_large_image_in_memory_is_run_in_tiles_as_well(net, averaging):
     image = torch.from_numpy(noise(1600, 1500)).permute(2, 0, 1)[None]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fcn.model import FCN
+from fcn.model import BACKBONES, FCN
 from pipeline.errors import UserError
 from pipeline.models.tiles import Overlap, overlap, tiles_of
 
@@ -49,6 +49,18 @@ def test_the_overlap_of_vgg16_is_half_its_field_and_the_reach_of_its_upsamplings
     with torch.device("meta"):
         assert overlap(FCN(stride=32)) == Overlap(32, 256)  # 202 + 32 = 234
         assert overlap(FCN(stride=8)) == Overlap(32, 288)  # 202 + 32 + 16 + 8 = 258
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_tiles_of_the_default_side_compute_a_pixel_at_most_three_times(backbone):
+    with torch.device("meta"):
+        around = overlap(FCN(stride=8, backbone=backbone))
+    side = around.default_side
+    length = 10 * side
+    tiles = list(tiles_of(length, length, side, around))
+    num_run = sum((rows.last - rows.first) * (columns.last - columns.first) for rows, columns in tiles)
+    assert num_run <= 3 * length**2
+    assert max(rows.last - rows.first for rows, _ in tiles) <= side
 
 
 @pytest.mark.parametrize("length", [*range(1, 12), 13, 31, 32, 33, 64, 100, 257])
