@@ -1,10 +1,14 @@
 """One stage, run as DVC runs it, in a folder that holds nothing but a profile."""
 
 import subprocess
-import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from pipeline.surroundings import run_command
 from tests.conftest import ROOT
 from tests.project_copy import yaml
 
@@ -33,8 +37,12 @@ def edit_profile(root: Path, *keys: str, value: object) -> None:
     write_profile(root, profile)
 
 
-def run_stage(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """What becomes of `python -m stages.<...>` there."""
-    return subprocess.run(
-        [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, timeout=120, check=False
-    )
+def run_stage(root: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What becomes of `python -m stages.<...>` there. It runs in this process, because a new one imports for seconds."""
+    code, out, err = 0, StringIO(), StringIO()
+    with chdir(root), redirect_stdout(out), redirect_stderr(err), patch("sys.argv", [module, *arguments]):
+        try:
+            run_command(import_module(module).main)
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess([module, *arguments], code, out.getvalue(), err.getvalue())

@@ -14,6 +14,7 @@ from pipeline.datasets import synthetic
 from pipeline.shards.manifest import MANIFEST
 from pipeline.shards.read import open_shards
 from tests import s3_server
+from tests.conftest import run_fcn
 from tests.small_shards import files_in
 from tests.stage_runs import edit_profile, run_stage
 
@@ -47,11 +48,9 @@ def stage(root: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(root: Path) -> str:
-    process = stage(root)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+def finish(root: Path) -> None:
+    done = run_stage(root, "stages.shard")
+    assert done.returncode == 0, done.stderr
 
 
 def shards_of(root: Path) -> dict[str, dict[str, bytes]]:
@@ -111,7 +110,7 @@ def test_ray_workers_end_with_a_killed_stage_and_the_next_goes_on(project: Path)
     assert shards_of(project) == resumed
 
 
-def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: Path):
+def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: Path, monkeypatch, capsys):
     finish(workplace)
     here = shards_of(workplace)
     elsewhere = workplace / "elsewhere"
@@ -129,13 +128,8 @@ def test_a_destination_leaves_the_manifest_here_and_the_shards_there(workplace: 
         assert opened.folder == f"{bucket}/fcn/small/train"
         local = open_shards(elsewhere / "small" / "train")
         assert [opened.read(i) for i in range(2)] == [local.read(i) for i in range(2)]
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli.main", "shards", "verify", f"{bucket}/fcn/small/val"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        code, _, error = run_fcn(monkeypatch, capsys, "shards", "verify", f"{bucket}/fcn/small/val")
+        assert code == 0, error
 
 
 def test_shards_that_are_there_already_are_linked_and_inspected(workplace: Path, tmp_path: Path):
