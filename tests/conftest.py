@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,9 @@ from hypothesis import settings
 
 # Ray looks at it once, when it is first imported, which a test may do before pipeline.cluster.ray_workers says so
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# One thread in each process that a test starts, and in this one: nets are tiny, and other tests run beside
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 settings.register_profile("any machine", deadline=None)  # the first call imports, and other tests run beside
 settings.load_profile("any machine")
 
@@ -42,15 +44,6 @@ def activated() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Blocks of stores are not kept in the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture
-def single_thread() -> Iterator[None]:
-    """torch computes on one thread: faster for tiny nets, and other tests run beside."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def edit_profile(root: Path, *keys: str, value: object) -> None:
 
 
 def run_stage(root: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What becomes of `python -m stages.<...>` there. It runs in this process, because a new one imports for seconds."""
+    """What becomes of `python -m stages.<...>` there, run in this process, because a new one imports for seconds."""
     code, out, err = 0, StringIO(), StringIO()
     with chdir(root), redirect_stdout(out), redirect_stderr(err), patch("sys.argv", [module, *arguments]):
         try:

@@ -88,6 +88,7 @@ def peer(tmp_path: Path) -> Path:
     return tmp_path / "peer"
 
 
+@pytest.mark.slow
 def test_the_whole_command_runs_on_a_cpu_without_what_is_missing_on_the_machine(
     root: Path, packed: Path, peer: Path, tmp_path: Path
 ):

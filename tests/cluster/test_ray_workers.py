@@ -104,6 +104,7 @@ ray_workers.run_workers(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_shows_its_workers_lines_and_no_warnings_and_its_tensors_have_huge_pages(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "THP_"))}

@@ -99,6 +99,7 @@ def test_when_the_time_is_over_no_trial_counts_as_ended(tmp_path: Path):
     assert time.monotonic() - start >= 5
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_recorded_ends_the_sweep_with_its_message(tmp_path: Path):
     def refuse(number: int, end: End) -> None:  # noqa: ARG001
         raise UserError("trial.json cannot be written: No space left on device")

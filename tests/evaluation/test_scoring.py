@@ -315,7 +315,10 @@ def test_workers_score_each_image_once_between_them_even_if_some_have_none(
     assert torch.equal(sum(share.images for share in shares), expected.images)
 
 
-@pytest.mark.parametrize("averaging", [Averaging(), AVERAGING], ids=["once", "averaged"])
+@pytest.mark.parametrize(
+    "averaging",
+    [pytest.param(Averaging(), id="once"), pytest.param(AVERAGING, id="averaged", marks=pytest.mark.slow)],
+)
 def test_two_processes_write_the_counts_of_the_whole_split(tmp_path, shards, model, averaging):
     job = ScoreJob(
         save(tmp_path / "fcn8s.pt", model), shards.folder, tmp_path / "counts.npz", WIDTH, averaging

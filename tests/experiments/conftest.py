@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,10 @@ def root(tmp_path, template, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
+def as_before() -> Iterator[None]:
+    """Training a variant sets these for its process."""
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
     torch.set_flush_denormal(False)
 
 

@@ -97,6 +97,7 @@ def test_a_failed_trial_is_named_with_its_reason_and_the_rest_goes_on(project: P
     assert results[best]["points"][-1][1] == max(results[i]["points"][-1][1] for i in (0, 2))
 
 
+@pytest.mark.slow
 def test_the_winner_is_a_profile_that_trains_the_same_weights_bit_for_bit(project: Path, monkeypatch):
     text = (project / "profiles" / "rates-best.yaml").read_text("utf-8")
     found = report(project)
@@ -156,6 +157,7 @@ def test_no_trial_is_trained_or_scored_on_val(project: Path):
     assert not list((project / "runs" / NAME / "sweeps" / "rates").glob("*/metrics"))
 
 
+@pytest.mark.slow
 def test_the_same_command_again_runs_failed_trials_alone(project: Path, capfd):
     times = {path: path.stat().st_mtime_ns for path in project.glob("runs/small/sweeps/rates/*/curves/*/*")}
     assert len(times) == 2

@@ -297,7 +297,7 @@ def in_a_process(rank: int, meeting: str, shards: Shards, world: int, folder: st
     torch.save(sums, f"{folder}/{rank}")
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_real_workers_go_through_the_same_steps_whatever_their_number(noises, tmp_path, world):
     arguments = (str(tmp_path / "meeting"), noises, world, str(tmp_path))
     torch.multiprocessing.spawn(in_a_process, arguments, nprocs=world)

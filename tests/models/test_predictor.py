@@ -13,7 +13,6 @@ from pipeline.models.tiles import SIDE
 from tests.photo_net import CLASSES, OPTIONS, label_of, noise, save_model, scores_of
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @pytest.fixture(params=["model", "onnx"])

@@ -23,7 +23,6 @@ NETS = [
 
 
 @pytest.mark.parametrize("options", NETS, ids=lambda net: " ".join(map(str, net.values())))
-@pytest.mark.usefixtures("single_thread")
 def test_tiles_give_the_scores_of_the_whole_image(options):
     torch.manual_seed(0)
     net = FCN(num_classes=3, score_init="random", **options).double().eval()

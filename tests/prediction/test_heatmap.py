@@ -28,7 +28,6 @@ from tests.photo_net import noise as noise_in_cells
 
 CATEGORIES = models.AlexNet_Weights.IMAGENET1K_V1.meta["categories"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's preset for ImageNet
-pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @pytest.fixture(scope="module")

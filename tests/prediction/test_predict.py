@@ -19,8 +19,6 @@ from pipeline.prediction.predict import blended, predict_photos
 from tests.conftest import ROOT
 from tests.photo_net import indices_of, label_of, noise, scores_of, write_photo
 
-pytestmark = pytest.mark.usefixtures("single_thread")
-
 
 def run(model, *inputs, output, **options):
     return predict_photos(model, inputs, output, side=1000, **options)

@@ -27,6 +27,7 @@ from pipeline.prediction.predict import predict_photos
 from pipeline.serving.answer import Segmentation, described
 from pipeline.shards.labels import voc_palette
 from tests.browser import browser, complaints, hosts_asked, needs_browser, wait_for
+from tests.conftest import run_fcn
 from tests.photo_net import CLASSES, encoded, indices_of, noise, save_model, scores_of
 
 WAIT = 60  # seconds that a busy machine may take to answer
@@ -241,7 +242,7 @@ def test_a_photo_that_does_not_arrive_is_given_up_and_leaves_its_place(model):
 
 
 def test_more_photos_than_may_wait_are_told_to_come_again_and_the_others_are_done(slow):
-    data = encoded(noise(900, 1200))
+    data = encoded(noise(600, 800))
     with server(slow, "--waiting", "1") as (url, _):
         answers: list[httpx.Response] = []
         threads = [threading.Thread(target=lambda: answers.append(ask(url, data))) for _ in range(5)]
@@ -335,7 +336,9 @@ def test_ctrl_c_ends_it_quietly_even_if_it_is_at_work(slow, is_busy):
 
 
 @pytest.mark.parametrize("mistake", ["port", "host", "model"])
-def test_a_port_host_or_model_that_cannot_be_had_is_one_message_and_exit_code_2(model, tmp_path, mistake):
+def test_a_port_host_or_model_that_cannot_be_had_is_one_message_and_exit_code_2(
+    model, tmp_path, monkeypatch, capsys, mistake
+):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         options, fact = {
@@ -343,10 +346,10 @@ def test_a_port_host_or_model_that_cannot_be_had_is_one_message_and_exit_code_2(
             "host": ([str(model), "--host", "no.such.host.invalid"], "no.such.host.invalid"),
             "model": ([str(tmp_path / "none.pt")], "none.pt is missing"),
         }[mistake]
-        done = subprocess.run([*SERVE, *options], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("error: ")
-    assert fact in done.stderr
+        code, out, err = run_fcn(monkeypatch, capsys, "serve", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert fact in err
 
 
 def test_it_listens_to_this_machine_alone_unless_told_otherwise_which_it_warns_of(model, url):

@@ -358,6 +358,7 @@ class Logged(NamedTuple):
         return draw(key)
 
 
+@pytest.mark.slow
 def test_ray_workers_write_the_same_bytes_and_share_the_work(tmp_path: Path):
     keys = [f"2007_{number:06d}" for number in range(40)]
     alone = files_in(write(tmp_path / "alone", keys))

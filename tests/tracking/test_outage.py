@@ -170,6 +170,7 @@ def test_what_an_outage_kept_from_mlflow_is_there_once_after_a_replay(
     assert_is_there_once(tracker)
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_dies_and_comes_back_while_a_net_trains_gets_each_point_once_and_is_warned_of_once(
     tracker, server, capsys
 ):
@@ -206,7 +207,8 @@ def test_a_server_that_comes_dies_and_comes_back_while_a_net_trains_gets_each_po
     assert replay_all(tracker) == ["nothing new"] * 2
 
 
-@pytest.mark.parametrize("fault", ["lost", pytest.param("500", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["lost", "500"])
 def test_a_replay_that_is_cut_off_after_any_call_goes_on_where_it_was(tmp_path, tracker, proxy, fault):
     """Runs of their own for each number of calls that succeed before all others fail."""
     for num_calls in range(100):

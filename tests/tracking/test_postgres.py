@@ -30,7 +30,7 @@ def postgres_server(database, tmp_path_factory) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.mark.parametrize("way", ["direct", "server"])
+@pytest.mark.parametrize("way", ["direct", pytest.param("server", marks=pytest.mark.slow)])
 def test_a_run_is_in_postgresql_whole_and_the_password_is_shown_nowhere(
     way, database, request, tmp_path, tmp_path_factory, monkeypatch, capfd
 ):

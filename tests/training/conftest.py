@@ -1,6 +1,7 @@
 """Shards, a backbone and jobs so small that training them takes a second."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,10 @@ CLASSES = synthetic.CLASSES
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Nets this small lose time to more threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def as_before() -> Iterator[None]:
+    """train_worker sets this for its process."""
     yield
-    torch.set_num_threads(before)
-    torch.set_flush_denormal(False)  # train_worker sets it for its process
+    torch.set_flush_denormal(False)
 
 
 def write(dest: Path, labels: list[np.ndarray], images: list[np.ndarray], split: str = "train") -> Path:

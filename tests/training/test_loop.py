@@ -370,6 +370,7 @@ def test_killed_while_a_file_is_written_it_ends_bit_equal(make_job, monkeypatch,
     assert bits(job) == bits(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_process_killed_twice_ends_bit_equal(make_job, tmp_path):
     settings = {"iterations": 60, "checkpoint_every": 4}
     undisturbed, job = make_job("undisturbed", **settings), make_job("killed", **settings)
@@ -743,6 +744,7 @@ def killed_and_undisturbed(rank: Rank, undisturbed: Job, killed: Job) -> None:
     train_worker(killed, rank)
 
 
+@pytest.mark.slow
 def test_three_workers_resume_bit_equal(make_job, tmp_path):
     """A sum of two numbers has no order, one of three has."""
     settings = {"batch_size": 6, "model": {"score_init": "random"}}
