@@ -38,7 +38,7 @@ def test_a_stopped_command_goes_on_and_disturbs_nothing_of_dvc(tmp_path, stop):
     project = Project(tmp_path)
     project.use_profile("tiny", tiny(project.profile("sample")))
     project.run("dvc", "repro", "inspect")
-    will_run = project.will_run()
+    status = project.run("dvc", "status", "--json")
 
     process = start(project)
     (group,) = _wait_for_one(project.folder / "runs" / "tiny", "seeds-*", process)
@@ -60,7 +60,7 @@ def test_a_stopped_command_goes_on_and_disturbs_nothing_of_dvc(tmp_path, stop):
         for net in ("fcn32s", "fcn16s"):
             assert (group / f"seed {seed}" / "metrics" / "tiny" / f"{net}.json").exists()
     assert (group / "index.html").exists()
-    assert project.will_run() == will_run
+    assert project.run("dvc", "status", "--json") == status
 
     client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("fcn-tiny")
