@@ -145,7 +145,7 @@ def to_label(pixels: Pixels, table: Table, where: str) -> Label:
         values = values[:, :, 0]
     counts = value_counts(values)
     present = list(counts)
-    colours = _colours_of(present, pixels.palette) if table.colours else None
+    colours = colours_of(present, pixels.palette) if table.colours else None
     by_value = {value: _by_value(table, value) for value in present}
     chosen = by_value
     if colours is not None:
@@ -178,7 +178,7 @@ def _by_value(table: Table, value: int) -> int:
     return table.values.get(value, IGNORE_LABEL if value == 255 else UNKNOWN)
 
 
-def _colours_of(present: list[int], palette: NDArray[np.uint8] | None) -> list[Colour]:
+def colours_of(present: list[int], palette: NDArray[np.uint8] | None) -> list[Colour]:
     if palette is None:
         return [(value, value, value) for value in present]
     padded = np.zeros((256, 3), np.uint8)

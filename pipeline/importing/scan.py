@@ -1,7 +1,12 @@
 """Masks without a class table: what their values and colours are, and the table that follows from them."""
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
 from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES, VOID, ClassMap, hex_colour
@@ -9,6 +14,7 @@ from pipeline.importing.export import MAX_CLASSES
 from pipeline.importing.masks import (
     MAX_NAMED_COLOURS,
     Seen,
+    colours_of,
     decode_mask,
     index_counts,
     is_grey,
@@ -18,10 +24,10 @@ from pipeline.importing.masks import (
     value_counts,
 )
 from pipeline.importing.source import Source
-from pipeline.importing.tables import Entry, Table, make_table
+from pipeline.importing.tables import Colour, Entry, Table, make_table
 from pipeline.importing.workers import mapped
 from pipeline.progress import bar
-from pipeline.shards.labels import is_label_png
+from pipeline.shards.labels import is_label_png, voc_palette
 
 
 class Content(NamedTuple):
@@ -30,6 +36,7 @@ class Content(NamedTuple):
     size: (height, width) of a label PNG; None of other masks.
     digest: sha256 of the file.
     by_alpha: as Pixels has it; None for a mask that is black all over, with nothing transparent.
+    palette: the colours of the values that occur; empty without a palette.
     """
 
     path: str
@@ -38,6 +45,7 @@ class Content(NamedTuple):
     size: tuple[int, int] | None
     digest: str
     by_alpha: bool | None = False
+    palette: Mapping[int, Colour] = MappingProxyType({})
 
 
 class Scan(NamedTuple):
@@ -61,6 +69,9 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
     first = ""
     seen: dict[str, Seen] = {}
     drawn: dict[bool | None, str] = {}  # the first file of each kind of transparency
+    shown: dict[
+        int, tuple[Colour, str]
+    ] = {}  # the colour of each value in palettes, and the first file with it
     with (
         mapped(partial(_content, source), workers) as run,
         bar(len(paths), "read masks", unit="mask", delay_s=2) as progress,
@@ -69,6 +80,7 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
             first = first or (content.path if content.colours else "")
             drawn.setdefault(content.by_alpha, content.path)
             source.digests[content.path] = content.digest
+            _refuse_other_colours(content, shown)
             if content.size:
                 seen[content.path] = Seen(content.digest, content.size, content.values)
             for total, counts in ((values, content.values), (colours, content.colours)):
@@ -83,12 +95,29 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
     return Scan(values, colours, first, seen)
 
 
+def _refuse_other_colours(content: Content, shown: dict[int, tuple[Colour, str]]) -> None:
+    """Refuse a palette that shows a value in another colour than an earlier mask's.
+
+    Tools that reduce colours number them anew in each file, so that a value means one class here and another there.
+    """
+    for value, colour in content.palette.items():
+        other, path = shown.setdefault(value, (colour, content.path))
+        if other != colour:
+            raise DatasetError(
+                f"{content.path}: its palette shows value {value} as {hex_colour(colour)}, that of {path} as "
+                f"{hex_colour(other)}, and no table of classes states which counts. Put a classes.csv beside the "
+                "masks: with the header name,r,g,b for classes by colour, with name,value for classes by value"
+            )
+
+
 def _content(source: Source, path: str) -> Content:
     data = source.read(path)
     digest = source.digests[path]
     if is_label_png(data):
         image = open_mask(data, path)
-        return Content(path, index_counts(image), {}, (image.height, image.width), digest)
+        counts = index_counts(image)
+        palette = _palette_of(counts, voc_palette())
+        return Content(path, counts, {}, (image.height, image.width), digest, palette=palette)
     decoded = decode_mask(data, path)
     pixels, by_alpha = decoded.values, decoded.by_alpha
     if pixels.ndim == 3 and not is_grey(pixels):
@@ -98,7 +127,12 @@ def _content(source: Source, path: str) -> Content:
     if len(counts) > 4 * MAX_CLASSES:
         raise DatasetError(f"{path}: {len(counts)} different values; it may be a photo, not a mask")
     is_black = pixels.ndim == 3 and list(counts) == [0]
-    return Content(path, counts, {}, None, digest, None if is_black else by_alpha)
+    palette = _palette_of(counts, decoded.palette)
+    return Content(path, counts, {}, None, digest, None if is_black else by_alpha, palette)
+
+
+def _palette_of(counts: Mapping[int, int], palette: NDArray[np.uint8] | None) -> dict[int, Colour]:
+    return {} if palette is None else dict(zip(counts, colours_of(list(counts), palette), strict=True))
 
 
 def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tuple[Table, str]:

@@ -189,6 +189,21 @@ def test_values_without_a_table_are_classes_and_255_is_void(tmp_path: Path):
     assert label[0, :4].tolist() == [0, 1, 255, 2]
 
 
+def test_palettes_that_number_the_colours_anew_in_each_mask_are_refused_without_a_table(tmp_path: Path):
+    black_first = Image.fromarray(np.uint8(LABEL > 0))
+    black_first.putpalette([0, 0, 0, 255, 255, 255])
+    white_first = Image.fromarray(np.uint8(LABEL == 0))  # the same picture
+    white_first.putpalette([255, 255, 255, 0, 0, 0])
+    masks = {"masks/p0.png": encoded(black_first), "masks/p1.png": encoded(white_first)}
+    files = {f"images/p{i}.jpg": jpeg(seed=i) for i in range(2)} | masks
+    with pytest.raises(DatasetError, match=r"masks/p1.png.*value 0 as #ffffff.*masks/p0.png.*classes.csv"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    table = {"classes.csv": "name,r,g,b\nbackground,0,0,0\nthing,255,255,255\n"}
+    import_data(write(tmp_path / "in", table), tmp_path / "out", Settings())
+    first, second = labels_of(tmp_path / "out").values()
+    assert (first == second).all()
+
+
 def test_values_without_a_table_get_names_by_map(tmp_path: Path):
     settings = Settings(class_map=ClassMap.parse(["3=cat,9=void", "255=dog"]))
     result = import_data(write(tmp_path / "in", pairs(values=(0, 3, 255, 9))), tmp_path / "out", settings)
