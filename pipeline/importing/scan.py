@@ -54,12 +54,14 @@ class Scan(NamedTuple):
     values, colours: pixels of each, over all masks.
     first: the first file with colours, "" if there is none.
     seen: label PNGs by path.
+    apart: the first files with 1 and with 255, if no mask holds both.
     """
 
     values: dict[int, int]
     colours: dict[str, int]
     first: str
     seen: dict[str, Seen]
+    apart: tuple[str, str] | None = None
 
 
 def scan(source: Source, paths: list[str], workers: int) -> Scan:
@@ -68,6 +70,7 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
     colours: dict[str, int] = {}
     first = ""
     seen: dict[str, Seen] = {}
+    holders: dict[frozenset[int], str] = {}  # the first file with 1, with 255, with both
     drawn: dict[bool | None, str] = {}  # the first file of each kind of transparency
     shown: dict[
         int, tuple[Colour, str]
@@ -81,6 +84,7 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
             drawn.setdefault(content.by_alpha, content.path)
             source.digests[content.path] = content.digest
             _refuse_other_colours(content, shown)
+            holders.setdefault(frozenset(content.values.keys() & {1, 255}), content.path)
             if content.size:
                 seen[content.path] = Seen(content.digest, content.size, content.values)
             for total, counts in ((values, content.values), (colours, content.colours)):
@@ -92,7 +96,9 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
             f"{drawn[None]}: all black, which may be all background or all foreground: {drawn[True]} is drawn in "
             "black on a transparent ground; save the masks in black and white"
         )
-    return Scan(values, colours, first, seen)
+    one, other = holders.get(frozenset({1})), holders.get(frozenset({255}))
+    apart = (one, other) if one and other and frozenset({1, 255}) not in holders else None
+    return Scan(values, colours, first, seen, apart)
 
 
 def _refuse_other_colours(content: Content, shown: dict[int, tuple[Colour, str]]) -> None:
@@ -144,6 +150,11 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
         return _table_of_colours(found, class_map)
     present = set(found.values)
     stated = class_map.values
+    if found.apart and present <= {0, 1, 255} and 255 not in stated:
+        raise DatasetError(
+            f"masks of 0 and 1, such as {found.apart[0]}, and of 0 and 255, such as {found.apart[1]}: 255 may be void "
+            "or the class that 1 is; say which: --map 255=void, or --map 1=NAME,255=NAME"
+        )
     for foreground in (1, 255, 65535):
         if present <= {0, foreground} and foreground in present and len(names) <= 2:
             lines = names if len(names) == 2 else [BACKGROUND, *names, "foreground"][:2]

@@ -204,6 +204,17 @@ def test_palettes_that_number_the_colours_anew_in_each_mask_are_refused_without_
     assert (first == second).all()
 
 
+def test_masks_of_0_and_1_beside_masks_of_0_and_255_are_refused_until_255_is_stated(tmp_path: Path):
+    masks = {"masks/a.png": encoded(Image.fromarray(BINARY > 0)), "masks/b.png": encoded(BINARY * 255)}
+    source = write(tmp_path / "in", masks | {f"images/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"})
+    with pytest.raises(DatasetError, match=r"masks/a\.png.*masks/b\.png.*--map 255=void"):
+        import_data(source, tmp_path / "out", Settings())
+    for stated, value in (("255=void", 255), ("1=lesion,255=lesion", 1)):
+        out = tmp_path / stated
+        import_data(source, out, Settings(class_map=ClassMap.parse([stated])))
+        np.testing.assert_array_equal(labels_of(out)["images/b.jpg"], BINARY * value)
+
+
 def test_values_without_a_table_get_names_by_map(tmp_path: Path):
     settings = Settings(class_map=ClassMap.parse(["3=cat,9=void", "255=dog"]))
     result = import_data(write(tmp_path / "in", pairs(values=(0, 3, 255, 9))), tmp_path / "out", settings)
