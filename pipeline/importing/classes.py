@@ -18,6 +18,7 @@ BACKGROUND = "background"
 BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
 ALL_OTHERS = "*"
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+VALUE = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ClassMap:
     @property
     def values(self) -> dict[int, str]:
         """The classes of whole numbers."""
-        return {int(old): new for old, new in self.pairs if old.isdecimal()}
+        return {int(old): new for old, new in self.pairs if VALUE.fullmatch(old)}
 
     def void_among(self, names: Iterable[str]) -> list[str]:
         """Return the class names that mean void, such as "ignore", and that --map does not name."""
@@ -70,9 +71,7 @@ class ClassMap:
         }
         named = {old: new for old, new in self.pairs if old in classes}
         unknown = [
-            old
-            for old, _ in self.pairs
-            if old not in classes and old != ALL_OTHERS and not COLOUR.fullmatch(old) and not old.isdecimal()
+            old for old, _ in self.pairs if old not in classes and old != ALL_OTHERS and not _is_of_masks(old)
         ]
         if unknown:
             raise DatasetError(
@@ -87,9 +86,7 @@ class ClassMap:
         classes: the export's.
         name: the format's, for the message.
         """
-        stray = [
-            old for old, _ in self.pairs if old not in classes and (COLOUR.fullmatch(old) or old.isdecimal())
-        ]
+        stray = [old for old, _ in self.pairs if old not in classes and _is_of_masks(old)]
         if stray:
             raise DatasetError(
                 f"--map: {stray[0]!r} is a value or colour, and {name} has class names: {and_more(list(classes), 20)}"
@@ -116,6 +113,11 @@ class ClassMap:
         if not final:
             raise DatasetError("--map: every class becomes void; keep one")
         return final, table
+
+
+def _is_of_masks(old: str) -> bool:
+    """Return whether the left side of a pair may be a colour or value of masks."""
+    return bool(COLOUR.fullmatch(old) or VALUE.fullmatch(old))
 
 
 def rgb(text: str) -> tuple[int, int, int]:

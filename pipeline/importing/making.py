@@ -206,9 +206,10 @@ def refuse_faults(records: Sequence[dict[str, Any]], name: str) -> None:
         )
         more = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
         pairs = ",".join(f"{value}=NAME" for value, _ in unknown.most_common(6))
+        option = "--map=" if pairs.startswith("-") else "--map "  # else a value below 0 looks like an option
         raise DatasetError(
             f"{name}: masks hold values or colours without a class: {shares}{more}. Give them a class, or void: "
-            f"--map '{pairs}'"
+            f"{option}'{pairs}'"
         )
 
 

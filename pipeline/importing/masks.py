@@ -17,6 +17,7 @@ from pipeline.importing.tables import Colour, Table
 from pipeline.shards.labels import is_label_png
 
 FORMATS = ("PNG", "TIFF", "BMP")
+VOID_VALUES = (255, -1)  # where no class has them; -1 in TIFFs, as in arrays of labelme2voc
 MAX_NAMED_COLOURS = 64  # of one mask, in the message about colours without a class
 
 
@@ -175,7 +176,7 @@ def _contradict(by_value: Mapping[int, int], by_colour: Mapping[int, int]) -> bo
 
 
 def _by_value(table: Table, value: int) -> int:
-    return table.values.get(value, IGNORE_LABEL if value == 255 else UNKNOWN)
+    return table.values.get(value, IGNORE_LABEL if value in VOID_VALUES else UNKNOWN)
 
 
 def colours_of(present: list[int], palette: NDArray[np.uint8] | None) -> list[Colour]:

@@ -13,6 +13,7 @@ from pipeline.importing.classes import BACKGROUND, BACKGROUND_NAMES, VOID, Class
 from pipeline.importing.export import MAX_CLASSES
 from pipeline.importing.masks import (
     MAX_NAMED_COLOURS,
+    VOID_VALUES,
     Seen,
     colours_of,
     decode_mask,
@@ -72,9 +73,7 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
     seen: dict[str, Seen] = {}
     holders: dict[frozenset[int], str] = {}  # the first file with 1, with 255, with both
     drawn: dict[bool | None, str] = {}  # the first file of each kind of transparency
-    shown: dict[
-        int, tuple[Colour, str]
-    ] = {}  # the colour of each value in palettes, and the first file with it
+    shown: dict[int, tuple[Colour, str]] = {}  # each value's colour in palettes, and the first file with it
     with (
         mapped(partial(_content, source), workers) as run,
         bar(len(paths), "read masks", unit="mask", delay_s=2) as progress,
@@ -176,7 +175,13 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
             [Entry(name, value=number) for number, name in enumerate(names)], class_map, "classes"
         )
         return table, "a mask's value is the line of its class, from 0"
-    used = sorted(value for value in present if value != 255 or value in stated)
+    used = sorted(value for value in present if value not in VOID_VALUES or value in stated)
+    below = [value for value in used if value < 0 and value not in stated]
+    if below:
+        raise DatasetError(
+            f"masks: value {below[0]}; one below 0 often stands for no data: give it a class, or void, by "
+            f"--map={below[0]}=void"
+        )
     if len(used) > MAX_CLASSES:
         raise DatasetError(f"masks: {len(used)} different values; a label holds up to {MAX_CLASSES}")
     entries = [
@@ -186,7 +191,7 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
     ]
     merged = {entry.name: entry for entry in reversed(entries)}
     table = make_table(reversed(merged.values()), class_map, "masks")
-    void = ", 255 is void" if 255 in present and 255 not in stated else ""
+    void = "".join(f", {value} is void" for value in VOID_VALUES if value in present - stated.keys())
     return (
         table,
         f"no class table: each value is a class, 0 the background{void}; name them by --map 1=NAME,2=NAME",

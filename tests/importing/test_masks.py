@@ -215,6 +215,26 @@ def test_masks_of_0_and_1_beside_masks_of_0_and_255_are_refused_until_255_is_sta
         np.testing.assert_array_equal(labels_of(out)["images/b.jpg"], BINARY * value)
 
 
+@pytest.mark.parametrize("table", ["", "background\nroad\nwater\n"])
+def test_minus_one_in_a_tiff_mask_is_void_and_other_values_below_0_are_refused_until_mapped(
+    table: str, tmp_path: Path
+):
+    def project(name: str, value: int) -> Path:
+        mask = np.where(LABEL == 2, value, LABEL.astype(np.int32)).astype(np.int32)
+        files: dict[str, bytes | str] = {f"masks/{key}.tif": encoded(mask, "TIFF") for key in "ab"}
+        files |= {f"images/{key}.jpg": jpeg(seed=ord(key)) for key in "ab"}
+        return write(tmp_path / name, files | ({"classes.txt": table} if table else {}))
+
+    void = np.where(LABEL == 2, 255, LABEL)
+    import_data(project("one", -1), tmp_path / "out", Settings())
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.jpg"], void)
+    with pytest.raises(DatasetError, match=r"--map='?-9999="):
+        import_data(project("nodata", -9999), tmp_path / "refused", Settings())
+    stated = Settings(class_map=ClassMap.parse(["-9999=void"]))
+    import_data(tmp_path / "nodata", tmp_path / "stated", stated)
+    np.testing.assert_array_equal(labels_of(tmp_path / "stated")["images/a.jpg"], void)
+
+
 def test_values_without_a_table_get_names_by_map(tmp_path: Path):
     settings = Settings(class_map=ClassMap.parse(["3=cat,9=void", "255=dog"]))
     result = import_data(write(tmp_path / "in", pairs(values=(0, 3, 255, 9))), tmp_path / "out", settings)

@@ -10,7 +10,7 @@ from fcn import IGNORE_LABEL
 from pipeline.errors import DatasetError
 from pipeline.importing import tables
 from pipeline.importing.export import UNKNOWN, Export, Item, Label, Options, split_of
-from pipeline.importing.masks import read_mask
+from pipeline.importing.masks import VOID_VALUES, read_mask
 from pipeline.importing.source import PHOTO_SUFFIXES, Source, nfc, stem
 from pipeline.importing.tables import Entry, Table, make_table
 from pipeline.shards.images import MAX_PIXELS
@@ -92,7 +92,7 @@ def read_array(table: Table, path: str, source: Source, size: tuple[int, int]) -
     label = np.full(values.shape, UNKNOWN, np.uint8)
     unknown = {}
     for value in np.unique(values).tolist():
-        meaning = table.values.get(value, IGNORE_LABEL if value in (-1, 255) else None)
+        meaning = table.values.get(value, IGNORE_LABEL if value in VOID_VALUES else None)
         if meaning is None:
             unknown[str(value)] = int((values == value).sum())
         else:
