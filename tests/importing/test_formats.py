@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.errors import DatasetError
 from pipeline.importing import formats
 from pipeline.importing.write import Settings, import_data
 from pipeline.shards.labels import is_label_png
-from tests.importing.conftest import FIXTURES, labels_of
+from tests.importing.conftest import FIXTURES, encoded, jpeg, labels_of, write
 
 FORMATS = {
     "camvid": "plain",
@@ -71,3 +72,23 @@ def test_all_formats_are_named_by_the_message_about_none(tmp_path: Path):
     with pytest.raises(ValueError, match="no format") as error:
         import_data(tmp_path / "in", tmp_path / "out", Settings())
     assert all(name in str(error.value) for name in formats.names())
+
+
+def test_photos_of_one_name_below_a_folder_of_any_name_get_the_masks_of_their_own_folders(tmp_path: Path):
+    files: dict[str, bytes | str] = {}
+    for number, name in enumerate(("day/1", "day/2", "night/1", "night/3")):
+        files[f"camera/{name}.jpg"] = jpeg(seed=number)
+        files[f"masks/{name}.png"] = encoded(np.full((12, 16), number, np.uint8))
+    import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    values = {photo: int(label[0, 0]) for photo, label in labels_of(tmp_path / "out").items()}
+    assert values == {
+        f"camera/{name}.jpg": i for i, name in enumerate(("day/1", "day/2", "night/1", "night/3"))
+    }
+
+
+def test_a_mask_that_fits_photos_of_several_folders_is_refused(tmp_path: Path):
+    files: dict[str, bytes | str] = {"masks/1.png": encoded(np.eye(12, 16, dtype=np.uint8))}
+    files |= {f"camera/{name}.jpg": jpeg(seed=ord(name[0])) for name in ("day/1", "night/1", "night/2")}
+    files["masks/2.png"] = files["masks/1.png"]
+    with pytest.raises(DatasetError, match=r"camera/day/1\.jpg, camera/night/1\.jpg, masks/1\.png"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())

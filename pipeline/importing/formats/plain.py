@@ -53,7 +53,7 @@ def pair(source: Source) -> Pairs:
     """Find the mask of each photo by names alone.
 
     Names of folders such as images and masks, and endings such as _mask, are dropped; what remains must be equal. If
-    no pair is found so, file names alone decide where they are unique.
+    no pair is found so, the longest equal ends of paths decide: raw/day 1/a.jpg belongs to masks/day 1/a.png.
     """
     pictures = [path for path in source.files if is_photo(path) and not _NO_MASK.fullmatch(stem(path))]
     photos: dict[tuple[str, ...], list[str]] = defaultdict(list)
@@ -83,8 +83,10 @@ def pair(source: Source) -> Pairs:
             if len(paths) == 2 and len(pngs) == 1:
                 paths.remove(pngs[0])
                 masks[key] = pngs
-    if not photos.keys() & masks.keys():
-        photos, masks = _by_last(photos), _by_last(masks)
+    depth = max(map(len, [*photos, *masks]), default=0)
+    while depth > 1 and not photos.keys() & masks.keys():
+        depth -= 1
+        photos, masks = _by_end(photos, depth), _by_end(masks, depth)
     found: dict[str, str] = {}
     for key in photos.keys() & masks.keys():
         if len(photos[key]) > 1 or len(masks[key]) > 1:
@@ -115,11 +117,12 @@ def _name(path: str) -> _Name:
     return _Name(tuple(kept), is_mask, match["name"] if match else last)
 
 
-def _by_last(groups: Mapping[tuple[str, ...], list[str]]) -> dict[tuple[str, ...], list[str]]:
+def _by_end(groups: Mapping[tuple[str, ...], list[str]], depth: int) -> dict[tuple[str, ...], list[str]]:
+    """Return the paths by the last `depth` parts of their names."""
     result: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for key, paths in groups.items():
-        result[key[-1:]] += paths
-    return {key: paths for key, paths in result.items() if len(paths) == 1}
+        result[key[-depth:]] += paths
+    return result
 
 
 def matches(source: Source) -> str | None:
