@@ -334,3 +334,29 @@ def test_a_folder_of_links_is_refused_with_the_links(tmp_path: Path):
         (tmp_path / "in" / name).symlink_to(real / name)
     with pytest.raises(DatasetError, match=r"images.*link"):
         import_data(tmp_path / "in", tmp_path / "out", Settings())
+
+
+def test_a_region_of_label_studio_takes_its_label_from_a_labels_tag_beside_it(tmp_path: Path):
+    import_data(
+        write(tmp_path / "in", photos("a.jpg", "b.jpg") | {"x.json": tasks("a.jpg", "b.jpg")}),
+        tmp_path / "whole",
+        Settings(),
+    )
+    content = json.loads(tasks("a.jpg", "b.jpg"))
+    for task in content:
+        (region,) = task["annotations"][0]["result"]
+        value = {key: number for key, number in region["value"].items() if key != "rectanglelabels"}
+        drawn = region | {"id": "r1", "type": "rectangle", "value": value}
+        note = drawn | {"type": "textarea", "value": value | {"text": ["left"]}}
+        task["annotations"][0]["result"] = [
+            drawn,
+            drawn | {"type": "labels", "value": value | {"labels": ["cat"]}},
+            note,
+            drawn | {"id": "r2"},
+        ]
+    source = write(tmp_path / "apart", photos("a.jpg", "b.jpg") | {"x.json": json.dumps(content)})
+    result = import_data(source, tmp_path / "out", Settings())
+    assert "left out: results of the kinds rectangle, textarea" in result.decisions
+    expected = labels_of(tmp_path / "whole")
+    for photo, label in labels_of(tmp_path / "out").items():
+        np.testing.assert_array_equal(label, expected[photo])

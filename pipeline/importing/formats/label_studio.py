@@ -24,6 +24,9 @@ from pipeline.importing.source import PHOTO_SUFFIXES, Outline, Source, is_photo
 SIGN = "a JSON list of tasks with annotations and data (Label Studio, JSON)"
 FAR = 1e9  # percent or degrees; NaN is not below it
 KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+TOOLS = {
+    kind.removesuffix("labels"): kind for kind in KINDS
+}  # drawn beside a <Labels> tag, which has the label
 
 
 def matches(source: Source) -> str | None:
@@ -70,7 +73,7 @@ def read(source: Source, options: Options) -> Export:
             if not isinstance(regions, list):
                 raise DatasetError(f"{path}: task {identity}: its annotation has no result; export it again")
             drawn = []
-            for region in regions:
+            for region in _with_labels(regions):
                 kind = region.get("type") if isinstance(region, dict) else None
                 if isinstance(kind, str) and kind in KINDS:
                     labels |= set(_names(region, path, identity))
@@ -97,6 +100,28 @@ def read(source: Source, options: Options) -> Export:
     if others:
         decisions.append(f"left out: results of the kinds {', '.join(sorted(others))}")
     return Export(classes.names, items, decisions, left_out)
+
+
+def _with_labels(regions: list[Any]) -> list[Any]:
+    """Return the regions of an annotation; one drawn beside a <Labels> tag takes the label of the result of its id."""
+    found = [
+        region for region in regions if isinstance(region, dict) and isinstance(region.get("value"), dict)
+    ]
+    labels = {str(one.get("id")): one["value"].get("labels") for one in found if one.get("type") == "labels"}
+    whole: list[Any] = []
+    used: set[str] = set()
+    for region in regions:
+        kind = TOOLS.get(str(region.get("type"))) if isinstance(region, dict) else None
+        if kind and isinstance(region.get("value"), dict) and (key := str(region.get("id"))) in labels:
+            used.add(key)
+            whole.append(region | {"type": kind, "value": region["value"] | {kind: labels[key]}})
+        else:
+            whole.append(region)
+    return [
+        region
+        for region in whole
+        if not (isinstance(region, dict) and region.get("type") == "labels" and str(region.get("id")) in used)
+    ]
 
 
 def _photo(source: Source, task: dict[str, Any], path: str) -> str:
