@@ -58,16 +58,19 @@ class ClassMap:
         named = {old for old, _ in self.pairs}
         return [name for name in names if name.casefold() in VOID_NAMES and name not in named]
 
-    def names(self, classes: Sequence[str]) -> dict[str, str]:
+    def names(self, classes: Sequence[str], background: str = "") -> dict[str, str]:
         """Return the new class of each class that --map names; refuse names that are not there.
 
         "*" leaves the background as it is, unless all others join it.
+
+        background: its name, if it is none of the usual ones.
         """
-        rest = dict(self.pairs).get(ALL_OTHERS)
+        rest = dict(self.pairs).get(ALL_OTHERS, "")
+        grounds = {*BACKGROUND_NAMES, background.casefold()} - {""}
         others = {
             name: rest
             for name in classes
-            if rest and (name.casefold() not in BACKGROUND_NAMES or rest.casefold() in BACKGROUND_NAMES)
+            if rest and (name.casefold() not in grounds or rest.casefold() in grounds)
         }
         named = {old: new for old, new in self.pairs if old in classes}
         unknown = [
@@ -92,14 +95,15 @@ class ClassMap:
                 f"--map: {stray[0]!r} is a value or colour, and {name} has class names: {and_more(list(classes), 20)}"
             )
 
-    def apply(self, classes: Sequence[str]) -> tuple[list[str], NDArray[np.uint8]]:
+    def apply(self, classes: Sequence[str], background: str = "") -> tuple[list[str], NDArray[np.uint8]]:
         """Return the final class names and a table of their values.
 
         classes: the export's, in the order of its label values.
+        background: its name, if it is none of the usual ones.
 
         Returns (names, (256,) uint8): old value -> new value; void stays void.
         """
-        renamed = self.names(classes)
+        renamed = self.names(classes, background)
         table = np.arange(256, dtype=np.uint8)
         final: list[str] = []
         for value, name in enumerate(classes):

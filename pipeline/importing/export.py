@@ -97,6 +97,7 @@ class Export:
     decisions: sentences about overlaps, background, unlabelled photos and void.
     left_out: files that are not used, with the reason.
     has_mask_values: its labels are masks of values or colours, to which --map can give classes.
+    background: the name of the background class, if it may be none of the usual ones.
     """
 
     classes: Sequence[str]
@@ -104,6 +105,7 @@ class Export:
     decisions: Sequence[str] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     has_mask_values: bool = False
+    background: str = ""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _import(source: Source, dest: Path, work: Path, settings: Settings) -> Summa
         raise DatasetError(f"{source.name}: {name}, but no photo with a label; {_reasons(export.left_out)}")
     if not export.has_mask_values:
         settings.class_map.refuse_values(export.classes, name)
-    classes, table = settings.class_map.apply(export.classes)
+    classes, table = settings.class_map.apply(export.classes, export.background)
     if len(classes) < 2:
         raise DatasetError(
             f"{source.name}: one class, {classes[0]}; a net needs two: check the masks, or --map"

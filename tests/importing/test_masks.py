@@ -415,6 +415,27 @@ def test_the_black_label_of_cvat_is_the_background_whatever_its_name(tmp_path: P
     assert (labels_of(tmp_path / "void")["JPEGImages/b.jpg"] == 255).all()
 
 
+@pytest.mark.parametrize(
+    ("target", "values"), [("void", [1, 255, 0]), ("other", [1, 2, 0]), ("sky", [1, 0, 0])]
+)
+def test_all_others_of_cvat_leave_a_black_background_of_another_name_as_it_is(
+    target: str, values: list[int], tmp_path: Path
+):
+    mask = np.zeros((12, 16, 3), np.uint8)
+    mask[0], mask[1] = (255, 0, 0), (0, 255, 0)
+    files: dict[str, bytes | str] = {"labelmap.txt": "bus:0,255,0::\ncar:255,0,0::\nsky:0,0,0::\n"}
+    files |= {f"SegmentationClass/{name}.png": encoded(mask) for name in "ab"}
+    files |= {f"JPEGImages/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"}
+    settings = Settings(class_map=ClassMap.parse([f"car=car,*={target}"]))
+    assert import_data(write(tmp_path / "in", files), tmp_path / "out", settings).classes[0] == "sky"
+    names = (tmp_path / "out/classes.txt").read_text().split()
+    label = labels_of(tmp_path / "out")["JPEGImages/a.jpg"][:3, 0].tolist()
+    order = {
+        names.index(name): number for number, name in enumerate(("sky", "car", "other")) if name in names
+    }
+    assert [order.get(value, value) for value in label] == values
+
+
 def test_a_line_of_labelme2voc_that_is_called_void_keeps_its_number(tmp_path: Path):
     values = np.resize(np.arange(4, dtype=np.uint8), (12, 16))
     files: dict[str, bytes | str] = {"class_names.txt": "_background_\nroad\nvoid\ncar\n"}

@@ -69,7 +69,8 @@ def read(source: Source, options: Options) -> Export:
         f"photos without a mask are all background: {num_without}",
         f"void: {tables.void_names(entries, table)}",
     ]
-    return Export(table.classes, items, decisions, left_out, has_mask_values=True)
+    ground = background or ""
+    return Export(table.classes, items, decisions, left_out, has_mask_values=True, background=ground)
 
 
 def _entries(source: Source, path: str) -> list[Entry]:
