@@ -164,6 +164,11 @@ def class_values(raw: Path, classes: Sequence[str], mapping: Mapping[str, str]) 
 
 def _class_values(path: Path, classes: Sequence[str], mapping: Mapping[str, str]) -> tuple[int, ...]:
     names = read_classes(path)
+    if len(names) > IGNORE_LABEL:
+        raise DatasetError(
+            f"{KEY}: {path} names {len(names)} classes; the values of masks are 0..{IGNORE_LABEL - 1} and void, so at "
+            f"most {IGNORE_LABEL} lines have a meaning: remove the lines that no mask uses, from the last on"
+        )
     there, wanted = (f"{len(each)} classes, [{', '.join(each)}]" for each in (names, classes))
     if not mapping:
         if names != list(classes):

@@ -371,3 +371,12 @@ def test_a_source_among_the_profiles_results_is_refused(tmp_path: Path, source: 
 @pytest.mark.parametrize("source", ["data/mine2", "data", "elsewhere", "../mine"])
 def test_a_source_beside_the_profiles_results_is_accepted(tmp_path: Path, source: str):
     refuse_within(tmp_path / source, tmp_path / "data" / "mine", "data.source.local")
+
+
+def test_more_classes_than_a_mask_has_values_are_refused_with_a_map_too(mine: Path, raw: Path):
+    names = [f"c{number}" for number in range(256)]
+    (mine / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    with pytest.raises(DatasetError, match=r"classes\.txt names 256 classes"):
+        own.copy(mine, raw, ["c0", "x"], dict.fromkeys(names[1:], "x"))
+    (mine / "classes.txt").write_text("".join(f"{name}\n" for name in names[:255]))
+    own.copy(mine, raw, ["c0", "x"], dict.fromkeys(names[1:255], "x"))
