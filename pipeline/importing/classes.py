@@ -32,15 +32,18 @@ class ClassMap:
         """Read 'truck=vehicle,bus=vehicle,#ff0000=car,7=void,*=background'; a name with a comma stands in quotes."""
         pairs: list[tuple[str, str]] = []
         for text in texts:
+            if len(text.splitlines()) > 1:
+                raise DatasetError(f"--map: {text!r}; expected OLD=NEW,... on one line")
             for entry in next(csv.reader([text], skipinitialspace=True), []):
                 old, equals, new = (part.strip() for part in entry.rpartition("="))
                 if not (equals and old and new):
                     raise DatasetError(
                         f"--map: {entry!r}; expected OLD=NEW, such as truck=vehicle or other=void"
                     )
+                old = old.lower() if COLOUR.fullmatch(old) else old
                 if old in dict(pairs):
                     raise DatasetError(f"--map: {old!r} is given twice; keep one")
-                pairs.append((old.lower() if COLOUR.fullmatch(old) else old, new))
+                pairs.append((old, new))
         return cls(tuple(pairs))
 
     @property

@@ -310,7 +310,20 @@ def test_a_subset_of_classes_is_chosen(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["cat", "=cat", "cat=", "nothing=cat", "cat=a,cat=b", "*=void,background=void"]
+    "text",
+    [
+        *(
+            "cat",
+            "=cat",
+            "cat=",
+            "nothing=cat",
+            "cat=a,cat=b",
+            "*=void,background=void",
+            "1=a\n2=b",
+            "9" * 5000 + "=a",
+        ),
+        "#ff0000=a,#FF0000=b",
+    ],
 )
 def test_a_map_that_cannot_hold_is_refused(text: str, tmp_path: Path, fcn: Callable, capsys):
     write(tmp_path / "in", pairs() | {"classes.txt": "background\ncat\ndog\n"})
