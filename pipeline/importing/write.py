@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import posixpath
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -202,7 +203,9 @@ def _write_lists(
     work: Path, classes: Sequence[str], lists: Mapping[str, Sequence[str]], records: Sequence[dict[str, Any]]
 ) -> dict[str, str]:
     """Write classes.txt, names.csv and splits/; return their sha256 by path."""
-    wrong = [name for name in classes if "\n" in name or "\r" in name or name != name.strip() or not name]
+    wrong = [
+        name for name in classes if name.splitlines() != [name.strip()]
+    ]  # U+2028 and others break lines, too
     if wrong:
         raise DatasetError(
             f"class {wrong[0]!r}: a name has a line break, outer spaces or no letters; rename it by --map"
@@ -245,7 +248,8 @@ def _warnings(
     for value, name in enumerate(classes):
         if not sum(by_key[key][value] for key in lists["train"]):
             where = "in no photo" if not pixels[value] else "in no training photo"
-            remedy = f"leave it out by --map '{name}=void', or add photos of it"
+            quoted = f'"{name}"' if "," in name else name
+            remedy = f"leave it out by --map {shlex.quote(f'{quoted}=void')}, or add photos of it"
             if pixels[value] and another_division:
                 remedy = f"{another_division}; or {remedy}"
             warnings.append(f"class {name} is {where}; {remedy}")

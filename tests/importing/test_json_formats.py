@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -360,3 +361,22 @@ def test_a_region_of_label_studio_takes_its_label_from_a_labels_tag_beside_it(tm
     expected = labels_of(tmp_path / "whole")
     for photo, label in labels_of(tmp_path / "out").items():
         np.testing.assert_array_equal(label, expected[photo])
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\x0bb", "a\nb"])
+def test_a_class_name_that_is_two_lines_of_classes_txt_is_refused(name: str, tmp_path: Path):
+    files = photos("a.jpg", "b.jpg") | {f"{key}.json": labelme(f"{key}.jpg", name) for key in "ab"}
+    with pytest.raises(DatasetError, match="--map"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+
+
+def test_the_map_proposed_for_a_class_that_is_not_trained_can_be_given(tmp_path: Path):
+    content = json.loads(coco(["a.jpg", "b.jpg"], 0))
+    content["categories"].append({"id": 77, "name": "tv, monitor"})
+    source = write(tmp_path / "in", photos("a.jpg", "b.jpg") | {"x.json": json.dumps(content)})
+    (warning,) = [
+        one for one in import_data(source, tmp_path / "out", Settings()).warnings if "monitor" in one
+    ]
+    words = shlex.split(warning.partition("by ")[2])
+    mapped = Settings(class_map=ClassMap.parse([words[1].removesuffix(",")]))
+    assert "tv, monitor" not in import_data(source, tmp_path / "mapped", mapped).classes
