@@ -55,7 +55,10 @@ def make_lists(
         stated = settings.shares or SHARES
         shares = splits.ratios(stated)
         if not pool:
-            raise DatasetError("the export has a test split alone; give it photos for training")
+            raise DatasetError(
+                "every photo is in the test split: a folder, list or JSON file is named so. Rename it, so that the "
+                "photos are divided, or add photos for training"
+            )
         groups, rule = _groups(pool, settings, thumbnails)
         parts = splits.assign(pool, shares, groups, settings.seed)
         named = dict(zip(splits.NAMES, parts, strict=False))

@@ -295,3 +295,9 @@ def test_near_duplicates_never_lie_on_both_sides(tmp_path: Path, options: dict):
     assert "16 near duplicates in 8 groups stay together" in " ".join(
         json.loads((tmp_path / "out" / "import.json").read_text())["decisions"]
     )
+
+
+def test_an_export_whose_photos_are_all_in_test_is_refused_with_the_remedy(tmp_path: Path):
+    files = {f"test/{path}": content for path, content in pairs().items()}
+    with pytest.raises(DatasetError, match=r"test split.*[Rr]ename"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings(shares="0.5/0.5"))
