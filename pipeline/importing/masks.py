@@ -153,13 +153,24 @@ def to_label(pixels: Pixels, table: Table, where: str) -> Label:
         by_colour = {
             value: table.colours.get(colour, UNKNOWN) for value, colour in zip(present, colours, strict=True)
         }
+        if (
+            pixels.palette is not None and by_colour.get(255) == UNKNOWN
+        ):  # VOC's border, in a colour of no class
+            by_colour[255] = _by_value(table, 255)
         if table.has_values and pixels.palette is not None and _contradict(by_value, by_colour):
             raise DatasetError(
                 f"{where}: its values and the colours of its palette are different classes in the class table; keep "
                 "there the column that the masks follow"
             )
         first, second = (by_value, by_colour) if table.has_values else (by_colour, by_value)
-        chosen = second if UNKNOWN in first.values() and UNKNOWN not in second.values() else first
+        is_other = UNKNOWN in first.values() and UNKNOWN not in second.values()
+        if is_other and not table.has_values and pixels.palette is not None:
+            # Colours of classes under other numbers: the palette counts, and its strange colours are reported
+            is_other = all(
+                first[value] in (UNKNOWN, second[value]) or not any(colour)
+                for value, colour in zip(present, colours, strict=True)
+            )
+        chosen = second if is_other else first
     unknown: dict[str, int] = {}
     for value in [value for value in present if chosen[value] == UNKNOWN]:
         name = hex_colour(colours[present.index(value)]) if colours and not table.has_values else str(value)

@@ -189,6 +189,23 @@ def test_values_without_a_table_are_classes_and_255_is_void(tmp_path: Path):
     assert label[0, :4].tolist() == [0, 1, 255, 2]
 
 
+def test_a_strange_colour_of_a_palette_is_void_as_value_255_and_reported_as_another(tmp_path: Path):
+    def project(name: str, strange: int) -> Path:
+        numbers = np.array([0, 2, strange], np.uint8)  # cat's colour is not that of its line
+        colours = np.zeros((256, 3), np.uint8)
+        colours[2], colours[strange] = COLOURS[1], (224, 224, 192)
+        mask = Image.fromarray(numbers[LABEL])
+        mask.putpalette(colours.ravel().tolist())
+        files = {f"masks/{key}.png": encoded(mask) for key in "ab"} | {"classes.csv": CSV}
+        return write(tmp_path / name, files | {f"images/{key}.jpg": jpeg(seed=ord(key)) for key in "ab"})
+
+    import_data(project("border", 255), tmp_path / "out", Settings())
+    expected = np.array([0, 1, 255], np.uint8)[LABEL]
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.jpg"], expected)
+    with pytest.raises(DatasetError, match="#e0e0c0"):
+        import_data(project("stray", 1), tmp_path / "refused", Settings())
+
+
 def test_palettes_that_number_the_colours_anew_in_each_mask_are_refused_without_a_table(tmp_path: Path):
     black_first = Image.fromarray(np.uint8(LABEL > 0))
     black_first.putpalette([0, 0, 0, 255, 255, 255])
