@@ -164,8 +164,8 @@ def to_label(pixels: Pixels, table: Table, where: str) -> Label:
             )
         first, second = (by_value, by_colour) if table.has_values else (by_colour, by_value)
         is_other = UNKNOWN in first.values() and UNKNOWN not in second.values()
-        if is_other and not table.has_values and pixels.palette is not None:
-            # Colours of classes under other numbers: the palette counts, and its strange colours are reported
+        if is_other and not table.has_values:
+            # Colours of classes under other numbers: the colours count, and strange ones are reported
             is_other = all(
                 first[value] in (UNKNOWN, second[value]) or not any(colour)
                 for value, colour in zip(present, colours, strict=True)

@@ -1,5 +1,6 @@
 """Masks of every kind become the same label; values and colours without a class are refused with their share."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,6 +205,20 @@ def test_a_strange_colour_of_a_palette_is_void_as_value_255_and_reported_as_anot
     np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.jpg"], expected)
     with pytest.raises(DatasetError, match="#e0e0c0"):
         import_data(project("stray", 1), tmp_path / "refused", Settings())
+
+
+def test_greys_of_a_colour_table_are_not_read_as_its_lines_beside_a_strange_value(tmp_path: Path):
+    colours = json.dumps({"kiwi": [2, 2, 2], "lemon": [1, 1, 1]})
+    files: dict[str, bytes | str] = {"obj_class_to_machine_color.json": colours}
+    files |= {f"ds/img/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"}
+    mask = encoded(np.array([0, 1, 255], np.uint8)[LABEL])
+    source = write(tmp_path / "in", files | {f"ds/masks_machine/{name}.png": mask for name in "ab"})
+    with pytest.raises(DatasetError, match="--map '#ffffff="):
+        import_data(source, tmp_path / "refused", Settings())
+    assert import_data(
+        source, tmp_path / "out", Settings(class_map=ClassMap.parse(["#ffffff=void"]))
+    ).classes == ["background", "kiwi", "lemon"]
+    assert labels_of(tmp_path / "out")["ds/img/a.jpg"][0, :3].tolist() == [0, 2, 255]
 
 
 def test_palettes_that_number_the_colours_anew_in_each_mask_are_refused_without_a_table(tmp_path: Path):
