@@ -42,6 +42,7 @@ def main() -> None:
     if "tuning" in images:
         shared["tuning"] = leaks.survey_tuning(images["tuning"], train, val)
         tuned = shared["tuning"]["id_in_tuning"]
+    names = shared["names"] = leaks.names_of(shared, shards.values())
     verdict = {"leak": leaks.verdict(leak | tuned, reasons)}
     if "tuning" in shards:  # models record these images, see training/provenance.py
         verdict["tuning"] = shards["tuning"].digest
@@ -78,9 +79,8 @@ def main() -> None:
     texts = sorted({*dest.iterdir()} - {*figures})
     tracker.log(record, metrics, tags, figures, texts)
     remedy = f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} lists the shared images)"
-    shown = {shards["val"].name_of(key): shards["train"].name_of(other) for key, other in leak.items()}
-    leaks.refuse(shown, "val", "train", reasons, remedy)
-    leaks.refuse(tuned, "val", "tuning", reasons, "leave them out of data.tuning")
+    leaks.refuse(leaks.renamed(leak, names), "val", "train", reasons, remedy)
+    leaks.refuse(leaks.renamed(tuned, names), "val", "tuning", reasons, "leave them out of data.tuning")
     near_duplicates.refuse(duplicates, dest)
     describe.refuse_missing_classes(shards["train"], allow_partial=profile.data.allow_partial)
 

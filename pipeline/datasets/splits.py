@@ -162,8 +162,10 @@ def hold_out(train: Split, share: float, evaluated: Collection[str]) -> Split:
 def refuse_shared(tuning: Split, val: Split, train: Split) -> None:
     """Refuse a list of data.tuning that holds images of val, or every image of train."""
     if shared := sorted(tuning.sources.keys() & val.sources.keys()):
+        names = own.sources(tuning.raw)
+        shown = and_more([names.get(key, key) for key in shared])
         raise LeakError(
-            f"data.tuning holds {len(shared)} images of val: {and_more(shared)}; settings chosen on the images of a "
+            f"data.tuning holds {len(shared)} images of val: {shown}; settings chosen on the images of a "
             "score make it too good: list other images"
         )
     if not train.sources.keys() - tuning.sources.keys():

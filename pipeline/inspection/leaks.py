@@ -1,7 +1,7 @@
 """The leak guard: find images that two splits share, by id or by pixels, and refuse scores on training images."""
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -108,6 +108,19 @@ def survey_tuning(tuning: Images, train: Images, val: Images) -> dict[str, Any]:
     }
 
 
+def names_of(shared: Mapping[str, Any], shards: Iterable[Shards]) -> dict[str, str]:
+    """Return the value of "names" in leaks.json: the user's own names of the ids that `as_blocks` shows.
+
+    shared: the result of `survey`, with that of `survey_tuning` if there is one.
+    """
+    tuning = shared.get("tuning", {"id_in_tuning": {}, "id_in_train": {}})
+    pairs = (shared["leak"]["id_in_train"], tuning["id_in_tuning"], tuning["id_in_train"])
+    shown = {key for found in pairs for pair in found.items() for key in pair}
+    shown |= {key for groups in shared["duplicates"].values() for ids in groups for key in ids}
+    names = [(key, opened.name_of(key)) for opened in shards for key in sorted(shown)]
+    return {key: name for key, name in names if key != name}
+
+
 def _compare(
     a: Images, b: Images, uses: Mapping[str, set[str]], train: Images, val: Images, leak: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -145,9 +158,10 @@ def as_blocks(shared: Mapping[str, Any], reasons: Sequence[str]) -> list[Table |
     reasons: data.allow_leak of the profile.
     """
     leak, splits, num_val = shared["leak"], shared["splits"], shared["splits"]["val"]["num_images"]
+    names = shared.get("names", {})  # not in the records of earlier versions
     blocks: list[Table | str] = ["No image of val is trained on."]
     if leak["num_images"]:
-        ids = named(leak["id_in_train"], "train")
+        ids = named(renamed(leak["id_in_train"], names), "train")
         allowed = [f"Allowed by data.allow_leak: {reason}" for reason in reasons]
         blocks = [
             f"LEAK: {leak['num_images']} of the {num_val} images of val are trained on: {ids}. "
@@ -155,7 +169,7 @@ def as_blocks(shared: Mapping[str, Any], reasons: Sequence[str]) -> list[Table |
             *(allowed or ["Not allowed: training is refused."]),
         ]
     if tuning := shared.get("tuning"):
-        tuned, trained = tuning["id_in_tuning"], tuning["id_in_train"]
+        tuned, trained = (renamed(tuning[key], names) for key in ("id_in_tuning", "id_in_train"))
         blocks.append(
             f"data.tuning leaves {tuning['num_images']} images out of train to choose settings on. "
             f"Of these are in val: {named(tuned, 'tuning') or 'none'}; "
@@ -178,8 +192,10 @@ def as_blocks(shared: Mapping[str, Any], reasons: Sequence[str]) -> list[Table |
     ]
     blocks.append(Table([*sides, "verdict"], pairs))
     for name, groups in shared["duplicates"].items():
-        duplicates = files.and_more([" = ".join(ids) for ids in groups]) or "none"
-        blocks.append(f"The same pixels under several ids within {name}: {duplicates}.")
+        duplicates = [" = ".join(names.get(key, key) for key in ids) for ids in groups]
+        blocks.append(
+            f"The same pixels under several ids within {name}: {files.and_more(duplicates) or 'none'}."
+        )
     return blocks
 
 
@@ -231,6 +247,11 @@ def check_model(
         return len(leak)
     _warn(f"{model} does not list all its training images, so {evaluated.name} may hold some of them")
     return None
+
+
+def renamed(leak: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return a leak under the user's own names, by id."""
+    return {names.get(key, key): names.get(other, other) for key, other in leak.items()}
 
 
 def named(leak: Mapping[str, str], trained: str) -> str:

@@ -93,3 +93,17 @@ def test_the_users_own_names_stand_in_the_messages(root: Path):
     shutil.copy(photo, root / "my-data/images/cam 1/图 0.JPG")  # trained and evaluated on
     with pytest.raises(LeakError, match=r"cam 1/图 5\.jpeg \(cam 1/图 0\.JPG in train\)"):
         run()
+    assert "cam 1/图 5.jpeg (cam 1/图 0.JPG in train)" in (root / "data/own/inspection/leaks.md").read_text(
+        "utf-8"
+    )
+
+
+def test_the_users_own_names_stand_in_messages_about_images_to_choose_settings_on(root: Path):
+    (root / "my-data/splits/tune.txt").write_text("cam 1/图 0\n", encoding="utf-8")
+    use(root, classes=CLASSES, tuning=["own/tune"])
+    shutil.copy(root / "my-data/images/cam 1/图 5.jpeg", root / "my-data/images/cam 1/图 0.JPG")
+    with pytest.raises(LeakError, match=r"cam 1/图 5\.jpeg \(cam 1/图 0\.JPG in tuning\)"):
+        run()
+    (root / "my-data/splits/tune.txt").write_text("cam 1/图 5\n", encoding="utf-8")
+    with pytest.raises(LeakError, match=r"images of val: cam 1/图 5"):
+        run()
