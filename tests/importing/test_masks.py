@@ -226,11 +226,11 @@ def test_palettes_that_number_the_colours_anew_in_each_mask_are_refused_without_
     black_first.putpalette([0, 0, 0, 255, 255, 255])
     white_first = Image.fromarray(np.uint8(LABEL == 0))  # the same picture
     white_first.putpalette([255, 255, 255, 0, 0, 0])
-    masks = {"masks/p0.png": encoded(black_first), "masks/p1.png": encoded(white_first)}
-    files = {f"images/p{i}.jpg": jpeg(seed=i) for i in range(2)} | masks
+    files: dict[str, bytes | str] = {f"images/p{i}.jpg": jpeg(seed=i) for i in range(2)}
+    files |= {"masks/p0.png": encoded(black_first), "masks/p1.png": encoded(white_first)}
     with pytest.raises(DatasetError, match=r"masks/p1.png.*value 0 as #ffffff.*masks/p0.png.*classes.csv"):
         import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
-    table = {"classes.csv": "name,r,g,b\nbackground,0,0,0\nthing,255,255,255\n"}
+    table: dict[str, bytes | str] = {"classes.csv": "name,r,g,b\nbackground,0,0,0\nthing,255,255,255\n"}
     import_data(write(tmp_path / "in", table), tmp_path / "out", Settings())
     first, second = labels_of(tmp_path / "out").values()
     assert (first == second).all()
@@ -238,7 +238,8 @@ def test_palettes_that_number_the_colours_anew_in_each_mask_are_refused_without_
 
 def test_masks_of_0_and_1_beside_masks_of_0_and_255_are_refused_until_255_is_stated(tmp_path: Path):
     masks = {"masks/a.png": encoded(Image.fromarray(BINARY > 0)), "masks/b.png": encoded(BINARY * 255)}
-    source = write(tmp_path / "in", masks | {f"images/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"})
+    photos: dict[str, bytes | str] = {f"images/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"}
+    source = write(tmp_path / "in", photos | masks)
     with pytest.raises(DatasetError, match=r"masks/a\.png.*masks/b\.png.*--map 255=void"):
         import_data(source, tmp_path / "out", Settings())
     for stated, value in (("255=void", 255), ("1=lesion,255=lesion", 1)):
