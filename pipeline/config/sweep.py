@@ -47,6 +47,8 @@ class Range(Section):
     def _is_a_range(self) -> "Range":
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if isinstance(self.low, int) and isinstance(self.high, int) and max(-self.low, self.high) > 2**63:
+            raise ValueError("whole numbers must have at most 63 bits")
         if self.log and self.low <= 0:
             raise ValueError(f"log needs a low above 0, got {self.low}")
         return self
@@ -59,7 +61,10 @@ class Range(Section):
             value = math.exp(generator.uniform(math.log(low), math.log(high)))
         if is_whole:
             return min(math.floor(value), int(self.high))
-        return float(f"{value:.4g}")  # a name and a profile show all of its digits
+        rounded = float(f"{value:.4g}")  # a name and a profile show all of its digits
+        return min(
+            max(rounded, float(self.low)), float(self.high)
+        )  # an end with more digits is a limit as well
 
 
 def _kind(value: Any) -> str:
@@ -102,7 +107,7 @@ class Sweep(Section):
     net: Literal["fcn32s", "fcn16s", "fcn8s"] = "fcn32s"
     metric: Literal["val_mean_iu", "val_pixel_acc"] = "val_mean_iu"
     search: Literal["grid", "random"]
-    num_trials: PositiveInt | None = None
+    num_trials: Annotated[int, Field(gt=0, le=MAX_TRIALS)] | None = None
     hours: PositiveFloat | None = None
     seed: Seed = 0
     fixed: Values = {}
@@ -210,4 +215,6 @@ def describe(values: Values) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return f"[{and_more([_plain(item) for item in value])}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)  # a float with all of its digits: trials of other values need other names

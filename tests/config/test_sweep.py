@@ -147,3 +147,23 @@ def test_a_trials_name_has_the_last_part_of_each_key_unless_two_are_the_same():
     assert sweep.describe({"nets.fcn32s.lr": 1.0e-3, "train.batch_size": 8}) == "lr=0.001, batch_size=8"
     names = sweep.describe({"nets.fcn32s.lr": 0.1, "nets.fcn16s.lr": 0.2})
     assert names == "nets.fcn32s.lr=0.1, nets.fcn16s.lr=0.2"
+
+
+def test_a_range_with_more_digits_than_a_name_shows_is_not_left(project: Path):
+    space = {"train.ema": {"low": 0.98765, "high": 0.99997}}
+    drawn = [values["train.ema"] for values in random(project, 100, space)]
+    assert 0.98765 <= min(drawn) < max(drawn) <= 0.99997  # four digits of it are 1, which no profile may have
+
+
+def test_trials_of_values_that_differ_in_a_late_digit_have_names_of_their_own():
+    assert sweep.describe({"lr": 0.12345678}) != sweep.describe({"lr": 0.12345679})
+    assert sweep.describe({"lr": 1.0e-05, "weight_decay": 2.0}) == "lr=1e-05, weight_decay=2"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_trials": 10**30}, {"space": {"train.seed": {"low": 1, "high": 10**400}}}],
+)
+def test_numbers_without_end_are_refused_and_not_drawn(project: Path, changes: dict):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        random(project, **{"num_trials": 3, "space": {"train.ema": {"low": 0.1, "high": 0.2}}} | changes)
