@@ -17,6 +17,7 @@
 Each ends a command with its message and exit code 2. Every other exception is a mistake of this code.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -74,12 +75,17 @@ class ServerError(UserError):
     """A server cannot be started with these options."""
 
 
+# Faults of a path or a disk that any file may have, wherever it is opened
+OF_FILES = (errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 USER_MISTAKE = 2  # exit code, as argparse uses it
 INTERRUPTED = 130  # exit code, as shells use it for Ctrl-C
 
 
 def exit_cleanly(command: Callable[[], object]) -> None:
-    """Run a command. UserError ends it with its message and exit code 2, Ctrl-C with 130; neither shows a traceback."""
+    """Run a command. UserError ends it with its message and exit code 2, Ctrl-C with 130; neither shows a traceback.
+
+    So does a file that this user may not reach, whose name is too long, or for which the disk has no room.
+    """
     try:
         command()
         sys.stdout.flush()
@@ -89,6 +95,11 @@ def exit_cleanly(command: Callable[[], object]) -> None:
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in OF_FILES or error.filename is None:
+            raise
+        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on from here", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -7,7 +7,7 @@ import pytest
 
 from fcn import ledger
 from pipeline.cli.main import parser
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_fcn
 
 
 def fcn(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -106,3 +106,10 @@ def test_output_that_nobody_reads_to_the_end_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["compare", "explain", "seeds", "sweep", "inspect"])
+def test_a_name_that_is_too_long_for_a_file_is_one_message(command, monkeypatch, capsys):
+    code, _, err = run_fcn(monkeypatch, capsys, command, "n" * 300)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "n" * 300 in err
