@@ -87,13 +87,26 @@ def token_file() -> Path:
 def ensure_token() -> Path:
     """Return the token's file; create it if it is missing or empty.
 
-    Only its owner can read it, unlike a file that Ray creates.
+    Only its owner can read it, unlike a file that Ray creates. One of another user, as a team's, stays as it is.
+
+    Raises UserError if it cannot be created.
     """
     path = token_file()
     if _has_token(path):
-        if path.stat().st_mode & 0o077:
+        status = path.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
             path.chmod(0o600)
         return path
+    try:
+        return _make_token(path)
+    except OSError as error:
+        raise UserError(
+            f"the token of this machine's cluster cannot be written to {path}: {error.strerror}; name a file of yours "
+            "in RAY_AUTH_TOKEN_PATH"
+        ) from None
+
+
+def _make_token(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     # The file gets its name when it is whole. A link, unlike a renamed file, never replaces another process's token
@@ -117,5 +130,5 @@ def require_token() -> None:
 def _has_token(path: Path) -> bool:
     try:
         return bool(path.read_text("utf-8").strip())
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return False

@@ -84,3 +84,29 @@ def test_the_token_may_be_elsewhere(tmp_path, monkeypatch):
 def test_a_node_without_the_heads_token_is_refused(token):
     with pytest.raises(UserError, match=str(token)):
         nodes.require_token()
+
+
+def test_a_token_of_another_user_that_may_be_read_is_used_and_stays_as_it_is(token, monkeypatch):
+    token.parent.mkdir()
+    token.write_text("the team's")
+    token.chmod(0o640)
+    owner = os.geteuid()
+    monkeypatch.setattr(nodes.os, "geteuid", lambda: owner + 1)
+    assert nodes.ensure_token() == token
+    assert mode(token) == 0o640
+
+
+@pytest.mark.parametrize("name", ["folder", "file/token"])
+def test_a_token_that_cannot_be_written_is_one_message(tmp_path, monkeypatch, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / name))
+    with pytest.raises(UserError, match=f"{tmp_path / name}.*RAY_AUTH_TOKEN_PATH"):
+        nodes.ensure_token()
+
+
+def test_a_file_that_is_not_text_is_no_token(token):
+    token.parent.mkdir()
+    token.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=str(token)):
+        nodes.require_token()
