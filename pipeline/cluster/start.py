@@ -37,6 +37,8 @@ def head(port: int, options: Sequence[str]) -> None:
         (job_port, "-- --dashboard-port"),
         (chosen.ray_client_server_port, "-- --ray-client-server-port"),
     ):
+        if not 0 < number < 2**16:  # Ray would run, and other machines could not join
+            raise UserError(f"{number} is not a port; choose one from 1 to 65535 ({option})")
         if _answers(f"127.0.0.1:{number}"):
             raise UserError(
                 f"port {number} of this machine is taken, probably by a head that runs already: end that one (Ctrl-C "

@@ -111,6 +111,18 @@ def test_a_second_head_on_a_machine_is_refused(monkeypatch, capsys, started, por
     assert started == []
 
 
+@pytest.mark.parametrize("wrong", ["--port", "--dashboard-port", "--ray-client-server-port"])
+@pytest.mark.parametrize("number", [0, -1, 99999])
+def test_a_head_whose_port_is_none_is_refused(monkeypatch, capsys, started, port, wrong, number):
+    ports = {"--port": port, "--dashboard-port": port, "--ray-client-server-port": port} | {wrong: number}
+    own, *rays = [f"{name}={value}" for name, value in ports.items()]
+    code, out, err = run_fcn(monkeypatch, capsys, "cluster", "head", own, "--", *rays)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert str(number) in err
+    assert wrong in err
+    assert started == []
+
+
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:9", "no.such.host.invalid:6379", "10.77.0.1", "127.0.0.1:99999"]
 )
