@@ -24,7 +24,7 @@ from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipeline import config, git
+from pipeline import config, files, git
 from pipeline.cluster import nodes
 from pipeline.errors import UserError
 
@@ -100,12 +100,17 @@ def pack(root: Path, dest: Path) -> None:
     """
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        listing = os.fsdecode(subprocess.run(command, capture_output=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError):
         raise UserError(
             f"{root.resolve()} is not a git checkout, and git decides which files are code"
         ) from None
     names = sorted({name for name in listing.split("\0") if name and (root / name).is_file()})
+    if odd := [ascii(name) for name in names if not name.isprintable()]:
+        raise UserError(
+            f"names of files are not UTF-8, or have line ends: {files.and_more(odd)}; rename them, or add them to "
+            ".gitignore"
+        )
     sizes = {name: (root / name).stat().st_size for name in names}
     if sum(sizes.values()) > MAX_UPLOAD_MB * 2**20:
         largest = sorted(names, key=lambda name: -sizes[name])[:3]

@@ -67,6 +67,13 @@ def test_data_that_git_does_not_ignore_is_named_and_not_sent(checkout, tmp_path,
         jobs.pack(checkout, tmp_path / "code.zip")
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"two\nlines"])
+def test_a_file_whose_name_no_zip_or_list_can_have_is_named(checkout, tmp_path, name):
+    (checkout / os.fsdecode(name)).touch()
+    with pytest.raises(UserError, match=r"(caf|two\\n).*gitignore"):
+        jobs.pack(checkout, tmp_path / "code.zip")
+
+
 def test_a_folder_without_git_is_refused(tmp_path):
     with pytest.raises(UserError, match="git checkout"):
         jobs.pack(tmp_path, tmp_path / "code.zip")
