@@ -98,7 +98,8 @@ def _result(run: str, bootstrap: "Bootstrap") -> "Result":
 
     profile, _, rest = run.partition("/")
     name, _, net = rest.partition("/")
-    if not (net and (name == "seeds" or name.startswith(paths.SEEDS))):
+    is_group = net and (name == "seeds" or name.startswith(paths.SEEDS))
+    if not is_group or run.endswith(".json"):  # the path of a file may have such a folder
         with metrics_file(run) as path:
             return compare.read(path, run)
     from pipeline.experiments import group  # imports torch and MLflow, which takes seconds

@@ -54,6 +54,13 @@ def test_compare_takes_runs_by_path_and_by_profile_and_net(tmp_path, fcn):
     assert "difference" not in page  # one run has nothing to differ from
 
 
+def test_the_path_of_scores_in_a_folder_that_begins_as_a_group_does_is_a_path(tmp_path, fcn):
+    path = write_result(tmp_path / "old" / "seeds-2025", make_result("fcn8s")).relative_to(tmp_path)
+    code, out, err = fcn("compare", str(path))
+    assert (code, err) == (0, "")
+    assert str(path) in out
+
+
 @pytest.mark.parametrize("command", ["compare", "explain"])
 @pytest.mark.parametrize(
     ("run", "why"), [("none.json", "none.json"), ("small/fcn99s", "fcn99s.json"), ("nightly", "'nightly'")]
