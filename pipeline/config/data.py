@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, model_validator
 
 from pipeline import paths
-from pipeline.config.section import PositiveInt, Section, Seed
+from pipeline.config.section import PathText, PositiveInt, Section, Seed
 
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 SPLIT_NAME = r"^((voc20(07|11|12)|sbd)/[A-Za-z0-9_-]+|own/[^/\\]+)$"
@@ -101,7 +101,7 @@ def _checked_location(where: str) -> str:
     return (folder if name.endswith(".tar") else where).rstrip("/")
 
 
-Location = Annotated[str, AfterValidator(_checked_location)]
+Location = Annotated[PathText, AfterValidator(_checked_location)]
 
 
 class ShardSource(Section):
@@ -261,7 +261,7 @@ class Shards(Section):
 
     samples_per_shard: PositiveInt
     seed: Seed
-    destination: Annotated[str, AfterValidator(_checked_destination)] | None = None
+    destination: Annotated[PathText, AfterValidator(_checked_destination)] | None = None
 
     def location(self, profile: str, split: str) -> Path | str | None:
         """Return where a split's shards go: an absolute folder, or s3://...; None: data/."""

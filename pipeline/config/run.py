@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.config.section import (
     NonNegativeInt,
+    PathText,
     PositiveFloat,
     PositiveInt,
     Scale,
@@ -23,7 +24,7 @@ class Cache(Section):
     patience_s: seconds to wait for a store that does not answer before the run ends.
     """
 
-    folder: str | None = None
+    folder: PathText | None = None
     gigabytes: PositiveFloat = 50.0
     connections: PositiveInt = 16
     patience_s: PositiveFloat = 180.0

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pipeline.config.section import (
     NonNegativeFloat,
     NonNegativeInt,
+    PathText,
     PositiveFloat,
     PositiveInt,
     Scale,
@@ -173,7 +174,7 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: ClassWeights = "none"
     optimizer: Optimizer
-    start: str | None = None
+    start: PathText | None = None
     schedule: Literal["fixed", "poly", "cosine", "cooldown"] = "fixed"
     warmup: NonNegativeInt = 0
     cooldown: Annotated[float, Field(gt=0, le=1)] | None = None

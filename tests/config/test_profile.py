@@ -199,6 +199,14 @@ SECRET = "hunter2"
         ("train.transforms", {"scale": [0.5]}, "train.transforms.scale.1 is missing; add it"),
         ("train.transforms", {"crop": 320}, "a list, got 320"),
         ("data.allow_leak", ["yes"], "got 'yes'"),
+        ("train.start", "", "train.start: must not be empty; leave it out instead"),
+        ("shards.destination", " ", "shards.destination: must not be empty; leave it out instead"),
+        ("run.cache", {"folder": ""}, "run.cache.folder: must not be empty; leave it out instead"),
+        (
+            SOURCE,
+            {"shards": {"train": "", "val": "v"}},
+            "shards.train: must not be empty; leave it out instead",
+        ),
         # names and checksums
         ("data.splits.val.exclude", ["sbd"], "got 'sbd'"),
         ("data.splits.val.exclude", ["sbd/../x"], "got 'sbd/../x'"),
