@@ -103,7 +103,10 @@ def group(name: str, chains: str, runs: Mapping[str, Result], bootstrap: Bootstr
             raise ResultError(f"{name}: no file of each image's counts for {seed}; run `fcn seeds` again")
     for run in others:
         if reason := incomparable_reason(first, run):
-            raise ResultError(f"{name}: {first.name} and {run.name} are no group: {reason}")
+            raise ResultError(
+                f"{name}: {first.name} and {run.name} are no group: {reason}; run `fcn seeds` again with --num "
+                f"{len(runs)} or more, so that all are scored as the profile is now"
+            )
     images = tuple(run.images for run in runs.values() if run.images)
     values = {key: value for key, value in first.values.items() if not key.endswith(("_low", "_high"))}
     values |= {"level": bootstrap.level, "seeds": list(runs), "chains": chains, "model_sha256": None}

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 
 from pipeline import paths
 from pipeline.config import Profile
-from pipeline.errors import ConfigError, UserError
+from pipeline.errors import ConfigError, ResultError, UserError
+from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.experiments import group, seeds, variant
 from pipeline.experiments.seeds import first_seeds, group_name, variant_of, with_seed
 from pipeline.experiments.variant import run_variant
@@ -215,6 +216,17 @@ def test_only_folders_of_seeds_are_its_seeds_in_the_order_of_their_numbers(tmp_p
         write_result(folder / name / paths.metrics(NAME, "fcn8s").parent, make_result("fcn8s"))
     (folder / "seed 11").mkdir()
     assert [name for name, _ in group.seeds_of(NAME, "seeds-ab", "fcn8s", tmp_path)] == ["seed 9", "seed 10"]
+
+
+def test_a_seed_that_an_earlier_call_scored_in_another_way_is_named_with_the_call_that_scores_all(tmp_path):
+    folder, flip = tmp_path / paths.group(NAME, "seeds-ab"), {"scales": [1.0], "flip": True}
+    for seed, averaging in enumerate([flip, flip, None]):
+        result = make_result("fcn8s", seed=seed, averaging=averaging)
+        assert result.images
+        result.images.about["averaging"] = averaging
+        write_result(folder / f"seed {seed}" / paths.metrics(NAME, "fcn8s").parent, result)
+    with pytest.raises(ResultError, match=r"seed 0 and seed 2.*averaging.*--num 3"):
+        group.read_net(NAME, "seeds-ab", "fcn8s", tmp_path, Bootstrap(100), "fcn8s")
 
 
 def test_a_mistake_of_the_code_in_one_seed_is_an_error_that_the_group_survives(root, profile, monkeypatch):
