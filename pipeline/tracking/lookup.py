@@ -107,6 +107,11 @@ def register(run: str, name: str, alias: str | None, root: Path) -> str:
     with _failure_means(f"run {run!r} cannot be registered in MLflow"):
         model_run = _present(tracker, run, _net_run(tracker, net) if net else _named_run(tracker, run))
         model = find_model(tracker.client, model_run) or _log_file(tracker, net, model_run)
+        if model is None and MEMBER in model_run.data.tags:
+            raise ResultError(
+                f"MLflow's run {run!r} is of a seed or a trial, whose models stay out of MLflow; give the profile the "
+                "values of that run, such as train.seed, run `dvc repro`, and register PROFILE/NET"
+            )
         if model is None:
             raise ResultError(
                 f"MLflow's run {run!r} has no model, or its files are gone; `fcn tracking replay` logs it if its "

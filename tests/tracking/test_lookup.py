@@ -154,3 +154,13 @@ def test_a_deleted_registered_name_is_made_again(tracker):
     register("small/fcn8s", "shapes", "champion", tracker.root)
     tracker.client.delete_registered_model("shapes")
     assert register("small/fcn8s", "shapes", "champion", tracker.root) == "models:/shapes@champion"
+
+
+def test_a_seeds_run_whose_model_mlflow_never_had_is_refused_with_the_way_to_one(root):
+    tracker = Tracker("small", root)
+    record = tracker.record(
+        "training", "fcn8s seed 7", MEMBER, "seeds-ab/seed 7/x", params={}, datasets={}, group="seeds-ab"
+    )
+    tracker.log(record, {}, {})
+    with pytest.raises(ResultError, match=r"fcn8s seed 7.*dvc repro"):
+        register("fcn8s seed 7", "shapes", None, root)
