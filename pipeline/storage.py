@@ -28,6 +28,7 @@ from pipeline.errors import ShardError
 
 S3 = "s3://"
 UNLISTED = ("http", "https")  # servers that cannot list a folder
+READ_ONLY = (*UNLISTED, "hf")
 BLOCK_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
@@ -53,6 +54,10 @@ class Folder:
     @property
     def can_list(self) -> bool:
         return scheme_of(self.where) not in UNLISTED
+
+    @property
+    def can_write(self) -> bool:
+        return scheme_of(self.where) not in READ_ONLY
 
     def name(self, file: str) -> str:
         """Return the full path or URL of a file in it."""

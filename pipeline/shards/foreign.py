@@ -101,10 +101,12 @@ def index(
     urls: see `expand`.
     dest: a folder for the manifest, which then names the tars' folder; its other files stay. Beside the tars if None.
 
-    Raises DatasetError with the first samples that cannot be used, if there are any; nothing is written then.
+    Raises DatasetError with the first samples that cannot be used, if there are any, or ShardError if the manifest
+    cannot be written there. Nothing is written then.
     """
     _require_classes(classes)
     folder, names = expand(urls)
+    _require_place(folder if dest is None else Folder(str(dest)), split)
     tables: list[Table] = []
     shards: list[dict[str, Any]] = []
     tar_of: dict[str, str] = {}  # by key
@@ -143,6 +145,25 @@ def index(
     else:
         manifest.write(Path(folder.where, MANIFEST), table, header)
     return len(table)
+
+
+def _require_place(folder: Folder, split: str) -> None:
+    """Raise ShardError unless the manifest may be written to a folder; before the tars are read, which takes hours."""
+    if not folder.can_write:
+        raise ShardError(f"{folder.where} is read only; name a folder for the manifest: --output FOLDER")
+    if MANIFEST not in folder.list():
+        return
+    try:
+        _, header = manifest.parse(folder.read(MANIFEST), MANIFEST)
+    except ShardError:
+        return  # a damaged manifest may be replaced
+    if "members" not in header or header["split"] != split:
+        owner = (
+            f"of the split {header['split']!r}" if "members" in header else "as `dvc repro shard` wrote it"
+        )
+        raise ShardError(
+            f"{folder.name(MANIFEST)} is there already, {owner}; name another folder: --output FOLDER"
+        )
 
 
 def _require_classes(classes: Sequence[str]) -> None:

@@ -18,9 +18,11 @@ from pipeline.cli.main import parser
 from pipeline.errors import DatasetError, ShardError, UserError
 from pipeline.loading.loader import Stream, loader
 from pipeline.shards.foreign import Members, index
+from pipeline.shards.manifest import MANIFEST
 from pipeline.shards.read import Shards, all_damage, open_shards
 from pipeline.storage import Folder
-from tests.noise import noise
+from tests.noise import noise, shards_of
+from tests.small_shards import files_in
 
 CLASSES = ("a", "b", "c")
 MEMBERS = Members("jpg", "seg.png")
@@ -212,6 +214,35 @@ def test_a_damaged_header_is_found(tars: Path):
     (tars / "000001.tar").write_bytes(data)
     with pytest.raises(ShardError, match=r"000001\.tar"):
         index([str(tars)], MEMBERS, CLASSES, "train", None)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_manifest_of_another_split_is_not_overwritten_but_that_of_the_same_one_is(
+    tars: Path, tmp_path: Path, beside: bool
+):
+    dest = None if beside else tmp_path / "here"
+    run(tars, dest)
+    before = (dest or tars).joinpath(MANIFEST).read_bytes()
+    with pytest.raises(ShardError, match=r"'train'.*--output"):
+        index([str(tars)], MEMBERS, CLASSES, "val", dest)
+    assert (dest or tars).joinpath(MANIFEST).read_bytes() == before
+    assert index([f"{tars}/000000.tar"], MEMBERS, CLASSES, "train", dest) == 5
+    (dest or tars).joinpath(MANIFEST).write_bytes(before[:-1])
+    assert index([f"{tars}/000000.tar"], MEMBERS, CLASSES, "val", dest) == 5
+
+
+def test_the_manifest_of_shards_of_ours_is_not_overwritten(tmp_path: Path):
+    shards = shards_of(tmp_path / "train", ["1", "2"], noise)
+    before = files_in(tmp_path / "train")
+    with pytest.raises(ShardError, match=r"manifest\.parquet.*--output"):
+        index([str(shards.folder)], Members("jpg", "png"), shards.classes, "train", None)
+    assert files_in(tmp_path / "train") == before
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:1", "hf://datasets/someone/something"])
+def test_a_store_that_is_read_only_is_refused_before_its_tars_are_read(where: str):
+    with pytest.raises(ShardError, match="--output"):
+        index([f"{where}/{{000000..000001}}.tar"], MEMBERS, CLASSES, "train", None)
 
 
 def test_members_that_no_sample_has_are_a_mistake(tars: Path):
