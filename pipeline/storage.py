@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,6 +75,8 @@ class Folder:
         """Return a file's bytes from an offset on.
 
         size: bytes to read, fewer if the file ends before; all if None.
+
+        The ShardError of a server that cannot send a part of a file is caused by an UnsupportedOperation.
         """
         with _named(self.name(file), "read"):
             if size is None:
@@ -82,7 +85,14 @@ class Folder:
                 system(scheme_of(self.where)), fs.PyFileSystem
             ):  # one request; opened, it would be several
                 store, path = _fsspec(scheme_of(self.where)), _path(self.name(file))
-                return store.cat_file(path, start=offset, end=offset + size)
+                data = store.cat_file(path, start=offset, end=offset + size)
+                if len(data) > size:
+                    reason = "its server sends whole files, not ranges of bytes"
+                    remedy = "put the files on one that does, such as nginx, or on a disk"
+                    raise ShardError(f"{self.name(file)}: {reason}; {remedy}") from UnsupportedOperation(
+                        reason
+                    )
+                return data
             opened = (_open_once if self.is_remote else _open)(self.name(file))
             return opened.read_at(size, offset)
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from io import UnsupportedOperation
 
 from pipeline.errors import ShardError
 from pipeline.storage import Folder
@@ -50,7 +51,7 @@ class Downloader:
                 error = ShardError(f"{folder.name(file)}: bytes {start}-{end - 1} differ from the manifest")
                 num_damaged += 1
             except ShardError as failure:
-                if isinstance(failure.__cause__, FileNotFoundError):
+                if isinstance(failure.__cause__, FileNotFoundError | UnsupportedOperation):
                     raise
                 error = failure
             except TimeoutError:

@@ -7,6 +7,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -337,6 +338,24 @@ def test_a_tar_whose_connection_breaks_is_read_again(web: str, tars: Path, tmp_p
     Ranges.cuts = [3000] * 20
     with pytest.raises(ShardError, match=f"{web}/000000.tar"):
         index([f"{web}/000000.tar"], MEMBERS, CLASSES, "train", tmp_path / "here")
+
+
+class WholeFiles(http.server.SimpleHTTPRequestHandler):
+    """Serves files without ranges, as Python's own server does."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_web_server_without_ranges_is_named_as_such_at_the_first_read(tars: Path, tmp_path: Path):
+    handler = partial(WholeFiles, directory=str(tars))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run(f"http://127.0.0.1:{server.server_port}", tmp_path / "here")
+        shards = open_shards(tmp_path / "here", node_cache=NodeCache(str(tmp_path / "cache")))
+        with pytest.raises(ShardError, match="ranges"):
+            shards.read(0)
+        server.shutdown()
 
 
 def test_a_file_that_a_web_server_lacks_is_named(web: str):
