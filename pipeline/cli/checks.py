@@ -87,7 +87,8 @@ def index_shards(arguments: argparse.Namespace) -> None:
     from pipeline.shards.foreign import Members, index
 
     try:
-        classes = [line.strip() for line in arguments.classes.read_text("utf-8").splitlines() if line.strip()]
+        lines = arguments.classes.read_text("utf-8-sig").splitlines()  # Windows writes a byte order mark
+        classes = [line.strip() for line in lines if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise DatasetError(

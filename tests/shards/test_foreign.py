@@ -254,7 +254,7 @@ def test_members_that_no_sample_has_are_a_mistake(tars: Path):
 def test_the_command_takes_members_classes_and_split(
     tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\nc\r\n")  # as Windows writes it
     command = ["shards", "index", str(tars), "--label", "seg.png", "--classes", str(tmp_path / "classes.txt")]
     arguments = parser().parse_args([*command, "--split", "val", "--output", str(tmp_path / "here")])
     arguments.run(arguments)
