@@ -137,3 +137,11 @@ def legend(classes: Sequence[str]) -> list[dict[str, Any]]:
         {"index": index, "name": name, "colour": f"#{bytes(voc_palette()[index]).hex()}"}
         for index, name in enumerate(classes)
     ]
+
+
+def legend_names(path: Path) -> list[str]:
+    """Return the names of the classes in a legend's file; none if it is missing or not a legend."""
+    try:
+        return [str(row["name"]) for row in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []

@@ -4,6 +4,7 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/: results/VOC2012/Segment
 """
 
 import io
+import sys
 import tarfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,16 +14,18 @@ from typing import IO
 
 from PIL import Image
 
+from fcn.voc import CLASSES
 from pipeline.datasets import voc
 from pipeline.datasets.lists import read_bytes
 from pipeline.errors import DatasetError, UserError
 from pipeline.files import and_more, whole
-from pipeline.prediction.predict import predict_photos
+from pipeline.models.predictor import Predictor
+from pipeline.prediction.predict import LEGEND, legend_names, predict_photos
 from pipeline.shards.labels import decode_label, voc_palette
 
 # comp5: trained on VOC's images alone; comp6: on any images but those of the test set
 COMPETITIONS = ("comp5", "comp6")
-NUM_CLASSES = 21
+NUM_CLASSES = len(CLASSES)
 
 
 def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str, side: int | None) -> int:
@@ -42,6 +45,7 @@ def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str
     if dest.suffix != ".tar":
         raise UserError(f"{dest} is written as a tar; give a name that ends in .tar")
     keys = sorted(voc.LAYOUT.ids(root, split))
+    _require_classes(source)
     if source.is_dir():
         pngs = read_predictions(source, root, keys)
     else:
@@ -55,6 +59,26 @@ def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str
     with whole(dest) as file:
         write_tar(file, f"results/VOC2012/Segmentation/{competition}_{split}_cls", pngs)
     return len(pngs)
+
+
+def _require_classes(source: Path) -> None:
+    """Refuse a net that has a class of VOC under another index: VOC's server would score all of it as another class.
+
+    Names that VOC does not have are printed. A folder without a legend of `fcn predict` is taken as it is.
+    """
+    names = legend_names(source / LEGEND) if source.is_dir() else Predictor.load(source).classes
+    ours = {name: index for index, name in enumerate(names)}
+    if moved := [name for index, name in enumerate(CLASSES) if ours.get(name, index) != index]:
+        raise UserError(
+            f"{source} has VOC's classes in another order: {moved[0]} is class {ours[moved[0]]}, VOC's "
+            f"{CLASSES.index(moved[0])} ({and_more(moved)}); submit the predictions of a net with VOC's order"
+        )
+    if others := [name for name in ours if name not in CLASSES]:
+        print(
+            f"warning: {source} has classes that VOC does not have: {and_more(others)}; VOC's server takes them for "
+            "its own of the same index",
+            file=sys.stderr,
+        )
 
 
 def read_predictions(folder: Path, root: Path, keys: Sequence[str]) -> dict[str, bytes]:

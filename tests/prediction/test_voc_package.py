@@ -1,6 +1,7 @@
 """`fcn submit`: only predictions that VOC's server scores are packed, and VOC's own rules give them our scores."""
 
 import io
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from fcn import voc as voc_classes
 from fcn.metrics import ConfusionMatrix
 from pipeline.cli.main import parser
 from pipeline.errors import DatasetError, UserError
+from pipeline.prediction.predict import legend
 from pipeline.prediction.voc_package import submit
 from pipeline.shards.labels import decode_label, encode_label
-from tests.photo_net import encoded
+from tests.photo_net import OPTIONS, encoded, save_model
 
 SIZES = {"2007_000001": (5, 7), "2007_000002": (6, 4), "2008_000003": (3, 3)}
 
@@ -147,6 +150,24 @@ def test_a_model_is_run_on_the_lists_images(voc, model, tmp_path, capsys):
     (voc / "JPEGImages" / "2007_000001.jpg").unlink()
     with pytest.raises(DatasetError, match=r"1 of 3 .*2007_000001"):
         pack(model, voc, tmp_path / "results.tar")
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_net_whose_classes_have_other_indices_than_vocs_is_refused(voc, seen, net, tmp_path, is_folder):
+    names = ["background", "cat", "dog"]
+    source = seen if is_folder else save_model(tmp_path / "pets.pt", net, OPTIONS, names)
+    (seen / "classes.json").write_text(json.dumps(legend(names)))
+    with pytest.raises(UserError, match=r"cat is class 1, VOC's 8.*cat, dog"):
+        pack(source, voc, tmp_path / "results.tar")
+    assert not (tmp_path / "results.tar").exists()
+
+
+@pytest.mark.parametrize(("names", "warned"), [(voc_classes.CLASSES, ""), (["background", "chat"], "chat")])
+def test_classes_that_voc_does_not_have_are_named(voc, seen, tmp_path, capsys, names, warned):
+    (seen / "classes.json").write_text(json.dumps(legend(names)))
+    assert pack(seen, voc, tmp_path / "results.tar") == 3
+    assert bool(warned) == bool(error := capsys.readouterr().err)
+    assert warned in error
 
 
 def kit_accuracies(labels: dict[str, np.ndarray], predictions: dict[str, np.ndarray]) -> np.ndarray:
