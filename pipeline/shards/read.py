@@ -236,13 +236,13 @@ def fetch_all(shards: Shards) -> int:
     blocks.require_room(inf)
     sizes = (blocks.index.end - blocks.index.start).tolist()
     missing = [number for number in range(len(sizes)) if not blocks.has(number)]
+    # All blocks are in use in one turn, those there already, too: for blocks to come, only other splits make room
     with (
         bytes_bar(sum(sizes[number] for number in missing), "fetch") as progress,
-        closing(Plan(blocks, iter([np.array(missing)[:, None]] if missing else []))) as plan,
+        closing(Plan(blocks, iter([np.arange(len(sizes))[None]]))),
     ):
         for number in missing:
             blocks.fetch(number)
-            plan.advance()
             progress.update(sizes[number])
     return sum(sizes[number] for number in missing)
 

@@ -183,6 +183,21 @@ def test_a_split_is_fetched_ahead_of_a_run_and_then_needs_no_store(local, link, 
         link.is_down = False
 
 
+def test_a_fetch_that_goes_on_keeps_its_first_blocks_and_removes_those_of_other_splits(
+    local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gigabytes = 1.6 * local.layout.index("").num_bytes / 1e9
+    shards, other = remote(tmp_path, gigabytes=gigabytes), remote(tmp_path, gigabytes=gigabytes)
+    num_blocks = len(shards.blocks.index)
+    for number in range(num_blocks // 2):  # a fetch that was stopped
+        shards.blocks.fetch(number)
+    monkeypatch.setattr(blocks, "MIN_BYTES", 2 * blocks.MIN_BYTES)  # other blocks are those of another split
+    fetch_all(other)
+    fetch_all(shards)
+    assert all(shards.blocks.has(number) for number in range(num_blocks))
+    assert cached_bytes(tmp_path) <= gigabytes * 1e9
+
+
 # --- faults
 
 
