@@ -17,21 +17,22 @@ from pipeline.errors import UserError
 
 NUM_NAMED = 8  # the most values that a message lists
 LOCK_POLL_S = 0.2
+MAX_NAME_BYTES = 255  # of a file's name, on all common disks
 
 
 @contextmanager
 def whole(path: Path, *, is_shared: bool = False) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears at `path` when the block ends, and only if it ends without an error.
 
-    The content is written to `.<name>.partial` beside `path`, synced to the disk and renamed. Parent folders are
-    created.
+    The content is written to `.<name>.partial` beside `path`, synced to the disk and renamed (a very long name is
+    replaced by its digest). Parent folders are created.
 
     path: the final name. A file that is there is replaced.
     is_shared: several processes may write this path at the same time; each then uses its own partial file.
 
     Raises UserError if the disk is full, the folder is read-only, and the like.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if is_shared else f".{path.name}.partial")
+    partial = path.with_name(_partial_name(path.name, f".{os.getpid()}.partial" if is_shared else ".partial"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -46,6 +47,13 @@ def whole(path: Path, *, is_shared: bool = False) -> Iterator[IO[bytes]]:
         if error.filename not in (None, str(partial), str(path), str(path.parent)):
             raise  # the block failed to read another file
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _partial_name(name: str, end: str) -> str:
+    """Return `.<name><end>`; of a name so long that this would be too long, a digest instead of the name."""
+    if len(os.fsencode(name)) + len(end) >= MAX_NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}{end}"
 
 
 @contextmanager

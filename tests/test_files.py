@@ -174,3 +174,12 @@ def test_a_long_list_is_cut_and_counted():
 def test_the_sha256_of_a_file_is_hashlibs(tmp_path):
     (tmp_path / "a").write_bytes(b"content")
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".png", "é" * 125 + ".png", "a" * 246])
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_name_as_long_as_the_disk_allows_is_written(tmp_path, name, is_shared):
+    with whole(tmp_path / name, is_shared=is_shared) as file:
+        file.write(b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"whole"
