@@ -27,6 +27,10 @@ from pipeline.shards.manifest import MANIFEST, MEMBERS, PHOTO, Table
 from pipeline.storage import Folder, again
 
 UNPACK = "compressed tars must be unpacked, because samples are read by their offset"
+UNREADABLE = (
+    "a link or sparse, and has no bytes of its own in the tar; pack files as they are: tar --hard-dereference "
+    "--dereference, without --sparse"
+)
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset skips
 
 
@@ -179,7 +183,8 @@ def _read(folder: Folder, name: str, members: Members, num_classes: int, split: 
     try:
         with folder.stream(name) as stream:
             reader = _Reader(stream)
-            sample, files = None, {}
+            sample: str | None = None
+            files: dict[str, tuple[int, bytes] | None] = {}
             with tarfile.open(fileobj=reader, mode="r|") as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
                 for entry, entry_sample, member in _entries(tar):
                     if entry_sample != sample:
@@ -187,7 +192,12 @@ def _read(folder: Folder, name: str, members: Members, num_classes: int, split: 
                         sample, files = entry_sample, {}
                     if member in files:
                         found.mistakes.append(f"{name}: {sample}.{member} is there twice")
-                    data = tar.extractfile(entry).read() if member in (members.image, members.label) else b""  # pyright: ignore
+                    is_wanted = member in (members.image, members.label)
+                    if is_wanted and (entry.issparse() or not entry.isreg()):
+                        found.mistakes.append(f"{name}: {entry.name} is {UNREADABLE}")
+                        files[member] = None
+                        continue
+                    data = tar.extractfile(entry).read() if is_wanted else b""  # pyright: ignore
                     files[member] = (entry.offset_data, data)
                     tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # or every header is kept
                 end = tar.offset  # pyright: ignore[reportAttributeAccessIssue]  # of the last member
@@ -206,23 +216,27 @@ def _read(folder: Folder, name: str, members: Members, num_classes: int, split: 
 
 
 def _entries(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    """Yield each file with the name of its sample and of its member."""
+    """Yield each file or link with the name of its sample and of its member."""
     for entry in tar:
         sample, member = base_plus_ext(entry.name)
-        if entry.isreg() and sample is not None and member is not None and not META.match(entry.name):
+        is_file = entry.isreg() or entry.islnk() or entry.issym()
+        if is_file and sample is not None and member is not None and not META.match(entry.name):
             yield entry, sample, member.lower()
 
 
 def _add(
     shard: str,
     name: str | None,
-    files: dict[str, tuple[int, bytes]],
+    files: dict[str, tuple[int, bytes] | None],
     members: Members,
     num_classes: int,
     split: str,
     found: _Tar,
 ) -> None:
-    """Add a sample's row, or the reason why it cannot be used."""
+    """Add a sample's row, or the reason why it cannot be used.
+
+    files: by member, the offset and the bytes of those that are wanted; None for one that is a mistake already.
+    """
     if name is None:
         return
     key = name.removeprefix("./").replace("/", "__").replace(".", "_")
@@ -242,7 +256,9 @@ def _add(
         there = ", ".join(sorted(files))
         found.mistakes.append(f"{shard}: {key} has no .{missing[0]}; it has {there}")
         return
-    (image_offset, image), (label_offset, label) = files[members.image], files[members.label]
+    if not (photo_file := files[members.image]) or not (label_file := files[members.label]):
+        return
+    (image_offset, image), (label_offset, label) = photo_file, label_file
     where = (f"{shard}: {key}.{members.image}", f"{shard}: {key}.{members.label}")
     try:
         photo = check_photo(image, where[0])

@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -170,6 +172,28 @@ def test_samples_of_two_names_never_become_one(tars: Path):
         index([str(tars)], MEMBERS, CLASSES, "train", None)
     assert "a/b" in str(error.value)
     assert "a__b" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["hard link", "link", "sparse"])
+def test_a_member_without_bytes_of_its_own_is_named_and_nothing_is_written(tmp_path: Path, kind: str):
+    sample = noise("1")
+    for name, content in {"a.jpg": sample.image, "a.seg.png": sample.png, "b.jpg": noise("2").image}.items():
+        (tmp_path / name).write_bytes(content)
+    label = tmp_path / "b.seg.png"
+    if kind == "hard link":
+        label.hardlink_to(tmp_path / "a.seg.png")
+    elif kind == "link":
+        label.symlink_to("a.seg.png")
+    else:
+        label.write_bytes(sample.png)
+        os.truncate(label, 10**6)
+    names = ["a.jpg", "a.seg.png", "b.jpg", label.name]
+    command = ["tar", "--sparse", "-cf", tmp_path / "a.tar", "-C", tmp_path, *names]
+    subprocess.run(command, check=True)
+    with pytest.raises(DatasetError, match=r"1 samples .*\n.*b\.seg\.png is a link or sparse") as caught:
+        index([str(tmp_path / "a.tar")], MEMBERS, CLASSES, "train", None)
+    assert "has no ." not in str(caught.value)
+    assert not (tmp_path / MANIFEST).exists()
 
 
 def test_a_key_has_no_dot(tars: Path):
