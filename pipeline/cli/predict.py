@@ -89,6 +89,7 @@ def add_serve(commands) -> None:
     )
     command.add_argument(
         "--allowed-host",
+        type=_host,
         action="append",
         default=[],
         metavar="NAME",
@@ -124,6 +125,14 @@ def add_serve(commands) -> None:
     )
     _add_tile(command)
     command.set_defaults(run=serve)
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|[0-9a-fA-F:.]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name such as segment.example.org; leave out https:// and the port, any is allowed"
+        )
+    return text
 
 
 def _root_path(text: str) -> str:
