@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.errors import PhotoSizeError
 from pipeline.models.predictor import Predictor
 from pipeline.prediction.predict import legend
 from pipeline.shards.labels import encode_label
 
 JPEG_QUALITY = 90  # of the photo that the page gets back
+MAX_JPEG_SIDE = 65500  # pixels, libjpeg's limit
 
 
 class Segmentation(NamedTuple):
@@ -66,6 +68,15 @@ def described(segmentation: Segmentation, classes: Sequence[str]) -> dict[str, A
         row["confidence"] = total / num if num else None
     height, width = prediction.shape
     return {"width": width, "height": height, "classes": rows}
+
+
+def require_layers(photo: Image.Image) -> None:
+    """Raise PhotoSizeError unless a JPEG can hold the photo, as `layers` needs it."""
+    if max(photo.size) > MAX_JPEG_SIDE:
+        raise PhotoSizeError(
+            f"the photo is {photo.width} x {photo.height}; the page shows at most {MAX_JPEG_SIDE} pixels a side. "
+            "`fcn predict` takes it, and so do the formats png and json"
+        )
 
 
 def layers(segmentation: Segmentation, photo: Image.Image) -> dict[str, str]:

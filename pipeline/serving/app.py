@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.errors import PhotoError, PhotoFormatError, PhotoSizeError, ServerError, UserError
 from pipeline.models.predictor import Predictor
 from pipeline.prediction.photos import decode_photo
-from pipeline.serving.answer import described, layers, segment
+from pipeline.serving.answer import described, layers, require_layers, segment
 from pipeline.serving.metrics import CONTENT_TYPE_LATEST, Measured, Metrics
 from pipeline.serving.request_queue import RequestQueue
 from pipeline.serving.same_origin import SameOrigin, own_names, policy
@@ -149,6 +149,8 @@ def application(predictor: Predictor, page: str, limits: Limits) -> FastAPI:
     def work(data: bytes, deadline: float, format: Format) -> Response:
         try:
             photo = decode_photo(io.BytesIO(data), PHOTO)
+            if format == "layers":
+                require_layers(photo)
             segmentation = segment(predictor, photo, limits.side, deadline)
         except PhotoError as error:
             raise HTTPException(STATUS_OF[type(error)], str(error)) from error

@@ -210,6 +210,12 @@ def test_what_is_no_photo_to_work_on_is_refused_in_a_sentence(url, kind, status,
     assert num_requests(url) == 0
 
 
+def test_a_photo_too_wide_for_the_page_is_refused_there_and_predicted_otherwise(url):
+    wide = encoded(Image.new("RGB", (65501, 1)))
+    assert_refused(ask(url, wide, params={"format": "layers"}), 413, "65500")
+    assert ask(url, wide, params={"format": "json"}).json()["width"] == 65501
+
+
 def test_a_body_of_unsaid_length_is_counted_while_it_is_read(url):
     num_sent, chunk = 0, b"%x\r\n%b\r\n" % (2**16, bytes(2**16))
     with wire(url, "Transfer-Encoding: chunked") as connection:
