@@ -14,7 +14,7 @@ from fcn.caffe.caffemodel import MAX_BYTES, read_caffemodel, write_caffemodel, w
 from fcn.caffe.read import describe, to_state_dict
 from fcn.caffe.write import describe_pixels, to_layers
 from fcn.model import FCN
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, UserError
 from pipeline.files import whole
 from pipeline.models import checkpoint
 from pipeline.models.file_kind import require_kind
@@ -53,8 +53,11 @@ def import_caffemodel(
     pixels: the convention, by default "caffe", or "torchvision" for torchvision's AlexNet.
     learn_upscore: as FCN's; True takes over upsampling kernels that mix classes.
 
-    Raises CheckpointError if the file is damaged, of another network, or needs one of these arguments.
+    Raises CheckpointError if the file is damaged, of another network, or needs one of these arguments, and UserError
+    if dest is a folder.
     """
+    if dest.is_dir():
+        raise UserError(f"{dest} is a folder; give the file to write, such as {dest / 'fcn8s.pt'}")
     data = _read(path)
     try:
         layers = read_caffemodel(data)
@@ -87,8 +90,13 @@ def export_caffe(
 
     height, width: of the prototxt's input, in pixels; Caffe can reshape it.
 
-    Raises CheckpointError if the file does not hold a model, or Caffe has no layers for it.
+    Raises CheckpointError if the file does not hold a model, or Caffe has no layers for it, and UserError if
+    dest_prefix is a folder.
     """
+    if dest_prefix.is_dir():
+        raise UserError(
+            f"{dest_prefix} is a folder; give the path of both files without suffix, such as {dest_prefix / 'fcn8s'}"
+        )
     model, _, digest = load_model(model_path, torch.device("cpu"))
     try:
         layers = to_layers(model, height, width)

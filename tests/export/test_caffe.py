@@ -145,3 +145,17 @@ def test_a_file_that_cannot_be_written_leaves_nothing(file: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"b\.pt .*backbone.*model"):
         export_caffe(tmp_path / "b.pt", tmp_path / "net")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["here", "."])
+def test_a_folder_in_place_of_a_file_to_write_is_refused_by_name(
+    file: Path, tmp_path: Path, monkeypatch, name: str
+):
+    (tmp_path / "work" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    save_model(tmp_path / "model.pt", SMALL)
+    with pytest.raises(UserError, match=rf"^{name} is a folder"):
+        import_caffemodel(file, Path(name), classes=("a", "b", "c"))
+    with pytest.raises(UserError, match=rf"^{name} is a folder"):
+        export_caffe(tmp_path / "model.pt", Path(name))
+    assert [path.name for path in (tmp_path / "work").rglob("*")] == ["here"]
