@@ -277,7 +277,7 @@ def _open(where: Path | str) -> Shards:
     try:
         table, header = manifest.parse(content, folder.name(MANIFEST))
     except ShardError as error:
-        raise ShardError(f"{error}; {REMEDY}") from error
+        raise ShardError(f"{error}; {REMEDY}, or `fcn shards index` again for tars of others") from error
     if "where" in header:  # of anyone's tars, see foreign.py
         return Shards(header["where"], table, header)
     if LOCATION not in files:

@@ -264,6 +264,13 @@ def test_the_manifest_of_shards_of_ours_is_not_overwritten(tmp_path: Path):
     assert files_in(tmp_path / "train") == before
 
 
+def test_a_damaged_manifest_of_tars_of_others_is_written_again_by_its_own_command(tars: Path):
+    run(tars)
+    (tars / MANIFEST).write_bytes((tars / MANIFEST).read_bytes()[:-1])
+    with pytest.raises(ShardError, match="fcn shards index"):
+        open_shards(tars)
+
+
 @pytest.mark.parametrize("where", ["http://127.0.0.1:1", "hf://datasets/someone/something"])
 def test_a_store_that_is_read_only_is_refused_before_its_tars_are_read(where: str):
     with pytest.raises(ShardError, match="--output"):
