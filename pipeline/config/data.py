@@ -11,6 +11,7 @@ from pipeline import paths
 from pipeline.config.section import PathText, PositiveInt, Section, Seed
 
 ArchiveName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+CLASS_NAME = "a name is one line of text, without control characters and outer spaces"
 SPLIT_NAME = r"^((voc20(07|11|12)|sbd)/[A-Za-z0-9_-]+|own/[^/\\]+)$"
 SplitName = Annotated[str, StringConstraints(pattern=SPLIT_NAME)]
 
@@ -92,6 +93,11 @@ class Splits(Section):
 
     train: Split
     val: Split
+
+
+def is_class_name(name: str) -> bool:
+    """Return whether a line of classes.txt can hold the name."""
+    return name == name.strip() and bool(re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+", name))
 
 
 def _checked_location(where: str) -> str:
@@ -218,6 +224,8 @@ class Data(Section):
     def _has_distinct_classes(self) -> "Data":
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
+        if wrong := [name for name in self.classes if not is_class_name(name)]:
+            raise ValueError(f"class {wrong[0]!r}: {CLASS_NAME}")
         return self
 
     @model_validator(mode="after")

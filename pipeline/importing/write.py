@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.data import CLASS_NAME, is_class_name
 from pipeline.errors import DatasetError, UserError
 from pipeline.files import and_more, counted, lock, replace_folder
 from pipeline.importing import formats, names, splits
@@ -203,13 +204,8 @@ def _write_lists(
     work: Path, classes: Sequence[str], lists: Mapping[str, Sequence[str]], records: Sequence[dict[str, Any]]
 ) -> dict[str, str]:
     """Write classes.txt, names.csv and splits/; return their sha256 by path."""
-    wrong = [
-        name for name in classes if name.splitlines() != [name.strip()]
-    ]  # U+2028 and others break lines, too
-    if wrong:
-        raise DatasetError(
-            f"class {wrong[0]!r}: a name has a line break, outer spaces or no letters; rename it by --map"
-        )
+    if wrong := [name for name in classes if not is_class_name(name)]:
+        raise DatasetError(f"class {wrong[0]!r}: {CLASS_NAME}; rename it by --map")
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("key", "source"))

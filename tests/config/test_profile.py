@@ -216,6 +216,9 @@ SECRET = "hunter2"
         (SOURCE, {"archives": {"a": {"urls": ARCHIVE["urls"]}}}, "archives.a.checksum is missing; add it"),
         # keys that do not fit each other
         ("data.classes", ["background", "cat", "cat"], "differ from each other"),
+        ("data.classes", ["background", ""], "outer spaces"),
+        ("data.classes", ["background", "cat "], "outer spaces"),
+        ("data.classes", ["background", "cat\u2028dog"], "outer spaces"),
         (
             "data.map",
             {"cat": "dog"},
