@@ -15,16 +15,24 @@ from pipeline.config.section import (
 )
 
 
+def _checked_folder(folder: str) -> str:
+    if not folder.startswith(("/", "~")):
+        raise ValueError(
+            "must begin with / or ~: a worker on a node has another current folder than the command that started it"
+        )
+    return folder
+
+
 class Cache(Section):
     """A node's cache of shards in a store (docs/object-storage.md). Runs share it; local folders do not need it.
 
-    folder: on a disk of the node, each of which has its own; None: ~/.cache/fcn.
+    folder: an absolute path, or one from ~, on a disk of the node; None: ~/.cache/fcn.
     gigabytes: the most that it holds, with 10**9 bytes each.
     connections: requests to the store at a time.
     patience_s: seconds to wait for a store that does not answer before the run ends.
     """
 
-    folder: PathText | None = None
+    folder: Annotated[PathText, AfterValidator(_checked_folder)] | None = None
     gigabytes: PositiveFloat = 50.0
     connections: PositiveInt = 16
     patience_s: PositiveFloat = 180.0

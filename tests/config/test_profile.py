@@ -201,6 +201,7 @@ SECRET = "hunter2"
         ("data.allow_leak", ["yes"], "got 'yes'"),
         ("train.start", "", "train.start: must not be empty; leave it out instead"),
         ("shards.destination", " ", "shards.destination: must not be empty; leave it out instead"),
+        ("run.cache", {"folder": "cache"}, "than the command that started it"),
         ("run.cache", {"folder": ""}, "run.cache.folder: must not be empty; leave it out instead"),
         (
             SOURCE,
