@@ -178,6 +178,10 @@ class Predictor:
             label, score = self._run(photo[tile.crop].transpose(2, 0, 1)[None].copy(), with_score)
             yield Part(tile.region, label[tile.used], None if score is None else score[:, *tile.used])
 
+    def require_side(self, side: int) -> None:
+        """Raise UserError if tiles of `side` pixels would consist of overlap only."""
+        self._overlap().require(side)
+
     def _tiles(self, size: Sequence[int], side: int | None = None) -> Iterator[Tile]:
         """Yield the whole image as one tile, or the tiles of one that has more than side x side pixels.
 

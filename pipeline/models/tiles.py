@@ -31,6 +31,12 @@ class Overlap(NamedTuple):
         """
         return max(SIDE, 5 * self.margin)
 
+    def require(self, side: int) -> None:
+        """Raise UserError if tiles of `side` pixels would consist of overlap only."""
+        smallest = 2 * self.margin + self.stride
+        if side < smallest:
+            raise UserError(f"a tile of {side} pixels is all overlap with this net; give at least {smallest}")
+
 
 class Span(NamedTuple):
     """One side of a tile: the net runs on pixels first..last-1, and the scores of pixels start..end-1 are used."""
@@ -89,11 +95,7 @@ def tiles_of(height: int, width: int, side: int, overlap: Overlap) -> Iterator[T
 
     Raises UserError if tiles of `side` pixels would consist of overlap only.
     """
-    smallest_side = 2 * overlap.margin + overlap.stride
-    if side < smallest_side:
-        raise UserError(
-            f"a tile of {side} pixels is all overlap with this net; give at least {smallest_side}"
-        )
+    overlap.require(side)
     for rows in _spans(height, side, overlap):
         for columns in _spans(width, side, overlap):
             yield Tile(rows, columns)

@@ -50,11 +50,19 @@ def predict_photos(
     overlay: also write folder/overlay/<name>.png, the classes' colours over the photo.
     scores: also write folder/scores/<name>.npz, `score` (C, H, W) float16.
 
-    Raises UserError, before anything is written, if the results of two photos would share a name, or one would
-    overwrite a photo.
+    Raises UserError, before anything is written, if the results of two photos would share a name, if one would
+    overwrite a photo or a file that is not of an earlier call, or if tiles of `side` would consist of overlap only.
     """
     outputs_of = plan(photos, folder, overlay=overlay, scores=scores)
+    if not legend_names(folder / LEGEND):
+        dests = (dest for outputs in outputs_of.values() for dest in outputs if dest)
+        if taken := next(filter(os.path.exists, dests), None):
+            raise UserError(
+                f"{taken} is there, and beside it no {LEGEND} of an earlier `fcn predict`; give another folder"
+            )
     predictor = Predictor.load(model)
+    if side:
+        predictor.require_side(side)
     unreadable = []
     write_text(folder / LEGEND, json.dumps(legend(predictor.classes), indent=1, ensure_ascii=False) + "\n")
     with bar(len(photos), "predict") as progress:

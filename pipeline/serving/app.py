@@ -72,9 +72,11 @@ def serve(model: Path, host: str, port: int, limits: Limits, proxy: Proxy) -> No
 
     port: 0 for any free port.
 
-    Raises ServerError if the port cannot be opened.
+    Raises ServerError if the port cannot be opened, UserError if tiles of `limits.side` would consist of overlap only.
     """
     predictor = Predictor.load(model)
+    if limits.side:
+        predictor.require_side(limits.side)
     listening = _listen(host, port)
     page = PAGE.read_text("utf-8")
     app = UnderPrefix(application(predictor, page, limits), proxy.root_path)

@@ -216,6 +216,26 @@ def test_a_photo_is_never_overwritten(model, tmp_path, is_link):
     assert names(tmp_path / "in") == ["a.png"]
 
 
+def test_a_mask_drawn_by_hand_is_never_overwritten_and_an_earlier_prediction_is(model, tmp_path):
+    photo, mask = write_photo(tmp_path / "a.jpg"), tmp_path / "masks" / "a.png"
+    mask.parent.mkdir()
+    mask.write_bytes(b"drawn by hand")
+    with pytest.raises(UserError, match=f"{mask}.*classes.json"):
+        run(model, photo, output=tmp_path / "masks")
+    assert mask.read_bytes() == b"drawn by hand"
+    assert names(mask.parent) == ["a.png"]
+    run(model, photo, output=tmp_path / "out")
+    run(model, photo, output=tmp_path / "out")
+
+
+def test_tiles_that_are_all_overlap_are_refused_before_a_small_photo_is_written(model, tmp_path):
+    small, large = write_photo(tmp_path / "a.png"), tmp_path / "b.png"
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(large)
+    with pytest.raises(UserError, match="64 pixels"):
+        predict_photos(model, [small, large], tmp_path / "out", side=64)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_result_is_written_whole_or_not_at_all(model, tmp_path, monkeypatch):
     path, out = write_photo(tmp_path / "a.jpg"), tmp_path / "out"
     run(model, path, output=out)
