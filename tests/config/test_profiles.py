@@ -13,7 +13,7 @@ from pipeline.models import backbone
 from pipeline.training import prepare
 from pipeline.training.loop import start_model, train_worker
 from tests.conftest import ROOT
-from tests.training.conftest import one_thread  # noqa: F401  # a fixture
+from tests.training.conftest import as_before  # noqa: F401  # a fixture
 from tests.training.test_driver import write_data
 
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
