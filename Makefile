@@ -23,8 +23,9 @@ help:
 repro: setup
 	python -m dvc repro
 
-# Coverage is a target of its own: to count lines takes nearly as long as the tests
-TESTS := pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Coverage is a target of its own: to count lines takes nearly as long as the tests. Three tests at a time keep two
+# cores busy, because they wait for servers
+TESTS := pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(TESTS)
