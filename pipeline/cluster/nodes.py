@@ -87,7 +87,7 @@ def token_file() -> Path:
 def ensure_token() -> Path:
     """Return the token's file; create it if it is missing or empty.
 
-    Only its owner can read it, unlike a file that Ray creates. One of another user, as a team's, stays as it is.
+    Only its owner can read it, unlike a file that Ray creates. A file of another user, as a team's, stays as it is.
 
     Raises UserError if it cannot be created.
     """

@@ -27,7 +27,7 @@ class Overlap(NamedTuple):
         """The side of a tile, in pixels.
 
         EfficientNet-Lite's margins would leave 512 or 256 pixels of SIDE. In tiles of five margins it computes each
-        pixel 2.8 times (VGG-16: 2.6), and takes no more memory than VGG-16.
+        pixel 2.8 times; VGG-16 does so 2.6 times in tiles of SIDE.
         """
         return max(SIDE, 5 * self.margin)
 
