@@ -146,7 +146,7 @@ def _lists(folder: Path) -> Iterator[Path]:
 
 
 def _read_list(path: Path, photos: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
-    """Return the names in a list; a line may name the photo's file as well, with ending or below images/."""
+    """Return the names in a list; a line may name the photo's file as well, with ending and from any folder on."""
     lines = [line.strip() for line in read_lines(path, KEY)]
     listed = [_listed_name(line, photos, masks) for line in lines if line]
     if not listed:
@@ -158,10 +158,12 @@ def _read_list(path: Path, photos: Mapping[str, Path], masks: Mapping[str, Path]
 def _listed_name(line: str, photos: Mapping[str, Path], masks: Mapping[str, Path]) -> str:
     line = unicodedata.normalize("NFC", line)
     path = PurePosixPath(line.replace("\\", "/"))
-    below = path.relative_to(IMAGES) if path.is_relative_to(IMAGES) else path
-    candidates = [line, str(path), str(below)]
+    # Tools write paths from a folder of their own, such as /home/me/set/images/a.jpg; the first that leads to a photo
+    starts = [number + 1 for number, part in enumerate(path.parts[:-1]) if part == IMAGES]
+    belows = [PurePosixPath(*path.parts[start:]) for start in [0, *starts]]
+    candidates = [line, *map(str, belows)]
     if path.suffix.lower() in PHOTO_SUFFIXES:
-        candidates += [_without_ending(path), _without_ending(below)]
+        candidates += map(_without_ending, belows)
     # A name without photo is reported as missing when it is read, or left out with data.allow_partial
     known = (name for files in (photos, masks) for name in candidates if name in files)
     return next(known, candidates[-1])

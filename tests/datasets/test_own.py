@@ -186,7 +186,16 @@ def test_the_letters_that_macos_takes_apart_are_the_same_name(mine: Path, raw: P
 
 
 @pytest.mark.parametrize(
-    "line", ["a", "a.jpg", "a.png", "images/a.jpg", "images\\a.jpg", "./a.jpg", " a \t", "images/a"]
+    "line",
+    [
+        *["a", "a.jpg", "a.png", "images/a.jpg", "images\\a.jpg", "./a.jpg", " a \t", "images/a"],
+        *[
+            "/home/me/images/a.jpg",
+            "../images/a.jpg",
+            "C:\\images\\set\\images\\a.JPG",
+            "/images/set/images/a",
+        ],
+    ],
 )
 def test_a_line_of_a_list_may_name_the_file_as_well(mine: Path, raw: Path, line: str):
     (mine / "splits" / "train.txt").write_text(f"\n{line}\n\n")
