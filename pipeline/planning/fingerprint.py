@@ -12,7 +12,7 @@ from fcn import IGNORE_LABEL
 from pipeline.datasets import own_files
 from pipeline.datasets.lists import read_bytes
 from pipeline.errors import DatasetError
-from pipeline.files import and_more
+from pipeline.files import and_more, counted
 from pipeline.inspection.describe import missing_classes
 from pipeline.progress import bar
 from pipeline.shards.labels import check_label, decode_label
@@ -73,6 +73,11 @@ def read(folder: Path) -> Fingerprint:
         raise DatasetError(
             f"{folder / 'splits'} has no {' and no '.join(f'{split}.txt' for split in missing)}; lists there: "
             f"{and_more(sorted(names)) or 'none'}. Rename one, or write one: a photo's name a line"
+        )
+    if shared := sorted(set(names["train"]) & set(names["val"])):
+        raise DatasetError(
+            f"{folder}: splits/train.txt and splits/val.txt share {counted(len(shared), 'photo')}: {and_more(shared)}; "
+            "keep each in one list, or its score says nothing about other photos"
         )
     pairs = {split: _pairs(folder, names[split], content) for split in SPLITS}
     sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}

@@ -65,6 +65,10 @@ def no_photo(folder):
     (folder / "images" / "train0.jpg").write_bytes(b"text")
 
 
+def photo_in_both_lists(folder):
+    (folder / "splits" / "val.txt").write_text("val0\nimages/train0.jpg\n")
+
+
 def no_folder(folder):
     (folder / "masks").rename(folder / "labels")
 
@@ -80,6 +84,7 @@ def no_folder(folder):
         (other_size, r"train0\.png.*\(5, 5\).*\(4, 4\)"),
         (unknown_value, r"train0\.png.* 7;.*0\.\.2"),
         (no_photo, r"train0\.jpg"),
+        (photo_in_both_lists, r"train\.txt.*val\.txt.*: train0;"),
         (no_folder, r"no masks/"),
     ],
 )
