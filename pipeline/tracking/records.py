@@ -191,6 +191,8 @@ def _read(path: Path) -> Record:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["files"] = tuple(RecordedFile(**file) for file in values["files"])
         values["model"] = values["model"] and RecordedFile(**values["model"])
+        if values["kind"] not in KINDS:
+            raise ValueError(f"kind {values['kind']!r}, which this version does not know")
         return Record(**values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ResultError(f"{path} cannot be read ({error}); remove {path.parent}") from error

@@ -98,15 +98,19 @@ def command(*arguments: str) -> None:
     parsed.run(parsed)
 
 
-def test_the_command_exits_with_1_if_a_record_is_damaged_and_sends_the_others(
-    tracker, proxy, monkeypatch, capsys
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-2], lambda text: text.replace("training", "dreaming")]
+)
+def test_the_command_exits_with_1_if_a_record_is_damaged_or_unknown_and_sends_the_others(
+    tracker, proxy, monkeypatch, capsys, damage
 ):
     proxy.suffers("500")
     train(tracker)
     proxy.suffers("")
+    (whole,) = tracker.records.folder.glob("*/record.json")
     damaged = tracker.records.folder / "evaluation-fcn8s-0" / "record.json"
     damaged.parent.mkdir()
-    damaged.write_text("{")
+    damaged.write_text(damage(whole.read_text()))
     monkeypatch.chdir(tracker.root)
     with pytest.raises(SystemExit) as exit_:
         command(tracker.profile)
