@@ -166,6 +166,7 @@ def test_the_same_command_again_runs_failed_trials_alone(project: Path, capfd):
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
+@pytest.mark.slow
 def test_a_trial_that_asha_stops_ends_its_training_before_its_checkpoints_go_and_keeps_its_curve(
     fresh: Path,
     session,  # noqa: ARG001

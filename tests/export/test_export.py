@@ -23,11 +23,11 @@ CLASSES = ["background", "chat", "été"]
 LINEAGE = {"net": "fcn8s", "parent": None, "identity": "abc", "score": 0.1}
 SIZES = [(1, 1), (7, 120), (33, 64), (97, 50), (65, 100)]
 NETS = [
-    {"stride": 16, "padding": "tight", "width": 0.03},
     {"stride": 8, "width": 0.05, "at_once": True, "fusion": "max", "learn_upscore": True, "padding": "tight"},
     {"stride": 8, "backbone": "mobilenet_v1", "width": 0.1},
 ]
 SLOW_NETS = [
+    {"stride": 16, "padding": "tight", "width": 0.03},
     {"stride": 32, "padding": "tight", "width": 0.03},
     {"stride": 8, "padding": "reference", "width": 0.03},
     {"stride": 32, "padding": "reference", "width": 0.03},

@@ -96,7 +96,7 @@ def assert_refused(response: httpx.Response, status: int, *facts: str) -> None:
 # Answers
 
 
-@pytest.mark.parametrize("kind", ["model", "onnx"])
+@pytest.mark.parametrize("kind", ["model", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_prediction_has_the_bytes_that_fcn_predict_writes(request, tmp_path, real_data, kind):
     path = request.getfixturevalue(kind)
     files = sorted((real_data / "voc" / "JPEGImages").glob("*.jpg"))[:2]
