@@ -9,8 +9,8 @@ import torch
 
 from fcn.metrics import ConfusionMatrix
 from pipeline.evaluation import per_image
-from pipeline.evaluation.compare import Result
 from pipeline.evaluation.per_image import PerImage
+from pipeline.evaluation.results import Result
 from pipeline.shards.sample import digest_of_keys
 
 CLASSES = ["background", "disc"]

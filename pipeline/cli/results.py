@@ -10,7 +10,7 @@ from pipeline.cli.names import MODEL_SUFFIXES, model_path, require_scores, run_n
 
 if TYPE_CHECKING:
     from pipeline.evaluation.bootstrap import Bootstrap
-    from pipeline.evaluation.compare import Result
+    from pipeline.evaluation.results import Result
 
 
 def add_inspect(commands) -> None:
@@ -94,14 +94,14 @@ def compare(arguments: argparse.Namespace) -> None:
 def _result(run: str, bootstrap: "Bootstrap") -> "Result":
     """Return the scores of a run, or of a group of seeds: profile/group/net."""
     from pipeline import paths
-    from pipeline.evaluation import compare
+    from pipeline.evaluation.results import read_result
 
     profile, _, rest = run.partition("/")
     name, _, net = rest.partition("/")
     is_group = net and (name == "seeds" or name.startswith(paths.SEEDS))
     if not is_group or run.endswith(".json"):  # the path of a file may have such a folder
         with metrics_file(run) as path:
-            return compare.read(path, run)
+            return read_result(path, run)
     from pipeline.experiments import group  # imports torch and MLflow, which takes seconds
 
     if name == "seeds":
@@ -114,11 +114,11 @@ def _children(parent: str, bootstrap: "Bootstrap") -> "list[Result]":
     from tempfile import TemporaryDirectory
 
     from pipeline import tracking
-    from pipeline.evaluation import compare
+    from pipeline.evaluation.results import group_result, read_result
 
     with TemporaryDirectory() as folder:
         children = [
-            (child, compare.read(child.metrics, child.name))
+            (child, read_result(child.metrics, child.name))
             for child in tracking.download_children(parent, Path.cwd(), Path(folder))
         ]
     if not children[0][0].are_seeds:
@@ -126,7 +126,7 @@ def _children(parent: str, bootstrap: "Bootstrap") -> "list[Result]":
     by_net: dict[str, dict[str, Result]] = {}
     for child, result in children:
         by_net.setdefault(child.net, {}).setdefault(child.variant, result)  # the newest is first
-    return [compare.group(f"{parent}/{net}", parent, runs, bootstrap) for net, runs in by_net.items()]
+    return [group_result(f"{parent}/{net}", parent, runs, bootstrap) for net, runs in by_net.items()]
 
 
 def add_explain(commands) -> None:
@@ -142,15 +142,15 @@ def add_explain(commands) -> None:
 
 
 def explain(arguments: argparse.Namespace) -> None:
-    from pipeline.evaluation import compare
     from pipeline.evaluation.explain import explain_model, explain_result
+    from pipeline.evaluation.results import read_result
 
     path = Path(arguments.what)
     if path.suffix in MODEL_SUFFIXES:
         facts_of_files = explain_model(model_path(path))
     else:
         with metrics_file(arguments.what) as path:
-            facts_of_files = explain_result(compare.read(path, arguments.what))
+            facts_of_files = explain_result(read_result(path, arguments.what))
     print("\n".join(facts.as_text() for facts in facts_of_files))
 
 

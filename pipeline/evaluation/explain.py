@@ -11,8 +11,8 @@ from typing import Any
 from pipeline import paths
 from pipeline.curves import kept_in_words
 from pipeline.errors import CheckpointError
-from pipeline.evaluation import compare
 from pipeline.evaluation.bootstrap import with_interval
+from pipeline.evaluation.results import Result, averaging_of, split_of
 from pipeline.models import checkpoint
 
 MISSING = "missing: the file does not hold it"
@@ -33,15 +33,15 @@ class FileFacts:
         return "\n".join([self.title, *(f"  {name:{width}}  {value}" for name, value in self.facts)])
 
 
-def explain_result(result: compare.Result) -> Iterator[FileFacts]:
+def explain_result(result: Result) -> Iterator[FileFacts]:
     """Yield the facts of a score, then those of the scored model and its parents."""
     values = result.values
     num_leaked = values.get("num_leaked")
     facts = {
         "mean IU": with_interval(values, "mean_iu"),
         "pixel accuracy": with_interval(values, "pixel_acc"),
-        "scored on": compare.split_of(result),
-        "averaging": compare.averaging_of(result),
+        "scored on": split_of(result),
+        "averaging": averaging_of(result),
         "val data digest": values.get("val_digest") or MISSING,
         "model": values.get("model_sha256") or MISSING,
         "num leaked": MISSING if num_leaked is None else str(num_leaked),

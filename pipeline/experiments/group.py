@@ -9,7 +9,7 @@ from pipeline.curves import read_curve
 from pipeline.errors import ResultError
 from pipeline.evaluation import compare
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.compare import Result
+from pipeline.evaluation.results import ADDED, SCORES, Result, group_result, read_result
 from pipeline.report import group_page
 from pipeline.report.group_page import Group
 from pipeline.shards.read import open_shards
@@ -45,10 +45,10 @@ def read_net(profile_name: str, name: str, net: str, root: Path, bootstrap: Boot
     Raises ResultError if fewer than two seeds have scores, or a file is damaged.
     """
     runs = {
-        seed: compare.read(folder / paths.metrics(profile_name, net), seed)
+        seed: read_result(folder / paths.metrics(profile_name, net), seed)
         for seed, folder in seeds_of(profile_name, name, net, root)
     }
-    return compare.group(title, name, runs, bootstrap)
+    return group_result(title, name, runs, bootstrap)
 
 
 def read_group(profile_name: str, profile: Profile, name: str, root: Path) -> Group:
@@ -95,7 +95,7 @@ def end_run(tracker: tracking.Tracker, record: tracking.Record, group: Group, pa
         *((f"{result.name}/", result) for result in group.results),
         ("", group.results[-1]),
     ]:
-        for score in (*compare.SCORES, *compare.ADDED):
+        for score in (*SCORES, *ADDED):
             for suffix in ("", "_sd", "_low", "_high"):
                 value = result.values.get(score + suffix)
                 if value is not None:

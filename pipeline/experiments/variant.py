@@ -14,9 +14,10 @@ from pipeline.config.job import Job
 from pipeline.config.variant import Variant, shards_folder
 from pipeline.download.weights import fetch_weights
 from pipeline.errors import CheckpointError, ResultError
-from pipeline.evaluation import compare, per_image, scoring
+from pipeline.evaluation import per_image, scoring
 from pipeline.evaluation.bootstrap import with_interval
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.results import read_result
 from pipeline.models import backbone, checkpoint
 from pipeline.monitoring.meter import CURVES
 from pipeline.shards.read import open_shards
@@ -132,7 +133,7 @@ def _score(profile_name: str, profile: Profile, net: str, root: Path, variant: V
 def _is_scored(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> bool:
     counts = variant.folder / paths.per_image(profile_name, net)
     try:
-        result = compare.read(variant.folder / paths.metrics(profile_name, net), net)
+        result = read_result(variant.folder / paths.metrics(profile_name, net), net)
     except ResultError:
         return False
     shards = open_shards(

@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.curves import Curve, read_curve
 from pipeline.evaluation import compare, confusion
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.compare import Result
+from pipeline.evaluation.results import Result, read_result
 from pipeline.report import gallery
 from pipeline.report.gallery import Gallery
 from pipeline.tables import Table
@@ -55,7 +55,7 @@ def read(profile: str, bootstrap: Bootstrap) -> Content:
 
     bootstrap: the settings of the paired differences.
     """
-    results = [compare.read(paths.metrics(profile, net), net) for net in paths.CHAIN]
+    results = [read_result(paths.metrics(profile, net), net) for net in paths.CHAIN]
     figures = [paths.figures(profile, net) for net in paths.CHAIN]
     return Content(
         profile,

@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline import files
 from pipeline.curves import Curve
 from pipeline.evaluation.bootstrap import mean_iu, with_interval
-from pipeline.evaluation.compare import Result, leak_warning, score_table, split_of
+from pipeline.evaluation.compare import score_table
+from pipeline.evaluation.results import Result, leak_warning, split_of
 from pipeline.report import curve_plots
 from pipeline.report.page import TEMPLATES, environment
 from pipeline.tables import Table

@@ -12,7 +12,7 @@ from pipeline import files
 from pipeline.curves import kept_in_words
 from pipeline.errors import ResultError
 from pipeline.evaluation.bootstrap import with_interval
-from pipeline.evaluation.compare import CLASS_SCORES, leak_warning, split_of
+from pipeline.evaluation.results import CLASS_SCORES, leak_warning, split_of
 from pipeline.inspection import leaks, near_duplicates
 from pipeline.inspection.describe import as_tables
 from pipeline.report import canvas, curve_plots, plots, viewer

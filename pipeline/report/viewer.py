@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcn import IGNORE_LABEL
 from pipeline.evaluation.bootstrap import mean_iu, pixel_acc
-from pipeline.evaluation.compare import Result
+from pipeline.evaluation.results import Result
 from pipeline.report.gallery import Gallery, Seen, shared_keys
 from pipeline.shards.labels import voc_palette
 

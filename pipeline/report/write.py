@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline import files
-from pipeline.evaluation.compare import leak_warning
+from pipeline.evaluation.results import leak_warning
 from pipeline.inspection import near_duplicates
 from pipeline.report import canvas, plots
 from pipeline.report.content import Content

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.cli.results import metrics_file
 from pipeline.errors import ResultError
-from pipeline.evaluation import compare
+from pipeline.evaluation.results import read_result
 from pipeline.models import checkpoint
 from pipeline.tracking import Tracker
 from tests.conftest import run_fcn
@@ -87,7 +87,7 @@ def test_a_run_of_mlflow_is_found_by_id_and_by_name_with_its_counts(tmp_path, mo
     run, bare = (tracker.open_run(record).info.run_id for record in (nightly, unscored))
     for name in (run, "nightly"):
         with metrics_file(name) as downloaded:
-            result = compare.read(downloaded, name)
+            result = read_result(downloaded, name)
         assert (result.name, result.values) == (name, make_result("fcn8s").values)
         assert result.images
         assert result.images.keys == KEYS

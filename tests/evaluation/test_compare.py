@@ -1,18 +1,16 @@
 """Runs beside each other and beside the published rows."""
 
-import json
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fcn import voc
-from pipeline.errors import ResultError
 from pipeline.evaluation import compare, published_scores
 from pipeline.evaluation.bootstrap import Bootstrap, mean_iu, paired_difference
-from pipeline.evaluation.compare import Result, difference_table, score_table
+from pipeline.evaluation.compare import difference_table, score_table
+from pipeline.evaluation.results import SCORES, Result, group_result
 from pipeline.tables import Table
-from tests.made_results import make_result, write_result
+from tests.made_results import make_result
 
 COMPARABLE = "comparable to the first run"
 FEW = Bootstrap(100)
@@ -60,7 +58,7 @@ def test_the_published_numbers_are_those_of_the_papers_tables():
     }
     for (name, split), scores in expected.items():
         cells = row(table, name, split)
-        assert [cells[key] for key in compare.SCORES] == scores
+        assert [cells[key] for key in SCORES] == scores
 
 
 def on_seg11valid(name: str, **changes: Any) -> Result:
@@ -148,18 +146,11 @@ def test_a_run_whose_training_images_are_unknown_is_shown_as_such_and_so_is_its_
     table = score_table([known, unknown])
     assert row(table, "a")[COMPARABLE] == "yes"
     assert "training images are unknown" in row(table, "b")[COMPARABLE]
-    both = compare.group("both", "chains", {"seed 1": known, "seed 2": unknown}, FEW)
+    both = group_result("both", "chains", {"seed 1": known, "seed 2": unknown}, FEW)
     assert both.values["num_leaked"] is None
     leaks = [make_result("a", num_leaked=2), make_result("b", seed=1, num_leaked=3)]
-    group = compare.group("both", "chains", {"seed 1": leaks[0], "seed 2": leaks[1]}, FEW)
+    group = group_result("both", "chains", {"seed 1": leaks[0], "seed 2": leaks[1]}, FEW)
     assert group.values["num_leaked"] == 3
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_group_of_fewer_than_two_runs_is_refused(number):
-    runs = {f"seed {i}": make_result(f"seed {i}", seed=i) for i in range(number)}
-    with pytest.raises(ResultError, match=f"both.* {number} "):
-        compare.group("both", "chains", runs, FEW)
 
 
 def without_added(name: str) -> Result:
@@ -221,71 +212,3 @@ def test_a_run_without_counts_of_each_image_has_no_difference_but_a_reason():
     bare = Result("b", make_result("b").values, None)
     ((*_, reason),) = difference_table([make_result("a"), bare], FEW).rows
     assert "for b; evaluate it again" in str(reason)
-
-
-# --- files
-
-
-def test_a_result_is_read_with_the_counts_beside_it(tmp_path):
-    result = make_result("fcn8s")
-    path = write_result(tmp_path, result)
-    read = compare.read(path, "my run")
-    assert (read.name, read.values) == ("my run", result.values)
-    assert read.images
-    assert result.images
-    assert np.array_equal(read.images.counts, result.images.counts)
-    path.with_suffix(".parquet").unlink()
-    assert compare.read(path, "fcn8s").images is None
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model_sha256": "another"},
-        {"val_digest": "c" * 64},
-        {"averaging": {"scales": [1.0], "flip": True}},
-        {"keys_sha256": "f" * 64},
-        {"border_width": 3},
-    ],
-)
-def test_counts_of_another_evaluation_beside_the_scores_are_refused(tmp_path, changes):
-    path = write_result(tmp_path, make_result("fcn8s"))
-    path.write_text(json.dumps(make_result("fcn8s").values | changes))
-    with pytest.raises(ResultError, match=rf"fcn8s\.parquet .*fcn8s\.json.*{next(iter(changes))}"):
-        compare.read(path, "fcn8s")
-
-
-GOOD = {"mean_iu": 0.5, "pixel_acc": 1, "mean_acc": 1, "fw_iu": None, "num_images": 1, "class_iu": {}}
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("{", "JSON"),
-        ("\x00\xff", "JSON"),
-        ("[1]", "list"),
-        ("{}", "mean_iu"),
-        (json.dumps(GOOD | {"mean_iu": 65.4}), "mean_iu is 65.4"),
-        (json.dumps(GOOD | {"fw_iu": "a"}), "fw_iu is 'a'"),
-        (json.dumps(GOOD | {"fw_iu": True}), "fw_iu is True"),
-        (json.dumps(GOOD | {"class_iu": []}), "class_iu is"),
-        (json.dumps(GOOD | {"mean_f1": 2}), "mean_f1 is 2"),
-        (json.dumps(GOOD | {"class_f1": 0.5}), "class_f1 is 0.5"),
-        (json.dumps(GOOD | {"class_iu": {"cat": "a"}}), "class_iu of cat is 'a'"),
-        (json.dumps(GOOD | {"mean_iu_low": "a"}), "mean_iu_low is 'a'"),
-        (json.dumps(GOOD | {"level": "a"}), "level is 'a'"),
-        (json.dumps(GOOD | {"num_images": "a"}), "num_images is 'a'"),
-        (json.dumps(GOOD | {"num_leaked": "a"}), "num_leaked is 'a'"),
-        (json.dumps(GOOD | {"keys_sha256": [1]}), "keys_sha256 is [1]"),
-        (json.dumps(GOOD | {"convention": 1}), "convention is 1"),
-        (json.dumps(GOOD | {"averaging": {"scales": 1}}), "averaging is"),
-    ],
-)
-def test_a_file_that_holds_no_scores_is_refused_in_one_line(tmp_path, text, why):
-    path = tmp_path / "a.json"
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ResultError) as caught:
-        compare.read(path, "a")
-    assert why in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.errors import CheckpointError
-from pipeline.evaluation.compare import Result
 from pipeline.evaluation.explain import MISSING, FileFacts, explain_model, explain_result
+from pipeline.evaluation.results import Result
 from pipeline.models import checkpoint
 
 ORIGIN = {

@@ -11,7 +11,7 @@ from pipeline.config import CHAIN
 from pipeline.config.variant import Variant
 from pipeline.curves import read_curve
 from pipeline.errors import UserError
-from pipeline.evaluation import compare
+from pipeline.evaluation.results import read_result
 from pipeline.experiments.seeds import with_seed
 from pipeline.experiments.variant import run_variant
 from pipeline.models import backbone, checkpoint
@@ -48,7 +48,7 @@ def test_a_variant_leaves_all_in_its_folder_and_trains_nothing_twice(root, profi
     values = run_variant(NAME, with_seed(profile, 9), root, variant)
     assert started == [f"seed 9 {net}" for net in CHAIN]
     for net in CHAIN:
-        result = compare.read(variant.folder / paths.metrics(NAME, net), net)
+        result = read_result(variant.folder / paths.metrics(NAME, net), net)
         assert result.values == json.loads(json.dumps(values[net]))
         assert result.images
         assert result.images.keys == ("3", "4", "5", "6")

@@ -13,8 +13,8 @@ from fcn.metrics import ConfusionMatrix
 from pipeline.curves import Curve
 from pipeline.evaluation import compare
 from pipeline.evaluation.bootstrap import Bootstrap
-from pipeline.evaluation.compare import Result
 from pipeline.evaluation.per_image import PerImage
+from pipeline.evaluation.results import ADDED, CLASS_SCORES, SCORES, Result
 from pipeline.inspection.describe import as_tables
 from pipeline.inspection.leaks import Images, as_blocks, survey
 from pipeline.report import gallery
@@ -72,8 +72,8 @@ def content(
         hist = np.sum([hist for hist, _ in counted], 0)
         per_image = PerImage(tuple(keys), np.stack([one for _, one in counted]), {"model_sha256": net})
         scores = ConfusionMatrix(len(classes)).merge(torch.from_numpy(hist)).scores()
-        values = {name: getattr(scores, name) for name in (*compare.SCORES, *compare.ADDED)}
-        for name in compare.CLASS_SCORES:
+        values = {name: getattr(scores, name) for name in (*SCORES, *ADDED)}
+        for name in CLASS_SCORES:
             by_class = [None if value != value else value for value in getattr(scores, name)]
             values[name] = dict(zip(classes, by_class, strict=True))
         values |= {
