@@ -10,6 +10,7 @@ from pipeline.errors import ResultError
 from pipeline.evaluation import compare
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.evaluation.results import ADDED, SCORES, Result, group_result, read_result
+from pipeline.files import and_more
 from pipeline.report import group_page
 from pipeline.report.group_page import Group
 from pipeline.shards.read import open_shards
@@ -48,6 +49,12 @@ def read_net(profile_name: str, name: str, net: str, root: Path, bootstrap: Boot
         seed: read_result(folder / paths.metrics(profile_name, net), seed)
         for seed, folder in seeds_of(profile_name, name, net, root)
     }
+    if not runs:
+        groups = sorted(path.name for path in (root / paths.RUNS / profile_name).glob(f"{paths.SEEDS}*"))
+        raise ResultError(
+            f"{title}: {name} of profile {profile_name!r} has no scores of {net}; groups there: "
+            f"{and_more(groups) or 'none'}. `fcn seeds {profile_name}` trains one"
+        )
     return group_result(title, name, runs, bootstrap)
 
 

@@ -218,6 +218,14 @@ def test_only_folders_of_seeds_are_its_seeds_in_the_order_of_their_numbers(tmp_p
     assert [name for name, _ in group.seeds_of(NAME, "seeds-ab", "fcn8s", tmp_path)] == ["seed 9", "seed 10"]
 
 
+@pytest.mark.parametrize("name", ["seeds-0", "seeds-5"])
+def test_a_group_or_net_without_scores_is_answered_with_the_groups_that_are_there(tmp_path, name):
+    for other in ("seeds-1", "seeds-5"):
+        (tmp_path / paths.group(NAME, other)).mkdir(parents=True)
+    with pytest.raises(ResultError, match=rf"{name} of .*{NAME}.* fcn8s.*: seeds-1, seeds-5\."):
+        group.read_net(NAME, name, "fcn8s", tmp_path, group.Bootstrap(), f"{NAME}/{name}/fcn8s")
+
+
 def test_a_seed_that_an_earlier_call_scored_in_another_way_is_named_with_the_call_that_scores_all(tmp_path):
     folder, flip = tmp_path / paths.group(NAME, "seeds-ab"), {"scales": [1.0], "flip": True}
     for seed, averaging in enumerate([flip, flip, None]):
@@ -242,7 +250,7 @@ def test_a_mistake_of_the_code_in_one_seed_is_an_error_that_the_group_survives(r
     ("arguments", "why"),
     [
         (("compare", f"{NAME}/seeds/fcn8s"), "fcn seeds"),
-        (("compare", f"{NAME}/seeds-00000000/fcn8s"), "0 seeds"),
+        (("compare", f"{NAME}/seeds-00000000/fcn8s"), "groups there: none"),
         (("compare", "--parent", "nothing"), "'nothing'"),
         (("compare",), "--parent"),
         (("seeds", "nowhere"), "nowhere"),
