@@ -21,13 +21,8 @@ from pipeline.shards.blocks import MAX_BYTES
 FLOAT32, BFLOAT16 = 4, 2  # bytes
 
 
-def gradient_bytes(model: nn.Module, compression: str, powersgd_rank: int = 2) -> int:
+def gradient_bytes(model: nn.Module, compression: str) -> int:
     """Return the bytes of a worker's gradient on the wire."""
-    if compression == "powersgd":  # two matrices for each weight; biases whole
-        return FLOAT32 * sum(
-            min(powersgd_rank * (p.shape[0] + p[0].numel()), p.numel()) if p.ndim > 1 else p.numel()
-            for p in model.parameters()
-        )
     per = BFLOAT16 if compression == "bf16" else FLOAT32
     return per * sum(p.numel() for p in model.parameters())
 
@@ -80,7 +75,7 @@ def main() -> None:
     parser.add_argument("--gbit-s", type=float, nargs="+", default=[1, 10, 25, 100, 400])
     parser.add_argument("--nodes", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--accumulation", type=int, default=1)
-    parser.add_argument("--compression", choices=("none", "bf16", "powersgd"), default="none")
+    parser.add_argument("--compression", choices=("none", "bf16"), default="none")
     parser.add_argument("--samples", type=float, nargs="+", help="print the table of an object store")
     parser.add_argument(
         "--sample-kb", type=float, default=110, help="a photo of ImageNet or VOC with its label"
