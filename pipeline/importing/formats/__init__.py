@@ -14,6 +14,7 @@ from pipeline.importing.formats import (
     coco,
     cvat,
     json_files,
+    known,
     label_studio,
     labelme,
     labelme2voc,
@@ -43,8 +44,8 @@ FORMATS: dict[str, Format] = {
     "supervisely": Format(supervisely.matches, supervisely.read, supervisely.SIGN),
 }
 FORMATS |= {
-    name: Format(partial(plain.matches_known, name), partial(plain.read_known, name), known.sign)
-    for name, known in plain.KNOWN.items()
+    name: Format(partial(known.matches, name), partial(known.read, name), data_set.sign)
+    for name, data_set in known.KNOWN.items()
 }
 PLAIN = Format(
     plain.matches, plain.read, "photos and masks of the same name, such as images/a.jpg, masks/a.png"
