@@ -149,6 +149,11 @@ def test_splits_that_folders_state_are_kept(kind: str, tmp_path: Path):
         "./images/p{}.jpg",
         "/images/p{}.jpg masks/p{}.png",
         "p{} 1 2 3",
+        "/p{}.jpg",
+        "images/p{}.jpg,masks/p{}.png",
+        "/home/me/the set/images/p{}.jpg",
+        "../images/p{}.jpg\t../masks/p{}.png",
+        "C:\\sets\\images\\p{}.jpg",
     ],
 )
 def test_lists_are_kept_with_blank_lines_windows_line_ends_and_a_byte_order_mark(line: str, tmp_path: Path):
@@ -163,7 +168,8 @@ def test_lists_are_kept_with_blank_lines_windows_line_ends_and_a_byte_order_mark
 
 
 def test_a_line_that_names_no_photo_is_said(tmp_path: Path):
-    files = pairs(4) | {"train.txt": "p0\nmissing_photo\np1\n", "val.txt": "p3", "test.txt": "other_photo\n"}
+    lines = "p0\nmissing_photo\np1\nset2/images/p2.jpg\n/set2/p2.jpg\n"
+    files = pairs(4) | {"train.txt": lines, "val.txt": "p3", "test.txt": "other_photo\n"}
     result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
     assert result.lists == {"train": 2, "val": 1}
     for name in ("missing_photo", "other_photo"):

@@ -211,12 +211,21 @@ def read_lists(source: Source, photos: list[str]) -> tuple[dict[str, tuple[str, 
 
 
 def _listed(line: str, by_name: Mapping[str, list[str]]) -> str | None:
-    """Return the one photo that a line names: its path, with or without folders and ending."""
-    first = line.split('"')[1] if line.count('"') > 1 else line.split()[0]  # CamVid's: "photo" "mask"
+    """Return the one photo that a line names: its path, with or without folders and ending.
+
+    Of a path from another place, such as /home/me/set/images/a.jpg, the longest end that names a photo and its folder.
+    """
+    quoted = line.split('"')
+    first = (
+        quoted[1] if len(quoted) > 2 else re.split(r"[\s,;]", line)[0]
+    )  # "photo" "mask" of CamVid, photo,mask
     for text in (line, first):
-        path = nfc(text).replace("\\", "/").removeprefix("./").lstrip("/")
-        for name in (path, stem(path)):
-            found = by_name.get(name, [])
-            if len(found) == 1:
-                return found[0]
+        path = nfc(text).replace("\\", "/")
+        parts = path.removeprefix("./").lstrip("/").split("/")
+        is_elsewhere = path.startswith(("/", "../")) or path[1:3] == ":/"
+        for start in range(max(1, len(parts) - 1) if is_elsewhere else 1):
+            name = "/".join(parts[start:])
+            for known in (name, stem(name)):
+                if len(found := by_name.get(known, [])) == 1:
+                    return found[0]
     return None
