@@ -44,7 +44,12 @@ class ClassMap:
                 if old in dict(pairs):
                     raise DatasetError(f"--map: {old!r} is given twice; keep one")
                 pairs.append((old, new))
-        return cls(tuple(pairs))
+        # A class called "ignore" stays one if it is mapped to itself
+        kept = {old for old, new in pairs if old == new}
+        is_void = [new.casefold() in VOID_NAMES and new not in kept for _, new in pairs]
+        return cls(
+            tuple((old, VOID if void else new) for (old, new), void in zip(pairs, is_void, strict=True))
+        )
 
     @property
     def colours(self) -> dict[tuple[int, int, int], str]:

@@ -147,9 +147,10 @@ class Options:
 def split_of(path: str) -> tuple[str, ...]:
     """Return the split that a folder of the path names: "images/valid/x.jpg" -> ("val",); () if none does.
 
-    A word for photos or masks may stand before or after it: "train_images", "labels-val".
+    A word for photos or masks may stand before or after it: "train_images", "labels-val". The innermost folder counts:
+    "training_data/val/x.jpg" -> ("val",).
     """
-    for folder in path.split("/")[:-1]:
+    for folder in reversed(path.split("/")[:-1]):
         match = MASK_FOLDER.fullmatch(folder) or PHOTO_FOLDER.fullmatch(folder)
         for name in (folder, match["before"], match["after"]) if match else (folder,):
             if (name or "").lower() in SPLITS:

@@ -16,7 +16,7 @@ from pipeline.importing.source import Source
 from pipeline.importing.tables import Colour, Table
 from pipeline.shards.labels import is_label_png
 
-FORMATS = ("PNG", "TIFF", "BMP")
+FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 VOID_VALUES = (255, -1)  # where no class has them; -1 in TIFFs, as in arrays of labelme2voc
 MAX_NAMED_COLOURS = 64  # of one mask, in the message about colours without a class
 

@@ -14,7 +14,7 @@ from pipeline.errors import DatasetError
 from pipeline.inspection.same_picture import reduce
 from pipeline.shards.images import MAX_PIXELS, bits_per_sample, exif_orientation
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 

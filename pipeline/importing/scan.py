@@ -56,6 +56,7 @@ class Scan(NamedTuple):
     first: the first file with colours, "" if there is none.
     seen: label PNGs by path.
     apart: the first files with 1 and with 255, if no mask holds both.
+    palette: the colours of values, if masks have palettes.
     """
 
     values: dict[int, int]
@@ -63,6 +64,7 @@ class Scan(NamedTuple):
     first: str
     seen: dict[str, Seen]
     apart: tuple[str, str] | None = None
+    palette: Mapping[int, Colour] = MappingProxyType({})
 
 
 def scan(source: Source, paths: list[str], workers: int) -> Scan:
@@ -97,7 +99,8 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
         )
     one, other = holders.get(frozenset({1})), holders.get(frozenset({255}))
     apart = (one, other) if one and other and frozenset({1, 255}) not in holders else None
-    return Scan(values, colours, first, seen, apart)
+    palette = {value: colour for value, (colour, _) in shown.items()}
+    return Scan(values, colours, first, seen, apart, palette)
 
 
 def _refuse_other_colours(content: Content, shown: dict[int, tuple[Colour, str]]) -> None:
@@ -154,6 +157,8 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
             f"masks of 0 and 1, such as {found.apart[0]}, and of 0 and 255, such as {found.apart[1]}: 255 may be void "
             "or the class that 1 is; say which: --map 255=void, or --map 1=NAME,255=NAME"
         )
+    if len(names) < 2 and not {0, 1} <= stated.keys():
+        _refuse_dark_foreground(found)
     for foreground in (1, 255, 65535):
         if present <= {0, foreground} and foreground in present and len(names) <= 2:
             lines = names if len(names) == 2 else [BACKGROUND, *names, "foreground"][:2]
@@ -175,6 +180,12 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
             [Entry(name, value=number) for number, name in enumerate(names)], class_map, "classes"
         )
         return table, "a mask's value is the line of its class, from 0"
+    between = sum(count for value, count in found.values.items() if value not in (0, 255))
+    if {0, 255} < present and 255 not in stated and found.values[255] > between:
+        raise DatasetError(
+            f"masks mostly of 0 and 255, with {len(present) - 2} other values: 255 may be void, or the class of masks "
+            "that were smoothed, resized or JPEGs once. Give --map 255=void, or export the masks again unsmoothed"
+        )
     used = sorted(value for value in present if value not in VOID_VALUES or value in stated)
     below = [value for value in used if value < 0 and value not in stated]
     if below:
@@ -196,6 +207,16 @@ def table_of_content(found: Scan, names: list[str], class_map: ClassMap) -> tupl
         table,
         f"no class table: each value is a class, 0 the background{void}; name them by --map 1=NAME,2=NAME",
     )
+
+
+def _refuse_dark_foreground(found: Scan) -> None:
+    """Refuse masks of 0 and 1 whose palette shows 0 lighter than 1: tools that reduce colours number white first."""
+    ground, drawn = found.palette.get(0), found.palette.get(1)
+    if set(found.values) == {0, 1} and ground and drawn and sum(ground) > sum(drawn) and len({*drawn}) == 1:
+        raise DatasetError(
+            f"masks whose palette shows 0 as {hex_colour(ground)} and 1 as {hex_colour(drawn)}: the light one may be "
+            f"the class or the background; say which: --map '0=NAME,1={BACKGROUND}', or --map '0={BACKGROUND},1=NAME'"
+        )
 
 
 def _table_of_colours(found: Scan, class_map: ClassMap) -> tuple[Table, str]:

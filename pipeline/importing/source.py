@@ -23,7 +23,7 @@ from pipeline.importing.zips import extract_zip, is_zip
 from pipeline.shards.images import MAX_BYTES
 
 MAX_JSON_BYTES = 2**30  # instances_train2017.json of COCO has 450 MB
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of an uploaded photo
 
 
@@ -108,6 +108,10 @@ class Source:
 
     def __contains__(self, path: str) -> bool:
         return nfc(path) in self._paths
+
+    def find(self, path: str) -> str | None:
+        """Return a path as the export spells it, None if it is not there."""
+        return self._paths.get(nfc(posixpath.normpath(path)))
 
     def named(self, name: str) -> list[str]:
         """Return the paths whose last part is `name`, those nearest to the root first."""
@@ -204,9 +208,8 @@ class Source:
         """
         name = reference.replace("\\", "/")
         for folder in (base, ""):
-            path = posixpath.normpath(posixpath.join(folder, name.lstrip("/")))
-            if path in self:
-                return self._paths[nfc(path)]
+            if path := self.find(posixpath.join(folder, name.lstrip("/"))):
+                return path
         parts = [part for part in name.split("?")[0].split("/") if part not in ("", ".", "..")]
         if not parts:
             raise DatasetError(f"{where}: {reference!r} names no photo")

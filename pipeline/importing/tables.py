@@ -1,6 +1,8 @@
 """Class tables: names with colours or values, in the files that tools and data sets put beside their masks."""
 
+import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -63,13 +65,15 @@ class Entry(NamedTuple):
 
 
 def find(source: Source) -> str | None:
-    """Return the path of the class table: by the order of NAMES, the one nearest to the root.
+    """Return the path of the class table: by the order of NAMES, in any case, the one nearest to the root.
 
     Tables of the same name in several folders, such as one a split, must be equal.
     """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(source.files, key=lambda path: (path.count("/"), path)):
+        by_name[posixpath.basename(path).lower()].append(path)
     for name in NAMES:
-        paths = source.named(name)
-        if paths:
+        if paths := by_name[name]:
             check_equal(source, paths)
             return paths[0]
     return None
@@ -84,7 +88,7 @@ def check_equal(source: Source, paths: Sequence[str]) -> None:
 
 def read(source: Source, path: str) -> list[Entry]:
     """Return the classes of a table in the file's order."""
-    name = path.rpartition("/")[2]
+    name = posixpath.basename(path).lower()
     if name == "labelmap.txt":
         entries = _labelmap(source, path)
     elif name.endswith(".csv"):
@@ -92,7 +96,10 @@ def read(source: Source, path: str) -> list[Entry]:
     elif name == "label_colors.txt":
         entries = _label_colors(source, path)
     else:
-        entries = [Entry(line) for line in source.lines(path)]
+        lines = source.lines(path)
+        if lines[:1] == ["__ignore__"]:  # labelme's labels.txt begins with -1, which no mask holds
+            del lines[0]
+        entries = [Entry(line) for line in lines]
     if not entries:
         raise DatasetError(f"{path}: names no class")
     return entries

@@ -316,6 +316,40 @@ def test_photos_annotated_in_two_coco_files_are_refused_with_both(tmp_path: Path
         import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
 
 
+@pytest.mark.parametrize("folder", ["images/", ""])
+@pytest.mark.parametrize("outer", ["", "train_data/"])
+def test_photos_of_one_name_are_those_of_their_own_splits_folder(folder: str, outer: str, tmp_path: Path):
+    """Frames of several videos begin at 0; datumaro's file_name has no folder."""
+    files: dict[str, bytes | str] = {}
+    for number, split in enumerate(("train", "val")):
+        files[f"{outer}{folder}{split}/frame_0.png"] = encoded(np.full((12, 16, 3), number, np.uint8))
+        files[f"{outer}annotations/instances_{split}.json"] = coco(["frame_0.png"], number)
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert result.lists == {"train": 1, "val": 1}
+    assert set(labels_of(tmp_path / "out")) == {
+        f"{outer}{folder}{split}/frame_0.png" for split in ("train", "val")
+    }
+
+
+def test_the_id_map_of_a_panoptic_png_is_not_taken_for_the_photo(tmp_path: Path):
+    mask = np.zeros((12, 16, 3), np.uint8)
+    mask[:, :, 0] = 1 + (np.arange(16) > 7)
+    segments = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
+    content = {
+        "images": [{"id": i, "file_name": f"p{i}.png", "height": 12, "width": 16} for i in range(2)],
+        "annotations": [
+            {"image_id": i, "file_name": f"p{i}.png", "segments_info": segments} for i in range(2)
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    files: dict[str, bytes | str] = {"annotations/panoptic_default.json": json.dumps(content)}
+    for number in range(2):
+        files[f"annotations/panoptic_default/p{number}.png"] = encoded(mask)
+        files[f"images/default/p{number}.png"] = encoded(np.full((12, 16, 3), 9 + number, np.uint8))
+    import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert set(labels_of(tmp_path / "out")) == {f"images/default/p{number}.png" for number in range(2)}
+
+
 def test_captions_beside_instances_change_nothing(tmp_path: Path):
     names = ["a.jpg", "b.jpg"]
     captions = json.loads(coco(names))

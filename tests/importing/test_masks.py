@@ -236,6 +236,84 @@ def test_palettes_that_number_the_colours_anew_in_each_mask_are_refused_without_
     assert (first == second).all()
 
 
+@pytest.mark.parametrize("names", ["", "lesion\n"])
+@pytest.mark.parametrize("light", [255, 240])
+def test_masks_whose_palette_has_white_first_are_refused_until_map_states_the_background(
+    light: int, names: str, tmp_path: Path
+):
+    drawn = Image.fromarray(np.where(BINARY > 0, np.uint8(light), np.uint8(3)))
+    reduced = drawn.convert("RGB").quantize(2)  # Pillow numbers the lighter colour first
+    assert np.array_equal(np.array(reduced), BINARY == 0)
+    files: dict[str, bytes | str] = {f"images/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"}
+    files |= {f"masks/{name}.png": encoded(reduced) for name in "ab"} | (
+        {"classes.txt": names} if names else {}
+    )
+    source = write(tmp_path / "in", files)
+    with pytest.raises(DatasetError, match=r"--map '0=NAME,1=background'"):
+        import_data(source, tmp_path / "out", Settings())
+    if not names:
+        stated = Settings(class_map=ClassMap.parse(["0=lesion,1=background"]))
+        assert import_data(source, tmp_path / "out", stated).classes == ["background", "lesion"]
+        np.testing.assert_array_equal(labels_of(tmp_path / "out")["images/a.jpg"], BINARY > 0)
+
+
+@pytest.mark.parametrize("kind", ["trimap", "smoothed"])
+def test_masks_of_0_and_255_with_other_values_between_are_refused_until_255_is_void(
+    kind: str, tmp_path: Path
+):
+    large = Image.fromarray(np.uint8(BINARY > 0) * 255).resize((64, 48), Image.Resampling.NEAREST)
+    mask = (
+        np.array(large.resize((60, 44), Image.Resampling.BILINEAR)) if kind == "smoothed" else np.array(large)
+    )
+    if kind == "trimap":
+        mask[0, :2], mask[-1] = 128, 255
+    files: dict[str, bytes | str] = {f"images/{name}.jpg": jpeg(mask.shape, ord(name)) for name in "ab"}
+    source = write(tmp_path / "in", files | {f"masks/{name}.png": encoded(mask) for name in "ab"})
+    with pytest.raises(DatasetError, match="--map 255=void"):
+        import_data(source, tmp_path / "out", Settings())
+    stated = Settings(class_map=ClassMap.parse(["255=void"]))
+    assert import_data(source, tmp_path / "out", stated).num_photos == 2
+
+
+@pytest.mark.parametrize("void", ["Void", "VOID", "ignore", "__ignore__"])
+def test_any_word_for_void_is_void_as_the_target_of_map(void: str, tmp_path: Path):
+    write(tmp_path / "in", pairs(values=(0, 1, 2, 3)) | {"classes.txt": "Void\ncat\ndog\ncow\n"})
+    dropped = Settings(class_map=ClassMap.parse([f"dog={void}"]))
+    assert import_data(tmp_path / "in", tmp_path / "out", dropped).classes == ["cat", "cow"]
+    assert labels_of(tmp_path / "out")["images/p0.jpg"][0, :4].tolist() == [255, 0, 255, 1]
+
+
+@pytest.mark.parametrize("name", ["Classes.txt", "CLASSES.TXT", "labels.txt", "classes.txt"])
+def test_a_list_of_names_is_found_in_any_case_and_labelmes_first_line_has_no_value(name: str, tmp_path: Path):
+    files = pairs() | {name: "__ignore__\n_background_\ncat\ndog\n"}
+    assert import_data(write(tmp_path / "in", files), tmp_path / "out", Settings()).classes == [
+        "_background_",
+        "cat",
+        "dog",
+    ]
+    assert labels_of(tmp_path / "out")["images/p0.jpg"][0, :3].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("second", ["a_mask_1.png", "a_mask-2.png"])
+def test_a_second_mask_of_a_photo_is_refused_not_left_out(second: str, tmp_path: Path):
+    mask = encoded(BINARY * 255)
+    files: dict[str, bytes | str] = {
+        f"{name}.png": encoded(np.full((12, 16, 3), ord(name), np.uint8)) for name in "ab"
+    }
+    files |= {"a_mask.png": mask, "b_mask.png": mask, second: mask}
+    with pytest.raises(DatasetError, match=rf"{second}.*a_mask\.png"):
+        import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+
+
+def test_gif_masks_of_0_and_1_are_read(tmp_path: Path):
+    mask = Image.fromarray(np.uint8(BINARY > 0))
+    mask.putpalette([0, 0, 0, 255, 255, 255])
+    files: dict[str, bytes | str] = {f"train/{name}.jpg": jpeg(BINARY.shape, ord(name)) for name in "ab"}
+    files |= {f"train_masks/{name}_mask.gif": encoded(mask, "GIF") for name in "ab"}  # as Carvana's
+    import_data(write(tmp_path / "in", files), tmp_path / "out", Settings(shares="0.5/0.5"))
+    np.testing.assert_array_equal(labels_of(tmp_path / "out")["train/a.jpg"], BINARY > 0)
+
+
 def test_masks_of_0_and_1_beside_masks_of_0_and_255_are_refused_until_255_is_stated(tmp_path: Path):
     masks = {"masks/a.png": encoded(Image.fromarray(BINARY > 0)), "masks/b.png": encoded(BINARY * 255)}
     photos: dict[str, bytes | str] = {f"images/{name}.jpg": jpeg(seed=ord(name)) for name in "ab"}
@@ -522,9 +600,8 @@ def test_cityscapes_trimaps_and_ade20k_have_their_tables(tmp_path: Path):
     assert (result.format, result.classes, result.num_passed_over) == ("oxford-pet", ["background", "pet"], 2)
     assert labels_of(tmp_path / "pet-out")["images/a.jpg"][0, :3].tolist() == [1, 0, 255]
 
-    ade = {
-        "objectInfo150.txt": "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t1\t1\t1\twall\n2\t0.1\t1\t1\t1\tdoor, gate\n"
-    }
+    rows = "1\t0.1\t1\t1\t1\twall\n2 \t0.1\t1\t1\t1\tdoor, gate\n"  # spaces as in the published file
+    ade = {"objectInfo150.txt": f"Idx\tRatio\tTrain\tVal\tStuff\tName\n{rows}"}
     mask = encoded(np.resize(np.array([0, 1, 2], np.uint8), (12, 16)))
     for split in ("training", "validation"):
         ade |= {

@@ -53,14 +53,22 @@ def test_an_rgb_png_keeps_its_bytes(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("a.tif", {}), ("a.TIFF", {"compression": "tiff_lzw"}), ("a.webp", {"lossless": True}), ("a.bmp", {})],
+    [
+        ("a.tif", {}),
+        ("a.TIFF", {"compression": "tiff_lzw"}),
+        ("a.webp", {"lossless": True}),
+        ("a.bmp", {}),
+        ("a.gif", {}),
+    ],
 )
 def test_other_files_become_png_without_loss(name: str, options: dict, tmp_path: Path):
-    kind = {".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP"}[Path(name).suffix.lower()]
+    kind = {".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}[
+        Path(name).suffix.lower()
+    ]
     data, suffix, notes = imported(encoded(PIXELS, kind, **options), name, tmp_path)
     assert suffix == ".png"
     np.testing.assert_array_equal(pixels(data), PIXELS)
-    assert notes == {f"{kind} saved as PNG": 1}
+    assert notes[f"{kind} saved as PNG"] == 1
 
 
 def test_grey_and_palette_become_rgb(tmp_path: Path):

@@ -121,6 +121,10 @@ def test_folds_hold_every_photo_once_in_val_and_never_on_both_sides(tmp_path: Pa
 
 
 GIVEN = {
+    "an outer folder": {f"training_data/{split}/images": split for split in ("train", "val", "test")},
+    "an outer folder of another word": {
+        f"test_data/images/{split}": split for split in ("train", "val", "test")
+    },
     "folders": {"train/images": "train", "valid/images": "val", "test/images": "test"},
     "inner folders": {"images/training": "train", "images/validation": "val", "images/testing": "test"},
     "one name": {"train_images": "train", "val_images": "val", "test_images": "test"},
@@ -150,6 +154,7 @@ def test_splits_that_folders_state_are_kept(kind: str, tmp_path: Path):
         "/images/p{}.jpg masks/p{}.png",
         "p{} 1 2 3",
         "/p{}.jpg",
+        "p{} -1",
         "images/p{}.jpg,masks/p{}.png",
         "/home/me/the set/images/p{}.jpg",
         "../images/p{}.jpg\t../masks/p{}.png",
@@ -165,6 +170,22 @@ def test_lists_are_kept_with_blank_lines_windows_line_ends_and_a_byte_order_mark
     assert (tmp_path / "out/splits/train.txt").read_text() == "p0\np1\n"
     assert (tmp_path / "out/splits/val.txt").read_text() == "p3\n"
     assert result.lists == {"train": 2, "val": 1}
+
+
+@pytest.mark.parametrize(
+    "line", ["{}.jpg", "{}.jpg,{}.png", "images/{}.jpg masks/{}.png", '"{}.jpg" "{}.png"']
+)
+def test_names_with_spaces_are_read_whole_from_a_list(line: str, tmp_path: Path):
+    names = ["img", "img (1)", "img (2)", "other"]
+    files: dict[str, bytes | str] = {f"images/{name}.jpg": jpeg(seed=len(name)) for name in names}
+    files |= {f"masks/{name}.png": pairs()["masks/p0.png"] for name in names if name != "img (2)"}
+    files |= {
+        f"{split}.txt": "".join(f"{line.format(name, name)}\n" for name in of_split)
+        for split, of_split in {"train": ["img"], "val": ["img (1)", "img (2)", "other"]}.items()
+    }
+    result = import_data(write(tmp_path / "in", files), tmp_path / "out", Settings())
+    assert result.lists == {"train": 1, "val": 2}
+    assert any("img (2)" in sentence for sentence in result.decisions)
 
 
 def test_a_line_that_names_no_photo_is_said(tmp_path: Path):

@@ -219,7 +219,7 @@ def _images(
         if not isinstance(identity, int | str) or identity in images:
             raise DatasetError(f"{path}: image {identity} occurs twice; export it again")
         images.add(identity)
-        photo = source.photo(image["file_name"], posixpath.dirname(path), path)
+        photo = _photo(source, path, image["file_name"])
         if photo is None:
             raise DatasetError(
                 f"{path}: photo {image['file_name']!r} is not there; put the photos into the export"
@@ -232,10 +232,22 @@ def _images(
         )
 
 
+def _photo(source: Source, path: str, name: str) -> str | None:
+    """Return the path of a photo; of photos of one name, that in the folder of the JSON file's split.
+
+    datumaro keeps the photos of annotations/instances_SPLIT.json in images/SPLIT/, COCO itself in SPLIT/.
+    """
+    folder, split = posixpath.dirname(path), posixpath.splitext(path)[0].rpartition("_")[2]
+    near = (posixpath.join(folder, "..", part, split, name) for part in ("images", ""))
+    return next(filter(None, map(source.find, near)), None) or source.photo(name, folder, path)
+
+
 def _split(path: str, photo: str) -> tuple[str, ...]:
     """Return the split that a folder or the name of the JSON file states: instances_train2017.json -> train."""
-    match = _TOKEN.search(posixpath.splitext(posixpath.basename(path))[0])
-    return split_of(path) or ((SPLITS[match[1].lower()],) if match else split_of(photo))
+    matches = list(_TOKEN.finditer(posixpath.splitext(posixpath.basename(path))[0]))
+    named = (SPLITS[matches[-1][1].lower()],) if matches else ()
+    is_last = bool(matches) and matches[-1].end() == len(matches[-1].string)
+    return (named if is_last else ()) or split_of(path) or named or split_of(photo)
 
 
 def _size(image: dict[str, Any], photo_size: tuple[int, int], path: str) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def _ade20k(source: Source) -> tuple[list[Entry], dict[int, str]]:
     (path, *_) = source.named("objectInfo150.txt")
     entries = []
     for line in source.lines(path)[1:]:
-        fields = line.split("\t")
+        fields = [field.strip() for field in line.split("\t")]  # the published file has spaces before tabs
         if not fields[0].isdecimal():
             raise DatasetError(f"{path}: {line[:40]!r}; expected Idx and Name between tabs")
         entries.append(Entry(fields[-1].split(",")[0].strip(), value=int(fields[0])))

@@ -6,7 +6,7 @@ CamVid (class_dict.csv or label_colors.txt, *_L.png) and V7 Darwin (class_mappin
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from pipeline.importing import tables
 from pipeline.importing.export import MASK_FOLDER, PHOTO_FOLDER, SPLITS, Export, Item, Options, split_of
 from pipeline.importing.masks import Seen, read_mask
 from pipeline.importing.scan import scan, table_of_content
-from pipeline.importing.source import Source, is_photo, nfc, stem
+from pipeline.importing.source import PHOTO_SUFFIXES, Source, is_photo, nfc, stem
 from pipeline.importing.tables import Table, make_table
 
 _MASK_STEM = re.compile(
@@ -25,6 +25,11 @@ _MASK_STEM = re.compile(
     r"|_gt(?:Fine|Coarse)_label(?:Train)?Ids)",
 )
 _PHOTO_STEM = re.compile(r"(?P<name>.+?)_leftImg8bit")
+# The photo in a line: "photo" "mask" of CamVid, photo.jpg,photo.png, or VOC's photo -1
+_LISTED = re.compile(
+    rf"""[^"]*"([^"]+)"|(.+?(?:{"|".join(map(re.escape, PHOTO_SUFFIXES))}))(?=[\s,;]|$)|(\S+)(?:[\s,;]+-?\d+)+$""",
+    re.IGNORECASE,
+)
 _NO_MASK = re.compile(r".*_(gtFine|gtCoarse)_(color|instanceIds|instanceTrainIds|polygons)|.*masks_human/.*")
 
 
@@ -100,7 +105,20 @@ def pair(source: Source) -> Pairs:
         sorted(path for paths in group.values() for path in paths if path not in used)
         for group in (photos, masks)
     ]
+    _refuse_second_masks([*alone[0], *alone[1]], found)
     return Pairs(dict(sorted(found.items())), alone[0], alone[1])
+
+
+def _refuse_second_masks(alone: Sequence[str], found: Mapping[str, str]) -> None:
+    """Refuse a_mask_1.png beside the mask a_mask.png: its object would become background."""
+    mask_of = {stem(mask): mask for mask in found.values()}
+    for path in alone:
+        match = re.fullmatch(r"(.+)[_.-]\d+", stem(path))
+        if match and match[1] in mask_of and _MASK_STEM.fullmatch(posixpath.basename(match[1])):
+            raise DatasetError(
+                f"{path}: one more mask of a photo, beside {mask_of[match[1]]}; draw all masks of a photo into one "
+                "file, or remove it"
+            )
 
 
 def _name(path: str) -> _Name:
@@ -215,11 +233,8 @@ def _listed(line: str, by_name: Mapping[str, list[str]]) -> str | None:
 
     Of a path from another place, such as /home/me/set/images/a.jpg, the longest end that names a photo and its folder.
     """
-    quoted = line.split('"')
-    first = (
-        quoted[1] if len(quoted) > 2 else re.split(r"[\s,;]", line)[0]
-    )  # "photo" "mask" of CamVid, photo,mask
-    for text in (line, first):
+    match = _LISTED.match(line)
+    for text in (line, next(filter(None, match.groups())) if match else line):
         path = nfc(text).replace("\\", "/")
         parts = path.removeprefix("./").lstrip("/").split("/")
         is_elsewhere = path.startswith(("/", "../")) or path[1:3] == ":/"
