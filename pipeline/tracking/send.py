@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 
 from pipeline.curves import read_points
 
@@ -47,11 +47,17 @@ def send_scores(client: MlflowClient, run_id: str, scores: Sequence[Metric]) -> 
         client.log_batch(run_id, metrics=scores[i : i + MAX_METRICS])
 
 
-def send_params(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
-    names = metric_names(values)
-    params = [Param(names[key], value) for key, value in values.items()]
+def send_params(client: MlflowClient, run: Run, values: Mapping[str, str], *, adds: bool) -> None:
+    """Send the params that a run lacks; an outage may have come between two calls.
+
+    adds: also to a run that has params of another origin.
+    """
+    names, present = metric_names(values), run.data.params
+    if not adds and not present.keys() <= set(names.values()):
+        return
+    params = [Param(names[key], value) for key, value in values.items() if names[key] not in present]
     for i in range(0, len(params), MAX_PARAMS):
-        client.log_batch(run_id, params=params[i : i + MAX_PARAMS])
+        client.log_batch(run.info.run_id, params=params[i : i + MAX_PARAMS])
 
 
 def send_datasets(client: MlflowClient, run_id: str, profile: str, digests: Mapping[str, str]) -> None:

@@ -272,8 +272,8 @@ class Tracker:
             )
         elif is_deleted(run):
             return run
-        if not run.data.params:  # a new run, or an outage came between the run and its params
-            send_params(self.client, run.info.run_id, record.params)
+        # The recipe goes to a run that an evaluation on another machine has created, too
+        send_params(self.client, run, record.params, adds=record.kind == "training")
         return run
 
     def _find_run(self, record: Record) -> Run | None:

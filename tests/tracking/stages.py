@@ -14,6 +14,7 @@ from pipeline.tracking.records import Record
 from tests.tiny_model import write_model
 
 STEPS = range(10, 60, 10)
+RECIPE = {"lr": 0.1, "seed": 1} | {f"p{number}": number for number in range(110)}  # more than one call takes
 METRICS = {"mean_iu": 0.5, "iu/disc": 0.25}
 
 
@@ -36,7 +37,7 @@ def begin_training(tracker: Tracker, attempt: str = "a", **params) -> Record:
         "fcn8s",
         "fcn.attempt",
         attempt,
-        params={"lr": 0.1, "seed": 1} | params,
+        params=RECIPE | params,
         datasets={"train": "t" * 36},
         curves=curves_of(tracker, attempt),
     )
@@ -78,7 +79,9 @@ def train(tracker: Tracker, attempt: str = "a", model: Path | None = None) -> fl
 
 def begin_evaluation(tracker: Tracker, attempt: str = "a") -> Record:
     digest = f"digest of {attempt}"
-    return tracker.record("evaluation", "fcn8s", "model_sha256", digest, params={}, datasets={"val": "v"})
+    return tracker.record(
+        "evaluation", "fcn8s", "model_sha256", digest, params={"net": "fcn8s"}, datasets={"val": "v"}
+    )
 
 
 def evaluate(tracker: Tracker, attempt: str = "a") -> None:
@@ -114,7 +117,7 @@ def assert_training_is_there_once(tracker: Tracker, attempt: str = "a") -> Run:
     run = only_run(tracker)
     assert history(tracker, run.info.run_id, "loss") == [(step, pytest.approx(100 / step)) for step in STEPS]
     assert history(tracker, run.info.run_id, "lr") == [(step, 0.1) for step in STEPS]
-    assert run.data.params == {"lr": "0.1", "seed": "1"}
+    assert run.data.params.items() >= {key: str(value) for key, value in RECIPE.items()}.items()
     assert (run.data.tags["fcn.attempt"], run.data.tags["chain"]) == (attempt, "c")
     assert run.data.tags["model_sha256"] == f"digest of {attempt}"
     assert (run.info.run_name, run.info.status) == ("fcn8s", "FINISHED")

@@ -14,6 +14,7 @@ from tests.tracking.stages import (
     METRICS,
     append,
     assert_all_is_there_once,
+    assert_training_is_there_once,
     begin_training,
     evaluate,
     only_run,
@@ -30,7 +31,8 @@ def test_an_evaluation_on_another_machine_that_came_first_shares_the_run_of_its_
     elsewhere.mkdir()
     evaluate(Tracker(tracker.profile, elsewhere))
     replay_all(tracker)
-    assert only_run(tracker).data.tags["fcn.attempt"] == "a"
+    run = assert_training_is_there_once(tracker)
+    assert run.data.params["net"] == "fcn8s"  # which the evaluation sent
 
 
 def test_a_run_that_was_killed_gets_its_curves_and_is_still_running(tracker):
