@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,20 +114,20 @@ def lock(path: Path, what: str, patience_s: float = float("inf")) -> Iterator[bo
     Raises UserError if the other process holds the lock for longer than that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("ab+", buffering=0) as file:
         has_waited = not _try_lock(file.fileno())
         if has_waited:
             file.seek(0)
-            holder = file.read() or "another process"
+            holder = file.read().decode("utf-8", "replace") or "another process"
             print(f"{holder} {what}; waiting until it ends ({path})", file=sys.stderr, flush=True)
             deadline = time.monotonic() + patience_s
             while not _try_lock(file.fileno()):
                 if time.monotonic() > deadline:
                     raise UserError(f"{holder} still {what}; end it and run the same command again ({path})")
                 time.sleep(LOCK_POLL_S)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with suppress(OSError):  # on a full disk the lock holds without its holder's name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield has_waited
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -19,25 +20,7 @@ from pipeline.files import (
     whole_folder,
     write_json,
 )
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from pipeline.files import lock
-with lock(Path(sys.argv[1]), "trains"):
-    print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
-
-
-def holder(path: Path, seconds: float) -> subprocess.Popen:
-    """A process that has the lock for so long."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+from tests.lock_holder import HOLD, holder
 
 
 def test_a_free_lock_is_taken_at_once_and_can_be_taken_again(tmp_path, capsys):
@@ -52,6 +35,17 @@ def test_the_second_waits_until_the_first_has_ended_and_says_for_whom(tmp_path, 
         assert has_waited
         assert first.wait(timeout=10) == 0
     assert capsys.readouterr().err.startswith(f"process {first.pid} on ")
+
+
+def test_a_lock_holds_on_a_full_disk_without_its_holders_name(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can grow
+    try:
+        with lock(tmp_path / "a.lock", "trains") as has_waited:
+            assert not has_waited
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "a.lock").read_bytes() == b""
 
 
 def test_a_killed_holder_leaves_no_lock_behind(tmp_path):
