@@ -1,5 +1,6 @@
 """Trains one net of the chain: prepares its run, puts it on Ray workers, and hands its model over."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -16,7 +17,7 @@ from pipeline.config.job import Job
 from pipeline.config.variant import Variant, results_folder
 from pipeline.curves import read_points, write_curve
 from pipeline.errors import CheckpointError
-from pipeline.files import lock, whole, write_json
+from pipeline.files import lock, whole, write_json, write_text
 from pipeline.models import checkpoint
 from pipeline.monitoring.meter import CURVES, STOP
 from pipeline.training.longer import END, end_of, is_of_another_end, keep_shared_steps
@@ -25,9 +26,9 @@ from pipeline.training.prepare import make_job
 
 PARENT_POLL_S = 1.0
 ATTEMPT = "attempt"  # file with a random name, kept when a run resumes; it identifies the run in MLflow
-FINISHED = (
-    "finished"  # marks a run whose model was handed over; training it to the same end again starts at step 0
-)
+# Marks a run whose model was handed over, by whose md5 DVC knows it. Training it to the same end again starts at step 0
+FINISHED = "finished"
+DVC_LOCK = "dvc.lock"
 
 
 def train_net(
@@ -57,7 +58,7 @@ def train_net(
             for name in (FINISHED, ATTEMPT):
                 (job.folder / name).unlink(missing_ok=True)
         # The process that held the lock may have finished this run.
-        elif (job.folder / FINISHED).exists() and not has_waited:
+        elif not has_waited and _is_committed(job.folder, root):
             tracker.records.keep_curves(job.folder)
             shutil.rmtree(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -96,8 +97,22 @@ def train_net(
             shutil.rmtree(job.folder)
         else:
             tracker.log(follower.record, {}, tags, model=job.folder / FINAL)
-            (job.folder / FINISHED).touch()
+            with (job.folder / FINAL).open("rb") as file:
+                write_text(job.folder / FINISHED, hashlib.file_digest(file, "md5").hexdigest())
     return model
+
+
+def _is_committed(folder: Path, root: Path) -> bool:
+    """Return whether DVC has the run's model; then it is asked for again on purpose.
+
+    A kill or a full disk can come between the end of this stage and DVC's own copy. Then the model only has to be
+    handed over once more. Without a lock file, nobody called this from DVC.
+    """
+    finished, lock_file = folder / FINISHED, root / DVC_LOCK
+    if not finished.exists() or not lock_file.exists():
+        return finished.exists()
+    md5 = finished.read_text(encoding="utf-8")
+    return bool(md5) and md5 in lock_file.read_text(encoding="utf-8")
 
 
 def _run_on_workers(job: Job) -> None:

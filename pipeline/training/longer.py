@@ -33,9 +33,11 @@ def keep_shared_steps(job: Job) -> None:
     """
     before = json.loads((job.folder / END).read_text(encoding="utf-8"))
     step = checkpoint.remove_steps(job.folder, after=min(before["shared_steps"], job.shared_steps))
+    (job.folder / FINAL).unlink(
+        missing_ok=True
+    )  # first: a kill must not leave it without END, as the new end's
     if step == 0:
         shutil.rmtree(job.folder)
         return
     curves.remove_points(job.folder / CURVES, after_step=step)
-    (job.folder / FINAL).unlink(missing_ok=True)
     print(f"{job.title}  goes on from step {step} of a run of {before['iterations']} steps", flush=True)

@@ -59,7 +59,8 @@ def check_start(job: Job, model: FCN, stream: Stream, rank: Rank) -> None:
         num_checkpoints = (
             NUM_KEPT + 1 + (0 < job.shared_steps < job.recipe.iterations)
         )  # one is kept for longer runs
-        check_disk(job, num_checkpoints * checkpoint_bytes + 2 * state_bytes)
+        # The final model, its copies in models/ and in DVC's cache
+        check_disk(job, num_checkpoints * checkpoint_bytes + 3 * state_bytes)
     image, label = largest_batch(stream)
     with torch.random.fork_rng(devices=[rank.device] if rank.device.type == "cuda" else []):
         loss = first_loss(job, model, image.to(rank.device), label.to(rank.device).long(), rank)

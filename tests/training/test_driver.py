@@ -1,6 +1,7 @@
 """Ray is tested elsewhere: here the one worker runs in this process."""
 
 import copy
+import hashlib
 import io
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipeline.models import backbone, checkpoint
 from pipeline.shards.read import open_shards
 from pipeline.shards.sample import Sample
 from pipeline.shards.write import write_shards
-from pipeline.training import driver, loop, prepare
+from pipeline.training import driver, longer, loop, prepare
 from pipeline.training.driver import train_net
 from pipeline.training.loop import train_worker
 from pipeline.training.prepare import make_job
@@ -355,6 +356,19 @@ def test_a_finished_run_is_trained_anew_to_the_same_weights(root, profile, start
     assert len((folder / "curves.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_finished_run_is_trained_anew_only_if_dvc_has_its_model(root, profile, started, is_committed):
+    """The disk can be full, or a kill come, after the stage has ended and before DVC has copied its output."""
+    path = train_net("tiny", profile(), "fcn32s", root)
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if is_committed else "0" * 32
+    (root / "dvc.lock").write_text(f"outs:\n- path: {path.relative_to(root)}\n  md5: {md5}\n")
+    first = path.read_bytes()
+    path.unlink()  # as DVC does before it runs a stage
+    train_net("tiny", profile(), "fcn32s", root)
+    assert len(started) == (2 if is_committed else 1)
+    assert path.read_bytes() == first
+
+
 def test_a_trained_run_whose_driver_died_is_only_handed_over(root, profile, started):
     path = train_net("tiny", profile(), "fcn32s", root)
     folder = root / "runs" / "tiny" / started[0]
@@ -518,6 +532,24 @@ def test_a_run_whose_first_steps_differ_begins_again(root, profile, started, str
     assert "resumed" not in capsys.readouterr().out
     assert len(set(started)) == 2
     assert results(root) == results(straight(after))
+
+
+def test_a_run_of_another_end_that_is_killed_while_it_empties_its_folder_hands_no_older_net_over(
+    root, profile, started, straight, monkeypatch
+):
+    train_net("tiny", profile(end(FIXED, LONGER)), "fcn32s", root)
+    folder = root / "runs" / "tiny" / started[0]
+
+    def remove_some(_: Path) -> None:
+        (folder / "end.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(longer.shutil, "rmtree", remove_some)
+        with pytest.raises(KeyboardInterrupt):
+            train_net("tiny", profile(end(FIXED, 4)), "fcn32s", root)
+    train_net("tiny", profile(end(FIXED, 4)), "fcn32s", root)
+    assert results(root) == results(straight(end(FIXED, 4)))
 
 
 def test_a_run_that_is_shorter_than_every_checkpoint_begins_again(root, profile, started, straight, capsys):
