@@ -3,9 +3,9 @@
 That is so if an image is both trained and evaluated on, or if a class is in no training image; by choice of the profile
 also if an image of val is a near duplicate of one of train.
 
-Writes inspection.json, .md and .png, leaks.json and .md, near_duplicates.png if there are any, and verdict.json, the
-only file that training depends on. It holds the digest of the images whose scores decide what training keeps, and of
-those that settings are chosen on; otherwise another validation split retrains nothing.
+Writes inspection.json, .md and .png, leaks.json and .md, near_duplicates.png if there are any, and, unless it fails,
+verdict.json, the only file that training depends on. It holds the digest of the images whose scores decide what
+training keeps, and of those that settings are chosen on; otherwise another validation split retrains nothing.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import config, files, paths, tracking
 from pipeline.cache.client import NodeCache
 from pipeline.datasets import raw, splits
+from pipeline.errors import UserError
 from pipeline.inspection import describe, leaks, near_duplicates
 from pipeline.report import canvas, plots
 from pipeline.shards.read import open_shards
@@ -79,10 +80,14 @@ def main() -> None:
     texts = sorted({*dest.iterdir()} - {*figures})
     tracker.log(record, metrics, tags, figures, texts)
     remedy = f"leave them out by data.splits.train.exclude ({dest / 'leaks.md'} lists the shared images)"
-    leaks.refuse(leaks.renamed(leak, names), "val", "train", reasons, remedy)
-    leaks.refuse(leaks.renamed(tuned, names), "val", "tuning", reasons, "leave them out of data.tuning")
-    near_duplicates.refuse(duplicates, dest)
-    describe.refuse_missing_classes(shards["train"], allow_partial=profile.data.allow_partial)
+    try:
+        leaks.refuse(leaks.renamed(leak, names), "val", "train", reasons, remedy)
+        leaks.refuse(leaks.renamed(tuned, names), "val", "tuning", reasons, "leave them out of data.tuning")
+        near_duplicates.refuse(duplicates, dest)
+        describe.refuse_missing_classes(shards["train"], allow_partial=profile.data.allow_partial)
+    except UserError:
+        (dest / "verdict.json").unlink()  # without which nothing trains, `fcn seeds` neither
+        raise
 
 
 if __name__ == "__main__":
