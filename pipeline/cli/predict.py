@@ -43,6 +43,7 @@ def add_predict(commands) -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
+    from pipeline.models.predictor import Predictor
     from pipeline.prediction.photos import find_photos, other_files
     from pipeline.prediction.predict import predict_photos
 
@@ -55,7 +56,7 @@ def predict(arguments: argparse.Namespace) -> None:
             file=sys.stderr,
         )
     unreadable = predict_photos(
-        model,
+        Predictor.load(model),
         photos,
         arguments.output,
         side=arguments.tile,

@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
 
 
 def predict_photos(
-    model: Path,
+    predictor: Predictor,
     photos: Sequence[Path],
     folder: Path,
     *,
@@ -45,7 +45,6 @@ def predict_photos(
 
     Each unreadable photo is named on stderr, and the others are written.
 
-    model: a model file; see Predictor.load.
     side: of the tiles of large photos, in pixels; see Predictor.parts.
     overlay: also write folder/overlay/<name>.png, the classes' colours over the photo.
     scores: also write folder/scores/<name>.npz, `score` (C, H, W) float16.
@@ -60,7 +59,6 @@ def predict_photos(
             raise UserError(
                 f"{taken} is there, and beside it no {LEGEND} of an earlier `fcn predict`; give another folder"
             )
-    predictor = Predictor.load(model)
     if side:
         predictor.require_side(side)
     unreadable = []

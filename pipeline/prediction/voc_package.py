@@ -45,13 +45,14 @@ def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str
     if dest.suffix != ".tar":
         raise UserError(f"{dest} is written as a tar; give a name that ends in .tar")
     keys = sorted(voc.LAYOUT.ids(root, split))
-    _require_classes(source)
-    if source.is_dir():
+    predictor = None if source.is_dir() else Predictor.load(source)
+    _require_classes(source, predictor.classes if predictor else legend_names(source / LEGEND))
+    if predictor is None:
         pngs = read_predictions(source, root, keys)
     else:
         with TemporaryDirectory() as scratch:
             photos = [voc.LAYOUT.files(root, key)[0] for key in keys]
-            if unreadable := predict_photos(source, photos, Path(scratch), side=side):
+            if unreadable := predict_photos(predictor, photos, Path(scratch), side=side):
                 raise DatasetError(
                     f"{len(unreadable)} of {len(keys)} images of {split} cannot be read: {and_more(unreadable)}"
                 )
@@ -61,12 +62,11 @@ def submit(source: Path, root: Path, split: str, dest: Path, *, competition: str
     return len(pngs)
 
 
-def _require_classes(source: Path) -> None:
+def _require_classes(source: Path, names: Sequence[str]) -> None:
     """Refuse a net that has a class of VOC under another index: VOC's server would score all of it as another class.
 
     Names that VOC does not have are printed. A folder without a legend of `fcn predict` is taken as it is.
     """
-    names = legend_names(source / LEGEND) if source.is_dir() else Predictor.load(source).classes
     ours = {name: index for index, name in enumerate(names)}
     if moved := [name for index, name in enumerate(CLASSES) if ours.get(name, index) != index]:
         raise UserError(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.cli.main import parser
 from pipeline.errors import CheckpointError, UserError
+from pipeline.models.predictor import Predictor
 from pipeline.prediction import photos, predict
 from pipeline.prediction.photos import find_photos, read_photo
 from pipeline.prediction.predict import blended, predict_photos
@@ -21,7 +22,7 @@ from tests.photo_net import indices_of, label_of, noise, scores_of, write_photo
 
 
 def run(model, *inputs, output, **options):
-    return predict_photos(model, inputs, output, side=1000, **options)
+    return predict_photos(Predictor.load(model), inputs, output, side=1000, **options)
 
 
 def names(folder):
@@ -232,7 +233,7 @@ def test_tiles_that_are_all_overlap_are_refused_before_a_small_photo_is_written(
     small, large = write_photo(tmp_path / "a.png"), tmp_path / "b.png"
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(large)
     with pytest.raises(UserError, match="64 pixels"):
-        predict_photos(model, [small, large], tmp_path / "out", side=64)
+        predict_photos(Predictor.load(model), [small, large], tmp_path / "out", side=64)
     assert not (tmp_path / "out").exists()
 
 

@@ -22,6 +22,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from fcn.model import FCN
+from pipeline.models.predictor import Predictor
 from pipeline.prediction import photos
 from pipeline.prediction.predict import predict_photos
 from pipeline.serving.answer import Segmentation, described
@@ -102,7 +103,7 @@ def test_a_prediction_has_the_bytes_that_fcn_predict_writes(request, tmp_path, r
     files = sorted((real_data / "voc" / "JPEGImages").glob("*.jpg"))[:2]
     (tmp_path / "large.png").write_bytes(encoded(noise(500, 830)))  # run in tiles
     files.append(tmp_path / "large.png")
-    predict_photos(path, files, tmp_path / "out", side=480)
+    predict_photos(Predictor.load(path), files, tmp_path / "out", side=480)
     with server(path, "--tile", "480") as (url, _):
         for file in files:
             answer = ask(url, file.read_bytes())
