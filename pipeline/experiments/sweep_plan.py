@@ -123,8 +123,13 @@ def make_trials(plan: Plan) -> list[Trial]:
                 "and trials are compared on the same images: name them as lists in `fixed`, such as data.tuning: "
                 "[own/tune]"
             )
+        if "run.validate_images" not in plan.sweep.fixed:  # all: a few say little about a setting
+            run = profile.run.model_copy(update={"validate_images": len(shards["tuning"])})
+            profile = profile.model_copy(update={"run": run})
+        validates = profile.train if profile.train.chooses else profile.run
         decides = [
             plan.nets,
+            min(validates.validate_images, len(shards["tuning"])),
             plan.sweep.metric,
             profile.model_dump(mode="json", exclude={"run", "evaluate"}),
             [shards[split].digest for split in ("train", "tuning")],
@@ -135,9 +140,6 @@ def make_trials(plan: Plan) -> list[Trial]:
         name = describe(values).replace("/", "_")
         if len(name) > MAX_NAME:
             name = f"{name[:MAX_NAME]} {digest[:8]}"
-        if "run.validate_images" not in plan.sweep.fixed:  # all: a few say little about a setting
-            run = profile.run.model_copy(update={"validate_images": len(shards["tuning"])})
-            profile = profile.model_copy(update={"run": run})
         variant = Variant(name, group, plan.folder / digest[:12], data, values)
         trials.append(
             Trial(plan.sweep.profile, profile, plan.root, variant, plan.nets, plan.sweep.metric, asha)
@@ -161,8 +163,8 @@ def _write_shards(plan: Plan, profile: Profile) -> Path:
             f"{raw} is missing; write `profile: {name}` into {config.PARAMS} and run `dvc repro download`"
         )
     values = profile.model_dump(mode="json", exclude_unset=True)
-    source = plan.root / paths.source(name)
-    inputs = [values["data"], values["shards"], source.read_text("utf-8") if source.exists() else ""]
+    record = plan.root / paths.raw_record(name)
+    inputs = [values["data"], values["shards"], record.read_text("utf-8") if record.exists() else ""]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     folder = plan.folder / f"data-{digest[:12]}"
     shards, written = folder / paths.shards(name, "train").parent, folder / "written"

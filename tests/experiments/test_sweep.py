@@ -14,7 +14,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline import config
+from pipeline import config, paths
 from pipeline.cluster import connection
 from pipeline.datasets import sbd, synthetic
 from pipeline.errors import ConfigError, LeakError, UserError
@@ -267,6 +267,26 @@ def test_a_trial_that_finishes_after_a_failure_is_no_failed_one_in_mlflow(fresh:
     (run,) = tracker.search_runs("")
     assert (run.data.tags["trial"], run.data.tags["trial_failure"]) == ("finished", "")
     assert run.data.tags["model_sha256"] == "ab"
+
+
+def test_scores_of_another_number_of_images_are_those_of_other_trials(fresh: Path):
+    folders = {}
+    for number in (None, 2, 3, 100):
+        fixed = SWEEP["fixed"] | ({} if number is None else {"run.validate_images": number})
+        trials = make_trials(make_plan(write_sweep(fresh, fixed=fixed), fresh))
+        folders[number] = [trial.variant.folder for trial in trials]
+    assert folders[None] == folders[3] == folders[100]  # all that there are
+    assert not set(folders[None]) & set(folders[2])
+
+
+def test_images_that_were_brought_again_make_other_shards(fresh: Path):
+    record = fresh / paths.raw_record(NAME)
+    plan = make_plan(write_sweep(fresh), fresh)
+    data = set()
+    for content in ("one", "one", "another"):
+        record.write_text(json.dumps(content))
+        data.add(make_trials(plan)[0].variant.data)
+    assert len(data) == 2
 
 
 def test_another_net_to_start_from_makes_other_trials(fresh: Path):
