@@ -150,7 +150,9 @@ def explain(arguments: argparse.Namespace) -> None:
         facts_of_files = explain_model(model_path(path))
     else:
         with metrics_file(arguments.what) as path:
-            facts_of_files = explain_result(read_result(path, arguments.what))
+            result = read_result(path, arguments.what)
+            root = path.parent.parent.parent  # of metrics/PROFILE/NET.json: the project or a seed's folder
+            facts_of_files = explain_result(result, root if (root / "models").is_dir() else Path())
     print("\n".join(facts.as_text() for facts in facts_of_files))
 
 

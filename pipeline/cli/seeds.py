@@ -31,27 +31,31 @@ def add_seeds(commands) -> None:
 
 
 def seeds(arguments: argparse.Namespace) -> None:
-    from pipeline import config
+    from pipeline import config, paths
     from pipeline.errors import UserError
     from pipeline.evaluation.compare import score_table
     from pipeline.experiments import group
     from pipeline.experiments.seeds import first_seeds, group_name, train_seeds
+    from pipeline.files import lock
     from pipeline.tables import render
 
     root, name, last_net = Path.cwd(), arguments.profile, arguments.net
     profile = config.read(name)
     numbers = first_seeds(profile, arguments.num)
     folder = group_name(name, profile, root)
-    run = group.begin_run(name, profile, folder, root)
-    errors = [
-        f"seed {outcome.seed}: {outcome.error}"
-        for outcome in train_seeds(name, profile, root, folder, numbers, last_net)
-        if outcome.error
-    ]
-    if arguments.num - len(errors) > 1:
-        scored = group.read_group(name, profile, folder, root)
-        page = group.write_page(scored, root)
-        group.end_run(*run, scored, page)
+    with lock(root / paths.group(name, folder) / "lock", f"trains {name}/{folder}"):
+        run = group.begin_run(name, profile, folder, root)
+        errors = [
+            f"seed {outcome.seed}: {outcome.error}"
+            for outcome in train_seeds(name, profile, root, folder, numbers, last_net)
+            if outcome.error
+        ]
+        is_scored = arguments.num - len(errors) > 1
+        if is_scored:
+            scored = group.read_group(name, profile, folder, root)
+            page = group.write_page(scored, root)
+            group.end_run(*run, scored, page)
+    if is_scored:
         print(render([score_table(scored.results, ()), scored.differences], "plain"))
         print(
             f"\n{page.relative_to(root)} shows every seed; compare: fcn compare {name}/seeds/{last_net} ..."

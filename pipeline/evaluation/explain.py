@@ -33,8 +33,11 @@ class FileFacts:
         return "\n".join([self.title, *(f"  {name:{width}}  {value}" for name, value in self.facts)])
 
 
-def explain_result(result: Result) -> Iterator[FileFacts]:
-    """Yield the facts of a score, then those of the scored model and its parents."""
+def explain_result(result: Result, root: Path = Path()) -> Iterator[FileFacts]:
+    """Yield the facts of a score, then those of the scored model and its parents.
+
+    root: the folder of models/, of a project or of one seed.
+    """
     values = result.values
     num_leaked = values.get("num_leaked")
     facts = {
@@ -49,7 +52,7 @@ def explain_result(result: Result) -> Iterator[FileFacts]:
     yield FileFacts(result.name, tuple(facts.items()))
     profile, net, digest = (values.get(key) for key in ("profile", "net", "model_sha256"))
     if profile and net and digest:
-        yield from explain_model(paths.model(profile, net), digest)
+        yield from explain_model(root / paths.model(profile, net), digest)
 
 
 def explain_model(path: Path, digest: str | None = None) -> Iterator[FileFacts]:

@@ -63,7 +63,7 @@ def group_name(profile_name: str, profile: Profile, root: Path) -> str:
     verdict = root / paths.inspection(profile_name) / "verdict.json"
     if not verdict.exists():
         raise DatasetError(
-            f"{verdict} is missing: the data of profile {profile_name!r} are not prepared; run "
+            f"{verdict} is missing: the data of profile {profile_name!r} are not prepared, or were refused; run "
             f"`dvc repro inspect` with `profile: {profile_name}` in params.yaml"
         )
     digests = [
@@ -92,10 +92,11 @@ def train_seeds(
     """
     from pipeline.cluster import connection, ray_workers  # takes seconds to import
 
-    workers, cpus = profile.train.num_workers, profile.run.cpus_per_worker
+    workers, cpus, evaluation = profile.train.num_workers, profile.run.cpus_per_worker, profile.evaluate
     run = partial(_run_seed, profile_name, profile, root, group, last_net, mlflow_settings())
-    with connection.session(workers * cpus):
+    with connection.session(max(workers, evaluation.num_workers) * cpus):
         num_at_once = ray_workers.capacity(workers, cpus, use_gpu=profile.train.use_gpu)
+        ray_workers.capacity(evaluation.num_workers, cpus, use_gpu=evaluation.use_gpu)  # refuses missing GPUs
         with (
             ray_workers.tasks(num_at_once, cpus_per_call=0, on_error=_failed) as side_by_side,
             bar(len(seeds), group, "seed") as progress,

@@ -107,12 +107,12 @@ def _score(profile_name: str, profile: Profile, net: str, root: Path, variant: V
     """Return the scores of a trained net; from its files, if they are of this model, these images and settings."""
     metrics = variant.folder / paths.metrics(profile_name, net)
     counts = variant.folder / paths.per_image(profile_name, net)
-    if not _is_scored(profile_name, profile, net, root, variant):
+    content, digest = checkpoint.load(variant.folder / paths.model(profile_name, net), "model")
+    if not _is_scored(profile_name, profile, net, root, variant, digest):
         done = evaluate(profile_name, profile, net, root, variant)
         per_image.write(counts, done.images)
         files.write_json(metrics, done.values, indent=2)
     values = json.loads(metrics.read_text(encoding="utf-8"))
-    content, _ = checkpoint.load(variant.folder / paths.model(profile_name, net), "model")
     tracker = tracking.Tracker(profile_name, root)
     record = tracker.record(
         "evaluation",
@@ -130,7 +130,10 @@ def _score(profile_name: str, profile: Profile, net: str, root: Path, variant: V
     return values
 
 
-def _is_scored(profile_name: str, profile: Profile, net: str, root: Path, variant: Variant) -> bool:
+def _is_scored(
+    profile_name: str, profile: Profile, net: str, root: Path, variant: Variant, digest: str
+) -> bool:
+    """Return whether the files hold the scores of the model with this digest, of these images, by these settings."""
     counts = variant.folder / paths.per_image(profile_name, net)
     try:
         result = read_result(variant.folder / paths.metrics(profile_name, net), net)
@@ -139,7 +142,6 @@ def _is_scored(profile_name: str, profile: Profile, net: str, root: Path, varian
     shards = open_shards(
         shards_folder(root, variant, profile_name, "val"), split="val", cache=root / paths.VERIFIED
     )
-    _, digest = checkpoint.load(variant.folder / paths.model(profile_name, net), "model")
     settings = profile.evaluate
     averaging = Averaging(tuple(settings.scales), settings.flip)
     expected = {

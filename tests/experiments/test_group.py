@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from pipeline.config import Profile
 from pipeline.errors import ConfigError, ResultError, UserError
 from pipeline.evaluation.bootstrap import Bootstrap
 from pipeline.experiments import group, seeds, variant
-from pipeline.experiments.seeds import first_seeds, group_name, variant_of, with_seed
+from pipeline.experiments.seeds import Outcome, first_seeds, group_name, variant_of, with_seed
 from pipeline.experiments.variant import run_variant
 from pipeline.report import group_page
 from pipeline.tracking import follow
 from tests.conftest import run_fcn
 from tests.experiments.conftest import NAME, train_here
+from tests.lock_holder import holder
 from tests.made_results import make_result, write_result
+from tests.project_copy import yaml
 
 SEEDS = (7, 8, 9)
 
@@ -216,6 +219,32 @@ def test_only_folders_of_seeds_are_its_seeds_in_the_order_of_their_numbers(tmp_p
         write_result(folder / name / paths.metrics(NAME, "fcn8s").parent, make_result("fcn8s"))
     (folder / "seed 11").mkdir()
     assert [name for name, _ in group.seeds_of(NAME, "seeds-ab", "fcn8s", tmp_path)] == ["seed 9", "seed 10"]
+
+
+def test_a_second_command_waits_until_the_first_has_ended(copied, profile, values, monkeypatch, capsys):
+    (copied / "profiles").mkdir()
+    with (copied / "profiles" / f"{NAME}.yaml").open("w") as file:
+        yaml.dump(values, file)
+    path = copied / paths.group(NAME, group_name(NAME, profile, copied)) / "lock"
+
+    def train_nothing(*_) -> Iterator[Outcome]:
+        assert first.wait(0) == 0
+        yield from ()
+
+    monkeypatch.setattr(seeds, "train_seeds", train_nothing)
+    with holder(path, 1.0) as first:
+        code, _, err = run_fcn(monkeypatch, capsys, "seeds", NAME, "--num", "3", "--net", "fcn16s")
+    assert code == 0
+    assert f"process {first.pid} on " in err
+
+
+def test_a_seeds_scores_are_traced_to_the_model_in_its_own_folder(grouped, profile, monkeypatch, capsys):
+    folder = variant_of(NAME, group_name(NAME, profile, grouped), 8, grouped).folder.relative_to(grouped)
+    code, out, _ = run_fcn(monkeypatch, capsys, "explain", str(folder / paths.metrics(NAME, "fcn32s")))
+    assert code == 0
+    assert str(folder / paths.model(NAME, "fcn32s")) in out
+    assert "mismatch" not in out
+    assert "no such file" not in out
 
 
 @pytest.mark.parametrize("name", ["seeds-0", "seeds-5"])

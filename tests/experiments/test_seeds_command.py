@@ -36,7 +36,10 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_goes_on_and_disturbs_nothing_of_dvc(tmp_path, stop):
     project = Project(tmp_path)
-    project.use_profile("tiny", tiny(project.profile("sample")))
+    profile = tiny(project.profile("sample"))
+    # More than the CPUs of this machine: they must fit into the session of Ray that the seeds share
+    profile["evaluate"]["num_workers"] = (os.cpu_count() or 1) + 1
+    project.use_profile("tiny", profile)
     project.run("dvc", "repro", "inspect")
     status = project.run("dvc", "status", "--json")
 
