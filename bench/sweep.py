@@ -1,28 +1,37 @@
 """ASHA against the full grid, and a trial against the same run alone: python -m bench.sweep [--iterations 400].
 
+    python -m bench.sweep --replay runs/sample/sweeps/grid/sweep.json   # instead: what other settings had stopped
+
 Both sweeps run sweeps/sample-lr.yaml: 16 trials of the sample's FCN-32s, as many at once as there are CPUs. The grid's
 trials all run to the end. A sweep's time is the wall time of `fcn sweep` after the data are there, and the steps of all
 trials, which do not depend on what else the machine does. A trial is compared with `stages.train fcn32s` by the median
 time of a step.
+
+--replay gives the curves of a grid, two trials at a time, to Ray's ASHA with other settings, in many random orders.
 """
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
+from ray.tune.schedulers import ASHAScheduler
 from ruamel.yaml import YAML
 
 from pipeline.curves import read_points
 from pipeline.tables import Table, render
 
+Curve = Sequence[tuple[float, float]]  # percent of a trial's steps, score
+AT_ONCE, ORDERS = 2, 500  # trials of a replay; orders of them
 ROOT = Path(__file__).parents[1]
 FCN = [sys.executable, "-m", "pipeline.cli.main"]
 yaml = YAML(typ="safe", pure=True)
@@ -32,8 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=400, help="of a trial")
     parser.add_argument("--folder", type=Path, help="for the runs; an interrupted bench goes on there")
+    parser.add_argument("--replay", type=Path, help="the report of a sweep whose trials all ran to the end")
     arguments = parser.parse_args()
-    if arguments.folder:
+    if arguments.replay:
+        print(render([replayed(json.loads(arguments.replay.read_text("utf-8")))], "markdown"))
+    elif arguments.folder:
         measure(arguments.folder.absolute(), arguments.iterations)
     else:
         with TemporaryDirectory() as folder:
@@ -105,6 +117,56 @@ def sweep_steps(folder: Path, name: str, iterations: int) -> int:
     """Return the steps of all trials of a sweep."""
     trials = json.loads(reports(folder)[name].read_text("utf-8"))["trials"]
     return sum(round(trial["result"]["points"][-1][0] / 100 * iterations) for trial in trials)
+
+
+def replayed(report: dict[str, Any]) -> Table:
+    """Return, for settings of ASHA, the mean share of the grid's steps and how often its best score was reached."""
+    curves = [
+        [(percent, score) for percent, score in trial["result"]["points"]] for trial in report["trials"]
+    ]
+    best = max(curve[-1][1] for curve in curves)
+    rows = []
+    for first in (12.5, 25, 37.5, 50, 62.5):
+        for keep in (2, 3, 4):
+            settings: Any = (100, first, keep)  # any number will do
+            ends = [
+                replay(curves, ASHAScheduler("percent", "score", "max", *settings), seed)
+                for seed in range(ORDERS)
+            ]
+            shares, scores = zip(*ends, strict=True)
+            reached = statistics.fmean(best - score <= 0.01 for score in scores)
+            lost = statistics.median(best - score for score in scores)
+            row = (first / 100, keep, statistics.fmean(shares), reached, lost)
+            rows.append([f"{row[0]:g}", f"{keep}", f"{row[2]:.2f}", f"{reached:.0%}", f"{lost:.3f}"])
+    head = [
+        "first",
+        "keep",
+        "steps, of the grid's",
+        "orders that reach the best within 0.01",
+        "median loss of mean IU",
+    ]
+    return Table(head, rows)
+
+
+def replay(curves: Sequence[Curve], scheduler: Any, seed: int) -> tuple[float, float]:
+    """Return the share of the points that ASHA lets come, and the best score of the trials that it lets end."""
+    waiting = random.Random(seed).sample(range(len(curves)), len(curves))
+    running: list[tuple[SimpleNamespace, Iterator[tuple[float, float]]]] = []
+    num_points, best = 0, 0.0
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            trial = SimpleNamespace(trial_id=str(waiting[-1]))
+            scheduler.on_trial_add(None, trial)
+            running.append((trial, iter(curves[waiting.pop()])))
+        for trial, points in list(running):
+            percent, score = next(points)
+            num_points += 1
+            action = scheduler.on_trial_result(None, trial, {"percent": percent, "score": score})
+            if percent >= 100:
+                best = max(best, score)
+            if percent >= 100 or action == scheduler.STOP:
+                running.remove((trial, points))
+    return num_points / sum(map(len, curves)), best
 
 
 def overhead(folder: Path) -> Table:
