@@ -50,16 +50,14 @@ def seeds(arguments: argparse.Namespace) -> None:
             for outcome in train_seeds(name, profile, root, folder, numbers, last_net)
             if outcome.error
         ]
-        is_scored = arguments.num - len(errors) > 1
-        if is_scored:
+        if arguments.num - len(errors) > 1:
             scored = group.read_group(name, profile, folder, root)
             page = group.write_page(scored, root)
             group.end_run(*run, scored, page)
-    if is_scored:
-        print(render([score_table(scored.results, ()), scored.differences], "plain"))
-        print(
-            f"\n{page.relative_to(root)} shows every seed; compare: fcn compare {name}/seeds/{last_net} ..."
-        )
+            print(render([score_table(scored.results, ()), scored.differences], "plain"))
+            print(
+                f"\n{page.relative_to(root)} shows every seed; compare: fcn compare {name}/seeds/{last_net} ..."
+            )
     if errors:
         raise UserError(
             "\n".join([f"{len(errors)} of {arguments.num} seeds failed; the rest is done", *errors])
