@@ -65,7 +65,7 @@ class Chain:
             net["iterations"] = 60
         profile["run"] = {"log_every": 5, "checkpoint_every": 10, "cache": {"folder": str(folder / "blocks")}}
         if kind == "own":
-            own = own_folder(folder.parent / "photos", len(profile["data"]["classes"]))
+            own = own_folder(folder.parent / "photos", profile["data"]["classes"])
             profile["data"]["source"] = {"own": str(own)}
             profile["data"]["splits"] = {name: {"include": [f"own/{name}"]} for name in ("train", "val")}
         if kind == "store":
@@ -104,19 +104,20 @@ class Chain:
         return " ".join(words)
 
 
-def own_folder(own: Path, num_classes: int) -> Path:
+def own_folder(own: Path, classes: list[str]) -> Path:
     """Write a few drawn photos and masks as a folder of one's own."""
     chance = np.random.default_rng(0)
     (own / "splits").mkdir(parents=True)
     for name in ("images", "masks"):
         (own / name).mkdir()
+    (own / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     for split, count in (("train", 4), ("val", 2)):
         keys = [f"{split}{number}" for number in range(count)]
         (own / "splits" / f"{split}.txt").write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
         for key in keys:
             coarse = chance.integers(0, 256, (6, 6, 3), np.uint8)
             Image.fromarray(coarse).resize((48, 48)).save(own / "images" / f"{key}.jpg")
-            labels = chance.permutation(36).astype(np.uint8).reshape(6, 6) % num_classes
+            labels = chance.permutation(36).astype(np.uint8).reshape(6, 6) % len(classes)
             Image.fromarray(labels.repeat(8, 0).repeat(8, 1)).save(own / "masks" / f"{key}.png")
     return own
 
