@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from io import UnsupportedOperation
 
 from pipeline.errors import ShardError
-from pipeline.storage import Folder
+from pipeline.storage import Folder, forget_opened
 
 FIRST_STALL_S = 5.0  # until durations are known
 LEAST_STALL_S = 1.0
@@ -50,10 +50,12 @@ class Downloader:
                     return data
                 error = ShardError(f"{folder.name(file)}: bytes {start}-{end - 1} differ from the manifest")
                 num_damaged += 1
+                forget_opened()
             except ShardError as failure:
                 if isinstance(failure.__cause__, FileNotFoundError | UnsupportedOperation):
                     raise
                 error = failure
+                forget_opened()
             except TimeoutError:
                 error = error or ShardError(f"{folder.name(file)} cannot be read: no answer")
             left_s = deadline_s - time.monotonic()

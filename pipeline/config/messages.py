@@ -45,7 +45,8 @@ def value_message(section: type[Any], path: Path, detail: Any) -> str:
             reason = re.sub(r".*should have (.*) after validation.*", r"\1", reason)
             return f"{path}: {key} must have {reason}, got {value!r}"
     expected = TYPES.get(detail["type"]) or reason.removeprefix("Input should be ")
-    return f"{path}: {key} must be {expected}, got {value!r}"
+    got = "a URL" if isinstance(value, str) and "://" in value else repr(value)  # which may hold a password
+    return f"{path}: {key} must be {expected}, got {got}"
 
 
 def _keys_beside(section: type[Any], where: tuple[str | int, ...]) -> list[str]:

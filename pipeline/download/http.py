@@ -38,7 +38,14 @@ async def _receive(url: str, part: Part, limits: Limits) -> int:
     headers = {"Accept-Encoding": "identity", "User-Agent": "fcn-pipeline"}
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
-    async with httpx.AsyncClient(timeout=limits.stall_s, headers=headers) as client:
+    try:  # it reads the environment's proxies; their addresses may hold passwords, which are not shown
+        client = httpx.AsyncClient(timeout=limits.stall_s, headers=headers)
+    except (ValueError, ImportError, httpx.InvalidURL):
+        raise MirrorError(
+            "the proxy that ALL_PROXY, HTTPS_PROXY or NO_PROXY names cannot be used; give it as http://HOST:PORT, or "
+            "install the package socksio for socks5://HOST:PORT"
+        ) from None
+    async with client:
         try:
             async with asyncio.timeout(limits.window_s):
                 response = await _open(client, url, limits.allowed_hosts)

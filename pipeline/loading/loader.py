@@ -10,6 +10,7 @@ changes the scores of pixels nearer to it than half the net's field of view, bec
 convolution's own padding. Padding itself is never scored.
 """
 
+import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -137,8 +138,11 @@ class Stream:
             sizes = self.order.max_sizes
         elif self.batch_size > 1:
             sizes = sizes.max(0)[None]
-        height, width = sizes[sizes.prod(1).argmax()].tolist()
-        return largest(self.transforms, (height, width))
+        # Scaled and rounded up, another image may be the largest
+        scaled = [
+            largest(self.transforms, (height, width)) for height, width in np.unique(sizes, axis=0).tolist()
+        ]
+        return max(scaled, key=math.prod)
 
     @property
     def max_bytes(self) -> int:

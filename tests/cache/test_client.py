@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.cache.client import NodeCache
+from pipeline.cache.download import Downloader
 from pipeline.cache.fetcher import cached_files
 from pipeline.errors import ShardError, UserError
 from pipeline.inspection.near_duplicates import thumbnails
@@ -298,6 +299,15 @@ def test_a_fetcher_takes_a_client_that_ends_within_a_line_and_holds_no_output(
     assert blocks.has(1)
     assert "Traceback" not in capfd.readouterr().err
     assert os.readlink(f"/proc/{client._started[-1].pid}/fd/1") == os.devnull
+
+
+def test_a_file_that_was_replaced_by_a_longer_one_is_read_to_its_new_end():
+    """A fetcher lives for days, and shards may be written anew under the same name."""
+    system, downloader = s3_server.storage.system("s3"), Downloader(1, patience_s=5)
+    for content in (b"short", b"a longer file"):
+        with system.open_output_stream("shelf/replaced/a.tar") as stream:
+            stream.write(content)
+        assert downloader.read("s3://shelf/replaced", "a.tar", 0, len(content), content.__eq__) == content
 
 
 def test_a_block_that_the_store_has_with_other_bytes_is_refused(tmp_path: Path):

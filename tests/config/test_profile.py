@@ -340,6 +340,15 @@ def test_a_url_that_cannot_be_used_or_holds_a_secret_is_refused_without_repeatin
     assert SECRET not in text
 
 
+def test_a_url_in_place_of_a_list_is_not_shown_because_it_may_hold_a_password(project: Path):
+    edit(
+        project, "data.source", {"archives": {"a": ARCHIVE | {"urls": "https://me:secret@example.org/a.tar"}}}
+    )
+    text = message(project)
+    assert "data.source.archives.a.urls must be a list" in text
+    assert "secret" not in text
+
+
 @pytest.mark.parametrize(
     "destination",
     [

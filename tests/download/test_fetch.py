@@ -183,6 +183,18 @@ def test_a_url_that_is_not_usable_or_not_answered_gives_way_to_the_next(server, 
     assert get(url, server.url) == BODY
 
 
+@pytest.mark.parametrize("proxy", ["socks://me:secret@proxy:9", "socks5://me:secret@proxy:9"])
+def test_a_proxy_that_is_not_usable_is_named_without_its_password_and_gives_way_to_the_next(
+    tmp_path, server, get, monkeypatch, proxy
+):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    message = get.refused(server.url)
+    assert "ALL_PROXY" in message
+    assert "secret" not in message
+    (tmp_path / "copy").write_bytes(BODY)
+    assert get(server.url, (tmp_path / "copy").as_uri()) == BODY
+
+
 # Dropped connections and killed clients
 
 

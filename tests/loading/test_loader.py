@@ -1,11 +1,13 @@
 """pipeline/loading/loader.py: what each worker reads at each step, and what a batch holds."""
 
 import itertools
+import math
 import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -305,6 +307,16 @@ def test_real_workers_go_through_the_same_steps_whatever_their_number(noises, tm
     expected = [[int(b.image.sum()), int(b.label.sum())] for b in map(alone.read, range(5, 25))]
     for rank in range(world):
         assert torch.load(tmp_path / str(rank)) == expected
+
+
+def test_the_largest_image_is_that_after_scaling_and_rounding(tmp_path):
+    sizes = [(400, 500), (407, 491)]  # the first has the larger area, at most 312,500 pixels when scaled
+    columns = dict(zip(("height", "width"), zip(*sizes, strict=True), strict=True))
+    shards = Shards(tmp_path, pa.table({"key": ["a", "b"], **columns}), {"classes": ["a", "b"]})
+    stream = Stream(shards, 1, seed=0, transforms=Transforms(scale=(0.8, 1.25)))
+    largest = max(round(407 * scale) * round(491 * scale) for scale in np.linspace(1.24, 1.25, 1001))
+    assert largest > 400 * 1.25 * 500 * 1.25
+    assert math.prod(stream.max_size) >= largest
 
 
 @pytest.mark.parametrize("size_buckets", [True, False])
