@@ -196,9 +196,8 @@ def _open(name: str) -> Any:
 
 # Opening an object costs a request of its own. A shard is read many times and never changes under its manifest
 _open_cached = lru_cache(maxsize=4096)(_open)
-forget_opened = (
-    _open_cached.cache_clear
-)  # for a reader whose bytes are not the manifest's: shards may be written anew
+# For a reader whose bytes are not the manifest's: shards may have been written anew under the same name
+forget_opened = _open_cached.cache_clear
 _opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 

@@ -33,9 +33,8 @@ def keep_shared_steps(job: Job) -> None:
     """
     before = json.loads((job.folder / END).read_text(encoding="utf-8"))
     step = checkpoint.remove_steps(job.folder, after=min(before["shared_steps"], job.shared_steps))
-    (job.folder / FINAL).unlink(
-        missing_ok=True
-    )  # first: a kill must not leave it without END, as the new end's
+    # First: a kill must not leave it without END, or it would count as the new end's
+    (job.folder / FINAL).unlink(missing_ok=True)
     if step == 0:
         shutil.rmtree(job.folder)
         return
