@@ -177,6 +177,8 @@ class Shards:
         try:
             yield threads
         except BaseException:
+            # First: a thread that is set free would begin the next call, which waits anew
+            threads.shutdown(wait=False, cancel_futures=True)
             if self.blocks:
                 self.blocks.interrupt()
             raise
