@@ -196,7 +196,7 @@ def _open(name: str) -> Any:
 
 # Opening an object costs a request of its own. A shard is read many times and never changes under its manifest
 _open_cached = lru_cache(maxsize=4096)(_open)
-# For a reader whose bytes are not the manifest's: shards may have been written anew under the same name
+# A reader calls it when bytes differ from the manifest: the shards may have been replaced under the same names
 forget_opened = _open_cached.cache_clear
 _opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 

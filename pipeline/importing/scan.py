@@ -106,7 +106,7 @@ def scan(source: Source, paths: list[str], workers: int) -> Scan:
 def _refuse_other_colours(content: Content, shown: dict[int, tuple[Colour, str]]) -> None:
     """Refuse a palette that shows a value in another colour than an earlier mask's.
 
-    Tools that reduce colours number them anew in each file. The same value then means different classes in two files.
+    A tool that reduces colours may give them other numbers in each file. One value then means two classes.
     """
     for value, colour in content.palette.items():
         other, path = shown.setdefault(value, (colour, content.path))

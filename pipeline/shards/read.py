@@ -177,7 +177,7 @@ class Shards:
         try:
             yield threads
         except BaseException:
-            # First: a thread that is set free would begin the next call, which waits anew
+            # Cancel queued reads before the interrupt; otherwise an interrupted thread starts one and waits again
             threads.shutdown(wait=False, cancel_futures=True)
             if self.blocks:
                 self.blocks.interrupt()

@@ -103,10 +103,10 @@ def train_net(
 
 
 def _is_committed(folder: Path, root: Path) -> bool:
-    """Return whether DVC has the run's model; then it is asked for again on purpose.
+    """Return whether dvc.lock names the run's model. If so, the user asks for a new training.
 
-    A kill or a full disk can come between the end of this stage and DVC's own copy. Then the model only has to be
-    handed over once more. Without a lock file, nobody called this from DVC.
+    A kill or a full disk can prevent DVC's copy after this stage has ended. The next call then hands over the same
+    model. Without a lock file, the stage was run without DVC, and a finished run counts as committed.
     """
     finished, lock_file = folder / FINISHED, root / DVC_LOCK
     if not finished.exists() or not lock_file.exists():

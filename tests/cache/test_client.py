@@ -302,7 +302,7 @@ def test_a_fetcher_takes_a_client_that_ends_within_a_line_and_holds_no_output(
 
 
 def test_a_file_that_was_replaced_by_a_longer_one_is_read_to_its_new_end():
-    """A fetcher lives for days, and shards may be written anew under the same name."""
+    """A fetcher can run for days, and a user can replace shards under the same names."""
     system, downloader = s3_server.storage.system("s3"), Downloader(1, patience_s=5)
     for content in (b"short", b"a longer file"):
         with system.open_output_stream("shelf/replaced/a.tar") as stream:
