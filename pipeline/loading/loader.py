@@ -10,7 +10,6 @@ changes the scores of pixels nearer to it than half the net's field of view, bec
 convolution's own padding. Padding itself is never scored.
 """
 
-import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -138,11 +137,10 @@ class Stream:
             sizes = self.order.max_sizes
         elif self.batch_size > 1:
             sizes = sizes.max(0)[None]
-        # Scaled and rounded up, another image may be the largest
-        scaled = [
-            largest(self.transforms, (height, width)) for height, width in np.unique(sizes, axis=0).tolist()
-        ]
-        return max(scaled, key=math.prod)
+        # Rounding can make another image the largest
+        areas = np.ceil(sizes * self.transforms.scale[1]).prod(1)
+        height, width = sizes[areas.argmax()].tolist()
+        return largest(self.transforms, (height, width))
 
     @property
     def max_bytes(self) -> int:
